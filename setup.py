@@ -1,0 +1,76 @@
+"""Install metadata of LASER: one package, four optional sets of dependencies.
+
+``pip install .`` gives the Keras layers with keras and numpy alone; the extras
+add what the other rooms need (see DESIGN table in ``docs/architecture.md``).
+"""
+
+from setuptools import find_packages, setup
+
+SEQVAULT = [
+    "grpcio>=1.60",
+    "numba>=0.59",
+    "protobuf>=3.20.3",
+    "pyarrow>=10.0.1",
+    "zstandard>=0.22",
+]
+FEATURES = ["pyarrow>=10.0.1", "pyyaml>=6.0"]
+SERVING = [
+    *SEQVAULT,
+    *FEATURES,
+    "aiohttp>=3.9",
+    "tensorflow>=2.16",
+    "tensorflow-serving-api>=2.16",
+]
+PIPELINE = [
+    *SERVING,
+    "apache-beam[dill]==2.74.0",
+    "keras==3.12.4",
+    "tensorflow==2.16.2",
+    "tensorflow-io==0.37.1",
+    "tensorflow-recommenders==0.7.7",
+    "tf-keras==2.16.0",
+    "tfx[kfp]==1.16.0",
+    "tqdm>=4.66",
+]
+DEV = [
+    "grpcio-tools>=1.48",
+    "hypothesis>=6.100",
+    "import-linter>=2.0",
+    "mypy>=1.10",
+    "pytest>=8.0",
+    "pytest-timeout>=2.3",
+    "ruff>=0.6",
+    "scikit-learn>=1.3",
+]
+
+setup(
+    name="laser-ranking",
+    version="0.1.0",
+    description="An open-source ranking stack for long user histories: SeqVault, the LASER model, a TFX pipeline and serving.",
+    python_requires=">=3.10",
+    packages=find_packages(
+        include=[
+            "laser_keras*",
+            "seqvault*",
+            "laser_features*",
+            "components*",
+            "tfx_pipeline*",
+            "serving*",
+        ]
+    ),
+    package_data={"": ["*.proto", "*.yaml", "*.yml", "*.json", "*.pbtxt", "py.typed"]},
+    install_requires=["keras>=3.5", "numpy>=1.26"],
+    extras_require={
+        "seqvault": SEQVAULT,
+        "serving": SERVING,
+        "pipeline": PIPELINE,
+        "dev": DEV,
+    },
+    entry_points={
+        "console_scripts": [
+            "laser-pipeline = tfx_pipeline.cli:main",
+            "laser-serving = serving.cli:main",
+            "seqvault = seqvault.cli:main",
+        ]
+    },
+)
