@@ -68,9 +68,9 @@ rm -rf "$venv"
 if [ -n "${PIP_FIND_LINKS:-}" ]; then export UV_FIND_LINKS="${UV_FIND_LINKS:-$PIP_FIND_LINKS}"; fi
 if [ "$mode" = pipeline ]; then
   "$uv" pip sync --quiet --python "$venv/bin/python" requirements/pipeline.lock
-  "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --editable .
+  "$uv" pip install --quiet --python "$venv/bin/python" --no-deps --config-settings editable_mode=compat --editable .
 else
-  "$uv" pip install --quiet --python "$venv/bin/python" --editable "$@"
+  "$uv" pip install --quiet --python "$venv/bin/python" --config-settings editable_mode=compat --editable "$@"
 fi
 printf '%s\n' "$stamp" > "$venv/.stamp"
 say "environment $venv ready in $((SECONDS - started)) s"
