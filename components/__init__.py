@@ -1,0 +1,1 @@
+"""TFX components of LASER: the SeqVault ExampleGen and the serving check."""

@@ -1,0 +1,1 @@
+"""SeqVaultExampleGen: joins impressions with SeqVault histories, point in time, into Examples."""
