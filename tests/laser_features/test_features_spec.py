@@ -231,10 +231,10 @@ def test_a_name_used_twice_in_a_file_is_an_error(tmp_path):
 
 
 def test_unreadable_files_are_named(tmp_path):
-    with pytest.raises(FeatureSpecError, match="absent.yaml: cannot be read"):
+    with pytest.raises(FeatureSpecError, match=r"absent\.yaml: cannot be read"):
         FeatureSpec.load(tmp_path / "absent.yaml")
     (tmp_path / "broken.yaml").write_text("a: [1,")
-    with pytest.raises(FeatureSpecError, match="broken.yaml: not valid YAML"):
+    with pytest.raises(FeatureSpecError, match=r"broken\.yaml: not valid YAML"):
         FeatureSpec.load(tmp_path / "broken.yaml")
     (tmp_path / "list.yaml").write_text("[1, 2]")
     with pytest.raises(FeatureSpecError, match="give a mapping"):
