@@ -1,0 +1,171 @@
+"""The LASER encoder: compress, refine, fuse."""
+
+from typing import Any
+
+import keras
+
+from laser_keras.checks import check_choice
+from laser_keras.layers.global_stacked_target_attention import GlobalStackedTargetAttention
+from laser_keras.layers.multi_resolution_fusion import MultiResolutionFusion
+from laser_keras.layers.segmented_target_attention import SegmentedTargetAttention
+from laser_keras.layers.sequence_layer import SequenceLayer
+from laser_keras.sequence import reverse_candidates, reverse_valid, segment_mask
+from laser_keras.types import Shape, Tensor
+
+
+@keras.saving.register_keras_serializable(package="laser_keras")
+class LaserEncoder(SequenceLayer):
+    """Encodes a long history for each candidate: STA, then GSTA, then multi-resolution fusion.
+
+    Its linear cost in L is dominated by the feed-forward network on the ``L / w`` segments of
+    each candidate (see ``laser_keras.complexity``).
+
+    Args:
+        num_heads: Integer, heads of both attentions. Defaults to 2.
+        key_dim: Integer, width of queries and keys per head in STA. Defaults to 16.
+        segment_size: Integer w. Defaults to 10.
+        ffn_expansion: Integer. Defaults to 4.
+        num_layers: Integer M, GSTA layers. Defaults to 2.
+        num_recent_segments: Integer R. Defaults to 5.
+        order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
+        implementation: ``"auto"``, ``"project"`` or ``"absorb"``: the execution order of both
+            attentions, one function and one set of weights. Defaults to ``"auto"``.
+        gamma, gate, gate_bias, use_bias, activation, norm, epsilon, dropout: see
+            ``SegmentedTargetAttention``.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Call arguments:
+        target: Float tensor [B, N, d] or [B, d].
+        history: Float tensor [B, L, d], newest first, right-padded.
+        mask: Boolean tensor [B, L], True for valid events; None for the Keras mask that
+            ``history`` carries, or all valid.
+        similarity: Optional float tensor [B, N, L, m] ([B, L, m] with a target [B, d]), see
+            ``SegmentedTargetAttention``.
+
+    Returns:
+        Float tensor [B, N, 2 + R, d] ([B, 2 + R, d] with a target [B, d]): the refined target z,
+        the maximum over segments, the R newest segments. With no valid event: z is the target,
+        the other tokens are zero.
+
+    Raises:
+        ValueError: for shapes, dtypes or arguments that do not fit; nothing is broadcast silently.
+
+    Example:
+
+    >>> import numpy as np
+    >>> target, history = np.ones((2, 3, 32), "float32"), np.ones((2, 100, 32), "float32")
+    >>> tuple(LaserEncoder()(target, history, mask=np.ones((2, 100), bool)).shape)
+    (2, 3, 7, 32)
+
+    Source: LASER (arXiv 2602.11562), sections 3.4.2 to 3.4.4.
+    """
+
+    def __init__(
+        self,
+        num_heads: int = 2,
+        key_dim: int = 16,
+        segment_size: int = 10,
+        ffn_expansion: int = 4,
+        num_layers: int = 2,
+        num_recent_segments: int = 5,
+        gamma: float | str | None = None,
+        gate: str = "sigmoid",
+        gate_bias: float | None = None,
+        use_bias: bool = False,
+        activation: Any = "gelu",
+        norm: str = "post",
+        epsilon: float = 1e-6,
+        dropout: float = 0.0,
+        order: str = "newest_first",
+        implementation: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.order = check_choice(self.name, "order", order, ("newest_first", "oldest_first"))
+        self.segmented_attention = SegmentedTargetAttention(
+            num_heads=num_heads,
+            key_dim=key_dim,
+            segment_size=segment_size,
+            ffn_expansion=ffn_expansion,
+            gamma=gamma,
+            gate=gate,
+            gate_bias=gate_bias,
+            use_bias=use_bias,
+            activation=activation,
+            norm=norm,
+            epsilon=epsilon,
+            dropout=dropout,
+            implementation=implementation,
+            dtype=self.dtype_policy,
+            name="segmented_attention",
+        )
+        self.stacked_attention = GlobalStackedTargetAttention(
+            num_layers=num_layers,
+            num_heads=num_heads,
+            implementation=implementation,
+            dtype=self.dtype_policy,
+            name="stacked_attention",
+        )
+        self.fusion = MultiResolutionFusion(
+            num_recent_segments, dtype=self.dtype_policy, name="fusion"
+        )
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens per candidate: 2 + R."""
+        return 2 + self.fusion.num_recent_segments
+
+    def build(
+        self,
+        target_shape: Shape,
+        history_shape: Shape,
+        similarity_shape: Shape | None = None,
+    ) -> None:
+        self.segmented_attention.build(target_shape, history_shape, similarity_shape)
+        segments_shape = self.segmented_attention.compute_output_shape(target_shape, history_shape)
+        self.stacked_attention.build(target_shape, segments_shape)
+        self.fusion.build(target_shape, segments_shape)
+
+    def call(
+        self,
+        target: Tensor,
+        history: Tensor,
+        mask: Tensor | None = None,
+        similarity: Tensor | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
+        mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
+        if self.order == "oldest_first":
+            history = reverse_valid(history, mask)
+            if similarity is not None:
+                similarity = reverse_candidates(similarity, mask)
+            mask = None if mask is None else reverse_valid(mask, mask)
+        segments = self.segmented_attention(
+            target, history, mask=mask, similarity=similarity, training=training
+        )
+        segments_mask = segment_mask(mask, self.segmented_attention.segment_size)
+        refined = self.stacked_attention(target, segments, mask=segments_mask)
+        return self.fusion(refined, segments, mask=segments_mask)
+
+    def compute_output_shape(
+        self,
+        target_shape: Shape,
+        history_shape: Shape,
+        similarity_shape: Shape | None = None,
+    ) -> Shape:
+        segments_shape = self.segmented_attention.compute_output_shape(
+            target_shape, history_shape, similarity_shape
+        )
+        return self.fusion.compute_output_shape(target_shape, segments_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        segmented = self.segmented_attention.get_config()
+        own = super().get_config()
+        shared = {key: value for key, value in segmented.items() if key not in own}
+        return {
+            **own,
+            **shared,
+            "num_layers": self.stacked_attention.num_layers,
+            "num_recent_segments": self.fusion.num_recent_segments,
+            "order": self.order,
+        }

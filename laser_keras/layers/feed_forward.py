@@ -1,0 +1,73 @@
+"""Position-wise feed-forward network."""
+
+from typing import Any
+
+import keras
+
+from laser_keras.checks import check_int, check_known_width, check_rate
+from laser_keras.sequence import linear
+from laser_keras.types import Shape, Tensor
+
+
+@keras.saving.register_keras_serializable(package="laser_keras")
+class FeedForward(keras.layers.Layer):
+    """Two dense layers applied to every vector: ``activation(x W1 + b1) W2 + b2``.
+
+    Args:
+        expansion: Integer. Width of the hidden layer as a multiple of the input's. Defaults to 4.
+        activation: Name or callable of the hidden activation. Defaults to ``"gelu"`` (exact).
+        dropout: Float in [0, 1). Dropout on the hidden layer. Defaults to 0.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Call arguments:
+        inputs: Float tensor [..., d].
+
+    Returns:
+        Float tensor [..., d].
+
+    Example:
+
+    >>> import numpy as np
+    >>> FeedForward()(np.ones((2, 3, 8), "float32")).shape[-1]
+    8
+    """
+
+    def __init__(
+        self,
+        expansion: int = 4,
+        activation: Any = "gelu",
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.expansion = check_int(self.name, "expansion", expansion, 1)
+        self.activation = keras.activations.get(activation)
+        self.dropout = check_rate(self.name, "dropout", dropout)
+        self._dropout = (
+            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
+        )
+
+    def build(self, input_shape: Shape) -> None:
+        width = check_known_width(self.name, "inputs", input_shape)
+        hidden = self.expansion * width
+        self.hidden_kernel = self.add_weight(shape=(width, hidden), name="hidden_kernel")
+        self.hidden_bias = self.add_weight(shape=(hidden,), initializer="zeros", name="hidden_bias")
+        self.output_kernel = self.add_weight(shape=(hidden, width), name="output_kernel")
+        self.output_bias = self.add_weight(shape=(width,), initializer="zeros", name="output_bias")
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        hidden = self.activation(linear(inputs, self.hidden_kernel, self.hidden_bias))
+        if self._dropout is not None:
+            hidden = self._dropout(hidden, training=training)
+        return linear(hidden, self.output_kernel, self.output_bias)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "expansion": self.expansion,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+        }

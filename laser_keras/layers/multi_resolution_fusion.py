@@ -1,0 +1,109 @@
+"""Multi-resolution fusion: the global, the salient and the recent view of a history."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from laser_keras.checks import (
+    check_agrees,
+    check_int,
+    check_rank,
+    check_same_width,
+)
+from laser_keras.layers.sequence_layer import SequenceLayer
+from laser_keras.types import Shape, Tensor
+
+
+@keras.saving.register_keras_serializable(package="laser_keras")
+class MultiResolutionFusion(SequenceLayer):
+    """Stacks ``[z, max over segments, s_1 .. s_R]`` as tokens; it has no weights.
+
+    Segments without a valid event count neither for the maximum nor as recent tokens (zeros take
+    their place); without any valid segment both views are zero.
+
+    Args:
+        num_recent_segments: Integer R; 0 leaves the recent view out. The paper does not disclose
+            its value; 5 segments of 10 events are the 50 events of TWIN's short-term window.
+            Defaults to 5.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Call arguments:
+        target: Float tensor [B, N, d] or [B, d]: the refined target z.
+        history: Float tensor [B, N, S, d] or [B, S, d]: the segments, newest first.
+        mask: Boolean tensor [B, S], True for segments with a valid event; None if all have one.
+
+    Returns:
+        Float tensor [B, N, 2 + R, d] or [B, 2 + R, d].
+
+    Raises:
+        ValueError: if R is larger than the number of segments, or for shapes that do not fit.
+
+    Example:
+
+    >>> import numpy as np
+    >>> z, segments = np.zeros((1, 2), "float32"), np.array([[[1, 2], [3, 0]]], "float32")
+    >>> keras.ops.convert_to_numpy(MultiResolutionFusion(1)(z, segments)).tolist()
+    [[[0.0, 0.0], [3.0, 2.0], [1.0, 2.0]]]
+
+    Source: LASER (arXiv 2602.11562), section 3.4.4.
+    """
+
+    def __init__(self, num_recent_segments: int = 5, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_recent_segments = check_int(
+            self.name, "num_recent_segments", num_recent_segments, 0
+        )
+
+    def build(self, target_shape: Shape, history_shape: Shape) -> None:
+        self._check_shapes(target_shape, history_shape)
+
+    def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
+        self._check_shapes(tuple(target.shape), tuple(history.shape))
+        mask = self._valid(mask, history, (history.shape[0], history.shape[-2]), "[B, S]")
+        salient = history
+        if mask is not None:
+            visible = ops.expand_dims(mask, -1)
+            nonempty = ops.any(mask, axis=-1, keepdims=True)
+            if len(history.shape) == 4:
+                visible, nonempty = ops.expand_dims(visible, 1), ops.expand_dims(nonempty, 1)
+            # The lowest value that float16 can hold too; it never survives.
+            salient = ops.where(visible, history, ops.cast(-6e4, history.dtype))
+            history = ops.where(visible, history, ops.zeros((), history.dtype))
+        salient = ops.max(salient, axis=-2)
+        if mask is not None:
+            salient = ops.where(nonempty, salient, ops.zeros((), salient.dtype))
+        views = [ops.expand_dims(target, -2), ops.expand_dims(salient, -2)]
+        if self.num_recent_segments:
+            if history.shape[-2] is None:  # may turn out shorter than R
+                shape = (*ops.shape(history)[:-2], self.num_recent_segments, history.shape[-1])
+                history = ops.concatenate([history, ops.zeros(shape, history.dtype)], axis=-2)
+            views.append(history[..., : self.num_recent_segments, :])
+        return ops.concatenate(views, axis=-2)
+
+    def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> None:
+        check_rank(self.name, "target", target_shape, (2, 3), "[B, N, d] or [B, d]")
+        rank = len(target_shape) + 1
+        check_rank(self.name, "history", history_shape, (rank,), "[B, N, S, d] or [B, S, d]")
+        check_same_width(self.name, "history", history_shape, "target", target_shape)
+        check_agrees(
+            self.name,
+            "history",
+            history_shape[:-2],
+            target_shape[:-1],
+            "with the target's leading dimensions",
+        )
+        segments = history_shape[-2]
+        if segments is not None and segments < self.num_recent_segments:
+            raise ValueError(
+                f"{self.name}: `num_recent_segments` must not be larger than the number of "
+                f"segments. Received: num_recent_segments {self.num_recent_segments}, "
+                f"{segments} segments. Lower it, or keep more events per history."
+            )
+
+    def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
+        self._check_shapes(target_shape, history_shape)
+        return (*target_shape[:-1], 2 + self.num_recent_segments, target_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "num_recent_segments": self.num_recent_segments}

@@ -1,0 +1,104 @@
+"""Per-token feed-forward network: every token position has weights of its own."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from laser_keras.checks import check_int, check_known_width, check_rank, check_rate
+from laser_keras.types import Shape, Tensor
+
+
+def per_token_kernel(
+    layer: keras.layers.Layer, tokens: int, inputs: int, outputs: int, name: str
+) -> Any:
+    """Add a kernel [tokens, inputs, outputs] to ``layer``, Glorot-uniform for each token.
+
+    Keras would count the leading axis into the fans and start ``sqrt(tokens)`` times too small.
+    """
+    limit = math.sqrt(6.0 / (inputs + outputs))
+    return layer.add_weight(
+        shape=(tokens, inputs, outputs),
+        initializer=keras.initializers.RandomUniform(-limit, limit),
+        name=name,
+    )
+
+
+@keras.saving.register_keras_serializable(package="laser_keras")
+class PerTokenFeedForward(keras.layers.Layer):
+    """``activation(x_t W1_t + b1_t) W2_t + b2_t`` for each token ``t``, on token-major tensors.
+
+    Args:
+        expansion: Integer k, the hidden width is ``k D``. Defaults to 4; the paper does not
+            disclose it and no single integer reproduces its parameter counts.
+        activation: Defaults to ``"gelu"`` (exact).
+        dropout: Float in [0, 1), on the hidden layer. Defaults to 0.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Call arguments:
+        inputs: Float tensor [T, M, D]: T tokens of M samples. With the token axis first both
+            products are plain batched matrix products, without a transposition.
+
+    Returns:
+        Float tensor [T, M, D].
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = PerTokenFeedForward()
+    >>> tuple(layer(np.ones((4, 2, 8), "float32")).shape), layer.count_params()
+    ((4, 2, 8), 2208)
+
+    Source: RankMixer (arXiv 2507.15551), section 3.3.
+    """
+
+    def __init__(
+        self,
+        expansion: int = 4,
+        activation: Any = "gelu",
+        dropout: float = 0.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.expansion = check_int(self.name, "expansion", expansion, 1)
+        self.activation = keras.activations.get(activation)
+        self.dropout = check_rate(self.name, "dropout", dropout)
+        self._dropout = (
+            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
+        )
+
+    def build(self, input_shape: Shape) -> None:
+        check_rank(self.name, "inputs", input_shape, (3,), "[T, M, D]")
+        width, tokens = check_known_width(self.name, "inputs", input_shape), input_shape[0]
+        if tokens is None:
+            raise ValueError(
+                f"{self.name}: the number of tokens must be known, because weights depend on it. "
+                f"Received shape: {tuple(input_shape)}"
+            )
+        hidden = self.expansion * width
+        self.hidden_kernel = per_token_kernel(self, tokens, width, hidden, "hidden_kernel")
+        self.hidden_bias = self.add_weight(
+            shape=(tokens, 1, hidden), initializer="zeros", name="hidden_bias"
+        )
+        self.output_kernel = per_token_kernel(self, tokens, hidden, width, "output_kernel")
+        self.output_bias = self.add_weight(
+            shape=(tokens, 1, width), initializer="zeros", name="output_bias"
+        )
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        hidden = self.activation(ops.matmul(inputs, self.hidden_kernel) + self.hidden_bias)
+        if self._dropout is not None:
+            hidden = self._dropout(hidden, training=training)
+        return ops.matmul(hidden, self.output_kernel) + self.output_bias
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        return tuple(input_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "expansion": self.expansion,
+            "activation": keras.activations.serialize(self.activation),
+            "dropout": self.dropout,
+        }

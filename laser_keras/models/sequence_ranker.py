@@ -1,0 +1,244 @@
+"""A click model around any sequence encoder."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+from keras import ops
+
+from laser_keras.checks import check_int, check_known_width, check_rank, check_rate
+from laser_keras.layers.rank_mixer import RankMixer
+from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
+from laser_keras.types import Shape, Tensor
+
+_REQUIRED = ("history", "history_mask", "history_age", "target")
+_OPTIONAL = ("candidate", "context", "similarity")
+
+
+@keras.saving.register_keras_serializable(package="laser_keras")
+class SequenceRanker(keras.Model):
+    """Scores the candidates of a request: tokenizer, sequence encoder, RankMixer, click head.
+
+    The encoder's tokens and the other features (target, candidate and context, in this order) are
+    two groups of RankMixer's tokens.
+
+    Args:
+        encoder: Layer called as ``encoder(target, history, mask=..., similarity=...)`` that
+            returns [B, N, T, d] and has the property ``num_output_tokens`` (T).
+        dim: Integer d, width of the tokens that the encoder sees. Defaults to 128.
+        recency: ``"add"``, ``"concat"`` or ``"none"``, see ``SequenceTokenizer``.
+            Defaults to ``"add"``.
+        num_tokens: Integer, RankMixer's tokens in all; divides ``mixer_dim`` and is larger than
+            T. Defaults to 16.
+        mixer_dim: Integer D. Defaults to 128.
+        mixer_blocks: Integer. Defaults to 2.
+        mixer_expansion: Integer. Defaults to 4.
+        dropout: Float in [0, 1), in RankMixer's networks and before the last dense layer.
+            Defaults to 0.
+        activation: Of the output: ``"sigmoid"`` for probabilities, ``"linear"`` for logits.
+            Defaults to ``"sigmoid"``.
+        embedding: Optional layer that turns the raw inputs (any mapping of tensors) into the
+            inputs below; it is part of the model. Defaults to None.
+        **kwargs: Arguments of ``keras.Model``.
+
+    Call arguments:
+        inputs: A mapping, after the embedding, of
+
+            * ``history``: float [B, L, e_h], newest first, right-padded;
+            * ``history_mask``: boolean [B, L];
+            * ``history_age``: integer [B, L], seconds (may be absent with ``recency="none"``);
+            * ``target``: float [B, N, e_t] or [B, e_t];
+            * ``candidate``: float [B, N, e_x] or [B, e_x], may be absent;
+            * ``context``: float [B, e_c], may be absent;
+            * ``similarity``: float [B, N, L, m] or [B, L, m], may be absent.
+
+    Returns:
+        Tensor [B, N] ([B] with a target [B, e_t]), float32 even under a half-precision policy.
+
+    Raises:
+        ValueError: for missing or unexpected inputs and shapes that do not fit.
+
+    Source: LASER (arXiv 2602.11562), figure 1 and section 3.4.4.
+    """
+
+    def __init__(
+        self,
+        encoder: keras.layers.Layer,
+        dim: int = 128,
+        recency: str = "add",
+        num_tokens: int = 16,
+        mixer_dim: int = 128,
+        mixer_blocks: int = 2,
+        mixer_expansion: int = 4,
+        dropout: float = 0.0,
+        activation: Any = "sigmoid",
+        embedding: keras.layers.Layer | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.encoder = encoder
+        self.dim = check_int(self.name, "dim", dim, 1)
+        self.recency = recency
+        self.num_tokens = check_int(self.name, "num_tokens", num_tokens, 2)
+        self.mixer_dim = mixer_dim
+        self.mixer_blocks = mixer_blocks
+        self.mixer_expansion = mixer_expansion
+        self.dropout = check_rate(self.name, "dropout", dropout)
+        self.activation = keras.activations.get(activation)
+        self.embedding = embedding
+        sequence_tokens = encoder.num_output_tokens
+        if sequence_tokens >= num_tokens:
+            raise ValueError(
+                f"{self.name}: `num_tokens` must be larger than the encoder's {sequence_tokens} "
+                f"tokens, to leave room for the other features. Received: {num_tokens}"
+            )
+        self.tokenizer = SequenceTokenizer(
+            dim, recency=recency, dtype=self.dtype_policy, name="tokenizer"
+        )
+        self.mixer = RankMixer(
+            dim=mixer_dim,
+            num_blocks=mixer_blocks,
+            ffn_expansion=mixer_expansion,
+            groups={"sequence": sequence_tokens, "features": num_tokens - sequence_tokens},
+            dropout=dropout,
+            dtype=self.dtype_policy,
+            name="mixer",
+        )
+        self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
+        self._raw_inputs: dict[str, Any] | None = None
+        self.head = keras.layers.Dense(1, dtype=self.dtype_policy, name="head")
+
+    def build(self, input_shape: Mapping[str, Shape]) -> None:
+        # What a plug-in embedding returns is only known when it is called; Keras then builds the
+        # parts of the model one by one as they are called.
+        if self.embedding is None:
+            self._build_tower({name: tuple(shape) for name, shape in input_shape.items()})
+
+    def _build_tower(self, shapes: dict[str, Shape]) -> None:
+        self._check_names(shapes)
+        check_rank(self.name, "history", shapes["history"], (3,), "[B, L, e_h]")
+        check_rank(self.name, "target", shapes["target"], (2, 3), "[B, N, e_t] or [B, e_t]")
+        history, target = shapes["history"], shapes["target"]
+        self.tokenizer.build(history, target, shapes.get("history_age"))
+        tokens = self.tokenizer.compute_output_shape(history, target)
+        optional = {}
+        if "similarity" in shapes:
+            optional["similarity_shape"] = shapes["similarity"]
+        self.encoder.build(tokens["target"], tokens["history"], **optional)
+        feature_width = sum(
+            check_known_width(self.name, name, shapes[name])
+            for name in ("target", "candidate", "context")
+            if name in shapes
+        )
+        leading = target[:-1]
+        self.mixer.build(
+            {
+                "sequence": (*leading, self.encoder.num_output_tokens * self.dim),
+                "features": (*leading, feature_width),
+            }
+        )
+        self.head.build((*leading, self.mixer_dim))
+
+    def call(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
+        if self.embedding is not None:
+            if self._raw_inputs is None:
+                self._raw_inputs = {
+                    name: [list(value.shape), keras.backend.standardize_dtype(value.dtype)]
+                    for name, value in inputs.items()
+                }
+            inputs = self.embedding(inputs)
+        self._check_names(inputs)
+        mask, target = inputs["history_mask"], inputs["target"]
+        tokens = self.tokenizer(inputs["history"], target, age=inputs.get("history_age"), mask=mask)
+        optional = {}
+        if "similarity" in inputs:
+            optional["similarity"] = inputs["similarity"]
+        encoded = self.encoder(
+            tokens["target"], tokens["history"], mask=mask, training=training, **optional
+        )
+        leading = ops.shape(target)[:-1]
+        features = [target]
+        if "candidate" in inputs:
+            features.append(inputs["candidate"])
+        if "context" in inputs:
+            context = inputs["context"]
+            if len(target.shape) == 3:
+                context = ops.expand_dims(context, 1)
+            features.append(ops.broadcast_to(context, (*leading, context.shape[-1])))
+        mixed = self.mixer(
+            {
+                "sequence": ops.reshape(
+                    encoded, (*leading, self.encoder.num_output_tokens * self.dim)
+                ),
+                "features": ops.concatenate(
+                    [ops.cast(feature, self.compute_dtype) for feature in features], axis=-1
+                ),
+            },
+            training=training,
+        )
+        if self._dropout is not None:
+            mixed = self._dropout(mixed, training=training)
+        logits = ops.squeeze(self.head(mixed), -1)
+        if self.compute_dtype in ("float16", "bfloat16"):
+            logits = ops.cast(logits, "float32")  # half precision cannot hold small probabilities
+        return self.activation(logits)
+
+    def _check_names(self, inputs: Mapping[str, Any]) -> None:
+        required = [n for n in _REQUIRED if n != "history_age" or self.recency != "none"]
+        missing = sorted(set(required) - set(inputs))
+        unexpected = sorted(set(inputs) - set(_REQUIRED) - set(_OPTIONAL))
+        if missing or unexpected:
+            raise ValueError(
+                f"{self.name}: the inputs must be {required} and optionally {list(_OPTIONAL)}. "
+                f"Missing: {missing}. Unexpected: {unexpected}"
+            )
+
+    def get_build_config(self) -> dict[str, Any] | None:
+        if self._raw_inputs is None:
+            return super().get_build_config()
+        return {"raw_inputs": {name: list(spec) for name, spec in self._raw_inputs.items()}}
+
+    def build_from_config(self, config: dict[str, Any]) -> None:
+        if "raw_inputs" in config:  # a symbolic call builds the embedding and all that follows
+            self(
+                {
+                    name: keras.KerasTensor(shape, dtype=dtype)
+                    for name, (shape, dtype) in config["raw_inputs"].items()
+                }
+            )
+        else:
+            self.build(config["input_shape"])
+
+    def get_config(self) -> dict[str, Any]:
+        return {
+            **super().get_config(),
+            "encoder": keras.saving.serialize_keras_object(self.encoder),
+            **self._plain_config(),
+        }
+
+    def _plain_config(self) -> dict[str, Any]:
+        return {
+            "dim": self.dim,
+            "recency": self.recency,
+            "num_tokens": self.num_tokens,
+            "mixer_dim": self.mixer_dim,
+            "mixer_blocks": self.mixer_blocks,
+            "mixer_expansion": self.mixer_expansion,
+            "dropout": self.dropout,
+            "activation": keras.activations.serialize(self.activation),
+            "embedding": (
+                None
+                if self.embedding is None
+                else keras.saving.serialize_keras_object(self.embedding)
+            ),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SequenceRanker":
+        config = dict(config)
+        for part in ("encoder", "embedding"):
+            if config.get(part) is not None:
+                config[part] = keras.saving.deserialize_keras_object(
+                    config[part], custom_objects=custom_objects
+                )
+        return cls(**config)

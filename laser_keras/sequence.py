@@ -1,0 +1,99 @@
+"""Pure functions on padded sequences that several layers share."""
+
+from typing import Any
+
+from keras import ops
+
+from laser_keras.types import Tensor
+
+
+def linear(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Multiply the last axis of ``inputs`` [..., a] by ``kernel`` [a, b], giving [..., b].
+
+    The leading axes are flattened first: backends otherwise broadcast the kernel over them, and
+    its gradient is then formed once per leading index before it is summed.
+    """
+    leading = ops.shape(inputs)[:-1]
+    outputs = ops.matmul(ops.reshape(inputs, (-1, inputs.shape[-1])), kernel)
+    if bias is not None:
+        outputs = ops.add(outputs, bias)
+    return ops.reshape(outputs, (*leading, kernel.shape[-1]))
+
+
+def stable_dtype(dtype: str) -> str:
+    """The dtype for gates, softmax and logarithms: at least float32, float64 where it came."""
+    return "float32" if dtype in ("float16", "bfloat16") else dtype
+
+
+def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
+    """Softmax over the last axis; masked positions, and rows with no valid position, are zero.
+
+    ``scores`` are float32 or float64 (see :func:`stable_dtype`).
+    """
+    if mask is None:
+        return ops.softmax(scores, axis=-1)
+    # Not -inf, which gives NaN in a row without a valid position.
+    weights = ops.softmax(ops.where(mask, scores, ops.cast(-1e30, scores.dtype)), axis=-1)
+    return ops.where(mask, weights, ops.zeros_like(weights))
+
+
+def pad_axis(inputs: Tensor, axis: int, multiple: int) -> Tensor:
+    """Append zeros (or False) along ``axis`` until its length is a multiple of ``multiple``."""
+    length = inputs.shape[axis]
+    if length is not None and length % multiple == 0:
+        return inputs
+    shape: list[Any] = list(ops.shape(inputs))
+    shape[axis] = -shape[axis] % multiple
+    return ops.concatenate([inputs, ops.zeros(shape, dtype=inputs.dtype)], axis=axis)
+
+
+def zero_masked(inputs: Tensor, mask: Tensor | None) -> Tensor:
+    """Replace the rows of ``inputs`` [B, L, d] whose ``mask`` [B, L] is False by zeros.
+
+    A select, not a product, so that even NaN in padding is removed.
+    """
+    if mask is None:
+        return inputs
+    return ops.where(ops.expand_dims(mask, -1), inputs, ops.zeros((), dtype=inputs.dtype))
+
+
+def segment_mask(mask: Tensor | None, segment_size: int) -> Tensor | None:
+    """Which segments hold a valid event: ``mask`` [B, L] becomes [B, ceil(L / segment_size)]."""
+    if mask is None:
+        return None
+    mask = pad_axis(mask, 1, segment_size)
+    batch, length = ops.shape(mask)
+    return ops.any(ops.reshape(mask, (batch, length // segment_size, segment_size)), axis=-1)
+
+
+def reverse_valid(sequence: Tensor, mask: Tensor | None) -> Tensor:
+    """Turn an oldest-first ``sequence`` [B, L, ...] into a newest-first, right-padded one.
+
+    Leading padding (common in public loaders) and trailing padding both end up on the right; the
+    gaps inside stay where they are. ``reverse_valid(mask, mask)`` gives the matching mask.
+
+    Args:
+        sequence: Tensor [B, L, ...], oldest event first.
+        mask: Boolean tensor [B, L], True for valid events, or None if all are valid.
+    """
+    flipped = ops.flip(sequence, axis=1)
+    if mask is None:
+        return flipped
+    length = ops.shape(mask)[1]
+    first_valid = ops.argmax(ops.cast(ops.flip(mask, axis=1), "int32"), axis=1)
+    positions = ops.arange(length, dtype="int32")[None, :]
+    rolled = (positions + ops.cast(first_valid, "int32")[:, None]) % length
+    for _ in range(len(sequence.shape) - 2):
+        rolled = ops.expand_dims(rolled, -1)
+    if len(sequence.shape) == 2:
+        return ops.take_along_axis(flipped, rolled, axis=1)
+    rolled = ops.broadcast_to(rolled, ops.shape(flipped))
+    return ops.take_along_axis(flipped, rolled, axis=1)
+
+
+def reverse_candidates(similarity: Tensor, mask: Tensor | None) -> Tensor:
+    """``reverse_valid`` for features [B, N, L, m] or [B, L, m] whose events share ``mask``."""
+    if len(similarity.shape) == 3:
+        return reverse_valid(similarity, mask)
+    by_event = ops.transpose(similarity, (0, 2, 1, 3))
+    return ops.transpose(reverse_valid(by_event, mask), (0, 2, 1, 3))

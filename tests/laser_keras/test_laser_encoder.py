@@ -1,0 +1,171 @@
+"""``LaserEncoder``, ``GlobalStackedTargetAttention`` and ``MultiResolutionFusion``."""
+
+import itertools
+
+import keras
+import laser_reference as reference
+import numpy as np
+import pytest
+from layer_tools import assert_close, gradients, randomise, to_numpy, weights_by_name
+
+from laser_keras import GlobalStackedTargetAttention, LaserEncoder, MultiResolutionFusion
+
+D = 8
+
+
+def make(**kwargs: object) -> LaserEncoder:
+    arguments = {"key_dim": 3, "segment_size": 4, "num_recent_segments": 2, **kwargs}
+    encoder = LaserEncoder(**arguments)
+    encoder.build((None, None, D), (None, None, D))
+    randomise(encoder)
+    return encoder
+
+
+def data(candidates: int = 2) -> tuple:
+    rng = np.random.default_rng(1)
+    mask = np.arange(11) < np.array([[11], [5], [0]])
+    target = rng.normal(size=(3, candidates, D)).astype("float32")
+    return target, rng.normal(size=(3, 11, D)).astype("float32"), mask
+
+
+def part(weights: dict, name: str) -> dict:
+    return {k.split(f"{name}/", 1)[1]: v for k, v in weights.items() if f"{name}/" in k}
+
+
+@pytest.mark.parametrize("order", ["project", "absorb", "auto"])
+def test_equals_the_equations(order: str) -> None:
+    encoder = make(implementation=order, num_layers=3)
+    target, history, mask = data()
+    w = weights_by_name(encoder)
+    outputs = to_numpy(encoder(target, history, mask=mask))
+    assert outputs.shape == (3, 2, 4, D)
+    for b, n in itertools.product(range(3), range(2)):
+        t = target[b, n].astype("float64")
+        sta, stacked = part(w, "segmented_attention"), part(w, "stacked_attention")
+        segments = reference.refine(
+            reference.sta_loop(
+                t,
+                history[b].astype("float64"),
+                sta,
+                heads=2,
+                key_dim=3,
+                segment_size=4,
+                mask=mask[b],
+            ),
+            sta,
+        )
+        valid = np.array([mask[b, i : i + 4].any() for i in (0, 4, 8)])
+        z = reference.gsta(t, segments, stacked, layers=3, heads=2, mask=valid)
+        assert_close(outputs[b, n], reference.fuse(z, segments, 2, valid))
+
+
+def test_execution_orders_agree_in_gradient() -> None:
+    target, history, mask = data()
+    probe = np.random.default_rng(5).normal(size=(3, 2, 4, D)).astype("float32")
+    found = []
+    for order in ("project", "absorb"):
+        encoder = make(implementation=order)
+
+        def loss(t, h, encoder=encoder):
+            return keras.ops.sum(encoder(t, h, mask=mask) * probe)
+
+        found.append(gradients(encoder, loss, [target, history]))
+    for a, b in zip(*found):
+        assert_close(a, b)
+
+
+def test_empty_history_returns_the_target_and_zeros() -> None:
+    encoder = make()
+    target, history, mask = data()
+    outputs = to_numpy(encoder(target, history, mask=mask))
+    np.testing.assert_array_equal(outputs[2, :, 0], target[2])
+    assert not outputs[2, :, 1:].any()
+
+
+def test_works_as_it_stands() -> None:
+    outputs = LaserEncoder()(np.ones((1, 128), "float32"), np.ones((1, 1000, 128), "float32"))
+    assert tuple(outputs.shape) == (1, 7, 128)
+
+
+def test_order_and_single_target() -> None:
+    target, history, mask = data()
+    newest, oldest = make(), make(order="oldest_first")
+    expected = to_numpy(newest(target, history, mask=mask))
+    flipped = oldest(target, history[:, ::-1].copy(), mask=mask[:, ::-1].copy())
+    assert_close(flipped, expected)
+    assert_close(newest(target[:, 1], history, mask=mask), expected[:, 1])
+
+
+def test_permuting_old_segments_leaves_global_and_salient_tokens() -> None:
+    encoder = make(num_recent_segments=0)
+    target, history, _ = data()
+    history = history[:, :8]
+    swapped = np.concatenate([history[:, 4:], history[:, :4]], axis=1)
+    assert_close(encoder(target, swapped), encoder(target, history))
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+@pytest.mark.parametrize("shared", [False, True])
+def test_gsta_equals_equation_7(heads: int, shared: bool) -> None:
+    rng = np.random.default_rng(3)
+    target = rng.normal(size=(2, 3, D)).astype("float32")
+    history = rng.normal(size=(2, 5, D) if shared else (2, 3, 5, D)).astype("float32")
+    mask = np.array([[1, 1, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
+    found = []
+    for order in ("project", "absorb"):
+        layer = GlobalStackedTargetAttention(2, heads, implementation=order)
+        layer.build(target.shape, history.shape)
+        randomise(layer)
+        w = weights_by_name(layer)
+        spoiled = history.copy()
+        spoiled[~(mask if shared else np.broadcast_to(mask[:, None], (2, 3, 5)))] = np.nan
+        outputs = to_numpy(layer(target, spoiled, mask=mask))
+        for b, n in itertools.product(range(2), range(3)):
+            sequence = history[b] if shared else history[b, n]
+            expected = reference.gsta(
+                target[b, n].astype("float64"),
+                sequence.astype("float64"),
+                w,
+                layers=2,
+                heads=heads,
+                mask=mask[b],
+            )
+            assert_close(outputs[b, n], expected)
+
+        def loss(t, h, layer=layer):
+            return keras.ops.sum(keras.ops.sin(layer(t, h, mask=mask)))
+
+        found.append(gradients(layer, loss, [target, history]))
+    for a, b in zip(*found):
+        assert_close(a, b)
+
+
+def test_gsta_limits() -> None:
+    rng = np.random.default_rng(3)
+    target, history = rng.normal(size=(2, D)), rng.normal(size=(2, 5, D))
+    target, history = target.astype("float32"), history.astype("float32")
+    np.testing.assert_array_equal(
+        to_numpy(GlobalStackedTargetAttention(0)(target, history)), target
+    )
+    layer = GlobalStackedTargetAttention(2)
+    layer.build(target.shape, history.shape)
+    for kernel in layer.value_kernels:
+        kernel.assign(np.zeros((D, D)))
+    np.testing.assert_array_equal(to_numpy(layer(target, history)), target)
+
+
+def test_gsta_auto_absorbs_except_for_many_candidates_of_one_sequence() -> None:
+    layer = GlobalStackedTargetAttention(num_heads=2)
+    assert layer.resolve_implementation(None, (None, None, None, 128)) == "absorb"
+    assert layer.resolve_implementation(1, (None, 1000, 128)) == "absorb"
+    assert layer.resolve_implementation(500, (None, 1000, 128)) == "project"
+    assert layer.resolve_implementation(None, (None, 1000, 128)) == "project"
+
+
+def test_fusion_golden() -> None:
+    z = np.array([[[9.0, 8.0]], [[7.0, 6.0]]], "float32")
+    segments = np.array([[[[-1, -2], [-3, -1], [5, 5]]]] * 2, "float32")
+    mask = np.array([[True, True, False], [False, False, False]])
+    fused = to_numpy(MultiResolutionFusion(3)(z, segments, mask=mask))
+    assert fused[0, 0].tolist() == [[9, 8], [-1, -1], [-1, -2], [-3, -1], [0, 0]]
+    assert fused[1, 0].tolist() == [[7, 6], [0, 0], [0, 0], [0, 0], [0, 0]]

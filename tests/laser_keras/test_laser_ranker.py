@@ -1,0 +1,182 @@
+"""``LaserRanker``: contract, padding, saving, plug-in embedding."""
+
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from layer_tools import assert_close, randomise, to_numpy
+
+from laser_keras import LaserRanker, SequenceRanker
+
+SMALL = {"dim": 8, "key_dim": 4, "segment_size": 4, "num_recent_segments": 2, "num_tokens": 8}
+SMALL |= {"mixer_dim": 16}
+
+
+def tower_inputs(batch: int = 3, candidates: int = 2, length: int = 10) -> dict:
+    rng = np.random.default_rng(0)
+    lengths = np.array([length, 3, 0])[:batch]
+    return {
+        "history": rng.normal(size=(batch, length, 6)).astype("float32"),
+        "history_mask": np.arange(length) < lengths[:, None],
+        "history_age": rng.integers(0, 10**7, (batch, length)).astype("int32"),
+        "target": rng.normal(size=(batch, candidates, 5)).astype("float32"),
+        "candidate": rng.normal(size=(batch, candidates, 2)).astype("float32"),
+        "context": rng.normal(size=(batch, 3)).astype("float32"),
+    }
+
+
+def make(**kwargs: object) -> LaserRanker:
+    return LaserRanker(**{**SMALL, **kwargs})
+
+
+def built(**kwargs: object) -> LaserRanker:
+    ranker = make(**kwargs)
+    ranker(tower_inputs())
+    randomise(ranker)
+    return ranker
+
+
+def test_returns_probabilities_or_logits() -> None:
+    inputs = tower_inputs()
+    probabilities = to_numpy(built()(inputs))
+    logits = to_numpy(built(activation="linear")(inputs))
+    assert probabilities.shape == (3, 2) and probabilities.dtype == np.float32
+    assert_close(probabilities, 1 / (1 + np.exp(-logits)))
+    assert np.unique(logits).size == logits.size
+
+
+def test_optional_inputs_and_single_target() -> None:
+    inputs = tower_inputs()
+    del inputs["candidate"], inputs["context"]
+    ranker = make()
+    together = to_numpy(ranker(inputs))
+    single = {**inputs, "target": inputs["target"][:, 1]}
+    assert_close(ranker(single), together[:, 1])
+
+
+def test_one_set_of_weights_for_every_length_and_number_of_candidates() -> None:
+    ranker = built()
+    inputs = tower_inputs()
+    together = to_numpy(ranker(inputs))
+    one = {
+        **inputs,
+        "target": inputs["target"][:, :1],
+        "candidate": inputs["candidate"][:, :1],
+        "history": np.concatenate([inputs["history"], np.full((3, 7, 6), np.nan)], axis=1),
+        "history_mask": np.concatenate([inputs["history_mask"], np.zeros((3, 7), bool)], axis=1),
+        "history_age": np.concatenate([inputs["history_age"], np.full((3, 7), -3)], axis=1),
+    }
+    assert_close(ranker(one)[:, 0], together[:, 0])
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    ranker = built(dropout=0.1, implementation="project")
+    path = tmp_path / "ranker.keras"
+    ranker.save(path)
+    revived = keras.saving.load_model(path)
+    assert revived.get_config() == ranker.get_config()
+    assert_close(revived(tower_inputs()), ranker(tower_inputs()), relative=1e-7)
+
+
+@keras.saving.register_keras_serializable(package="test_laser_ranker")
+class RawEmbedding(keras.layers.Layer):
+    """A plug-in with nothing but ``call``: item ids to the tower's inputs."""
+
+    def __init__(self, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.items = keras.layers.Embedding(50, 6)
+
+    def call(self, inputs: dict) -> dict:
+        return {
+            "history": self.items(inputs["history_item_id"]),
+            "history_mask": inputs["history_item_id"] > 0,
+            "history_age": inputs["history_age_seconds"],
+            "target": self.items(inputs["candidate_item_id"]),
+        }
+
+
+def test_embedding_plug_in(tmp_path: Path) -> None:
+    raw = {
+        "history_item_id": np.array([[3, 4, 5, 0, 0, 0, 0, 0]], "int32"),
+        "history_age_seconds": np.array([[60, 70, 80, 0, 0, 0, 0, 0]], "int32"),
+        "candidate_item_id": np.array([[3, 9, 11]], "int32"),
+    }
+    ranker = make(embedding=RawEmbedding())
+    outputs = ranker(raw)
+    assert tuple(outputs.shape) == (1, 3)
+    path = tmp_path / "ranker.keras"
+    ranker.save(path)
+    assert_close(keras.saving.load_model(path)(raw), outputs, relative=1e-7)
+
+
+def test_trains() -> None:
+    ranker = make()
+    ranker.compile("adam", "binary_crossentropy")
+    inputs = tower_inputs()
+    labels = np.array([[0, 1]] * 3, "float32")
+    history = ranker.fit(inputs, labels, epochs=8, verbose=0)
+    assert history.history["loss"][-1] < history.history["loss"][0]
+
+
+def test_any_encoder_fits() -> None:
+    from laser_keras import LaserEncoder
+
+    ranker = SequenceRanker(LaserEncoder(2, 4, 4, num_recent_segments=0), dim=8, num_tokens=4)
+    assert tuple(ranker(tower_inputs()).shape) == (3, 2)
+    revived = SequenceRanker.from_config(ranker.get_config())
+    assert revived.get_config() == ranker.get_config()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"history": None}, "Missing: \\['history'\\]"),
+        ({"extra": np.ones((3, 2))}, "Unexpected: \\['extra'\\]"),
+        ({"history_mask": np.ones((3, 10), "float32")}, "must be boolean"),
+        ({"history_mask": np.ones((3, 9), bool)}, "must have shape \\[B, L\\]"),
+        ({"history_age": np.ones((3, 10), "float32")}, "`age` must be an integer"),
+        ({"history_age": np.ones((3, 1), "int32")}, "`age` must have shape"),
+        ({"target": np.ones((3, 2, 5, 1), "float32")}, "`target` must have shape"),
+    ],
+)
+def test_bad_inputs_are_named(change: dict, message: str) -> None:
+    inputs = {k: v for k, v in {**tower_inputs(), **change}.items() if v is not None}
+    with pytest.raises(ValueError, match=message):
+        make()(inputs)
+
+
+def test_num_tokens_must_leave_room() -> None:
+    with pytest.raises(ValueError, match="`num_tokens` must be larger"):
+        make(num_tokens=4)
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="tf.function is TensorFlow's")
+@pytest.mark.parametrize("jit", [False, True])
+def test_stateless_call_inside_tf_function(jit: bool) -> None:
+    import tensorflow as tf
+
+    ranker = built(activation="linear")
+    inputs = tower_inputs()
+    signature = {
+        name: tf.TensorSpec(
+            [None, *[None if n < 2 else s for n, s in enumerate(v.shape[1:], 1)]], v.dtype
+        )
+        for name, v in inputs.items()
+    }
+    signature["context"] = tf.TensorSpec([None, 3])
+
+    @tf.function(input_signature=[signature], jit_compile=jit)
+    def logits_and_gradients(tensors):
+        weights = [tf.identity(v.value) for v in ranker.trainable_variables]
+        fixed = [v.value for v in ranker.non_trainable_variables]
+        with tf.GradientTape() as tape:
+            tape.watch(weights)
+            logits, _ = ranker.stateless_call(weights, fixed, tensors, training=True)
+            loss = tf.reduce_sum(logits)
+        return logits, tape.gradient(loss, weights)
+
+    tensors = {name: tf.constant(v) for name, v in inputs.items()}
+    logits, found = logits_and_gradients(tensors)
+    assert_close(logits, ranker(inputs))
+    assert all(g is not None and np.isfinite(tf.convert_to_tensor(g).numpy()).all() for g in found)
