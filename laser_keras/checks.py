@@ -73,7 +73,7 @@ def check_divides(owner: str, divisor: str, divisor_value: int, name: str, value
 def check_agrees(owner: str, name: str, shape: Shape, expected: Shape, layout: str) -> None:
     """Raise ``ValueError`` unless ``shape`` equals ``expected`` wherever both are known."""
     agrees = len(shape) == len(expected) and all(
-        a is None or b is None or a == b for a, b in zip(shape, expected)
+        a is None or b is None or a == b for a, b in zip(shape, expected, strict=False)
     )
     if not agrees:
         raise ValueError(

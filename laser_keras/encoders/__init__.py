@@ -1,0 +1,1 @@
+"""Sequence encoders: layers that turn a target and its history into tokens."""

@@ -121,6 +121,7 @@ class LaserEncoder(SequenceLayer):
         history_shape: Shape,
         similarity_shape: Shape | None = None,
     ) -> None:
+        """Create the weights for inputs of these shapes."""
         self.segmented_attention.build(target_shape, history_shape, similarity_shape)
         segments_shape = self.segmented_attention.compute_output_shape(target_shape, history_shape)
         self.stacked_attention.build(target_shape, segments_shape)
@@ -134,6 +135,7 @@ class LaserEncoder(SequenceLayer):
         similarity: Tensor | None = None,
         training: bool | None = None,
     ) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
         mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
         if self.order == "oldest_first":
             history = reverse_valid(history, mask)
@@ -153,12 +155,14 @@ class LaserEncoder(SequenceLayer):
         history_shape: Shape,
         similarity_shape: Shape | None = None,
     ) -> Shape:
+        """The output's shape for inputs of these shapes."""
         segments_shape = self.segmented_attention.compute_output_shape(
             target_shape, history_shape, similarity_shape
         )
         return self.fusion.compute_output_shape(target_shape, segments_shape)
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         segmented = self.segmented_attention.get_config()
         own = super().get_config()
         shared = {key: value for key, value in segmented.items() if key not in own}

@@ -1,0 +1,1 @@
+"""The layers that encoders and models are made of."""

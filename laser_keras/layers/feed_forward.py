@@ -48,6 +48,7 @@ class FeedForward(keras.layers.Layer):
         )
 
     def build(self, input_shape: Shape) -> None:
+        """Create the weights for inputs of these shapes."""
         width = check_known_width(self.name, "inputs", input_shape)
         hidden = self.expansion * width
         self.hidden_kernel = self.add_weight(shape=(width, hidden), name="hidden_kernel")
@@ -56,15 +57,18 @@ class FeedForward(keras.layers.Layer):
         self.output_bias = self.add_weight(shape=(width,), initializer="zeros", name="output_bias")
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
         hidden = self.activation(linear(inputs, self.hidden_kernel, self.hidden_bias))
         if self._dropout is not None:
             hidden = self._dropout(hidden, training=training)
         return linear(hidden, self.output_kernel, self.output_bias)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """The output's shape for inputs of these shapes."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         return {
             **super().get_config(),
             "expansion": self.expansion,

@@ -84,6 +84,7 @@ class GlobalStackedTargetAttention(SequenceLayer):
         )
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
+        """Create the weights for inputs of these shapes."""
         width = self._check_shapes(target_shape, history_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         self._scale = math.sqrt(self.num_heads / width) if self.scale is None else self.scale
@@ -99,6 +100,7 @@ class GlobalStackedTargetAttention(SequenceLayer):
                 kernels.append(self.add_weight(shape=(width, width), name=f"{kind}_kernel_{layer}"))
 
     def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
         self._check_shapes(tuple(target.shape), tuple(history.shape))
         mask = self._valid(mask, history, (history.shape[0], history.shape[-2]), "[B, L]")
         single = len(target.shape) == 2
@@ -116,7 +118,7 @@ class GlobalStackedTargetAttention(SequenceLayer):
             if self.resolve_implementation(query.shape[1], tuple(history.shape)) == "absorb"
             else self._attend_projected
         )
-        for kernels in zip(self.query_kernels, self.key_kernels, self.value_kernels):
+        for kernels in zip(self.query_kernels, self.key_kernels, self.value_kernels, strict=False):
             query = query + attend(query, history, mask, sequence_axes, *kernels)
         return ops.squeeze(query, 1) if single else query
 
@@ -203,10 +205,12 @@ class GlobalStackedTargetAttention(SequenceLayer):
         return width
 
     def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
+        """The output's shape for inputs of these shapes."""
         self._check_shapes(target_shape, history_shape)
         return tuple(target_shape)
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         return {
             **super().get_config(),
             "num_layers": self.num_layers,

@@ -56,9 +56,11 @@ class MultiResolutionFusion(SequenceLayer):
         )
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
+        """Create the weights for inputs of these shapes."""
         self._check_shapes(target_shape, history_shape)
 
     def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
         self._check_shapes(tuple(target.shape), tuple(history.shape))
         mask = self._valid(mask, history, (history.shape[0], history.shape[-2]), "[B, S]")
         salient = history
@@ -102,8 +104,10 @@ class MultiResolutionFusion(SequenceLayer):
             )
 
     def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
+        """The output's shape for inputs of these shapes."""
         self._check_shapes(target_shape, history_shape)
         return (*target_shape[:-1], 2 + self.num_recent_segments, target_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         return {**super().get_config(), "num_recent_segments": self.num_recent_segments}

@@ -69,6 +69,7 @@ class PerTokenFeedForward(keras.layers.Layer):
         )
 
     def build(self, input_shape: Shape) -> None:
+        """Create the weights for inputs of these shapes."""
         check_rank(self.name, "inputs", input_shape, (3,), "[T, M, D]")
         width, tokens = check_known_width(self.name, "inputs", input_shape), input_shape[0]
         if tokens is None:
@@ -87,15 +88,18 @@ class PerTokenFeedForward(keras.layers.Layer):
         )
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
         hidden = self.activation(ops.matmul(inputs, self.hidden_kernel) + self.hidden_bias)
         if self._dropout is not None:
             hidden = self._dropout(hidden, training=training)
         return ops.matmul(hidden, self.output_kernel) + self.output_bias
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """The output's shape for inputs of these shapes."""
         return tuple(input_shape)
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         return {
             **super().get_config(),
             "expansion": self.expansion,

@@ -133,6 +133,7 @@ class RankMixer(keras.layers.Layer):
         )
 
     def build(self, input_shape: Any) -> None:
+        """Create the weights for inputs of these shapes."""
         self._projections = {}
         for name, tokens, shape in self._each_group(input_shape):
             label = "inputs" if name is None else f"inputs[{name!r}]"
@@ -155,10 +156,13 @@ class RankMixer(keras.layers.Layer):
             sublayer.build(tokens_shape)
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
         groups = list(self._each_group(inputs))
         leading = ops.shape(groups[0][2])[:-1]
         x = ops.concatenate([self._tokenize(*group) for group in groups], axis=0)
-        for mixing_norm, ffn, ffn_norm in zip(self._mixing_norms, self._ffns, self._ffn_norms):
+        for mixing_norm, ffn, ffn_norm in zip(
+            self._mixing_norms, self._ffns, self._ffn_norms, strict=False
+        ):
             if self.norm == "post":
                 x = mixing_norm(mix_tokens(x) + x)
                 x = ffn_norm(ffn(x, training=training) + x)
@@ -196,9 +200,11 @@ class RankMixer(keras.layers.Layer):
         return [(name, tokens, inputs[name]) for name, tokens in self.groups.items()]
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
+        """The output's shape for inputs of these shapes."""
         return (*self._each_group(input_shape)[0][2][:-1], self.dim)
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         return {
             **super().get_config(),
             "num_tokens": self.num_tokens,

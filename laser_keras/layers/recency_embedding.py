@@ -75,7 +75,8 @@ class RecencyEmbedding(keras.layers.Layer):
         ]
         self._edges = np.minimum(edges, np.iinfo(np.int32).max).astype("int32")
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: Shape | None = None) -> None:
+        """Create the weights for inputs of these shapes."""
         self.embeddings = self.add_weight(
             shape=(self.num_buckets, self.dim),
             initializer=self.embeddings_initializer,
@@ -107,13 +108,16 @@ class RecencyEmbedding(keras.layers.Layer):
         return ops.where(mask, rows, ops.zeros_like(rows))
 
     def call(self, age: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
         table = ops.cast(self.embeddings, self.compute_dtype)
         return ops.take(table, self.rows(age, mask), axis=0)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """The output's shape for inputs of these shapes."""
         return (*input_shape, self.dim)
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         return {
             **super().get_config(),
             "dim": self.dim,

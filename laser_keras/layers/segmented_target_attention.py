@@ -167,7 +167,7 @@ class SegmentedTargetAttention(SequenceLayer):
             keras.layers.LayerNormalization(
                 epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm"
             )
-            if norm != "none"
+            if norm == "post" or (norm == "pre" and ffn_expansion)
             else None
         )
 
@@ -177,6 +177,7 @@ class SegmentedTargetAttention(SequenceLayer):
         history_shape: Shape,
         similarity_shape: Shape | None = None,
     ) -> None:
+        """Create the weights for inputs of these shapes."""
         width = self._check_shapes(target_shape, history_shape, similarity_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         heads, key_width = self.num_heads, self.num_heads * self.key_dim
@@ -218,6 +219,7 @@ class SegmentedTargetAttention(SequenceLayer):
         similarity: Tensor | None = None,
         training: bool | None = None,
     ) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
         self._check_shapes(
             tuple(target.shape),
             tuple(history.shape),
@@ -340,14 +342,14 @@ class SegmentedTargetAttention(SequenceLayer):
         return ops.reshape(segments, (batch, candidates, count, width))
 
     def _refine(self, segments: Tensor, training: bool | None) -> Tensor:
-        if self.norm == "pre":
-            refined = self._layer_norm(segments)
-            if self._ffn is not None:
-                refined = segments + self._ffn(refined, training=training)
-            return refined
         if self._ffn is not None:
-            segments = segments + self._ffn(segments, training=training)
-        return segments if self._layer_norm is None else self._layer_norm(segments)
+            inputs = segments
+            if self.norm == "pre" and self._layer_norm is not None:
+                inputs = self._layer_norm(segments)
+            segments = segments + self._ffn(inputs, training=training)
+        if self.norm == "post" and self._layer_norm is not None:
+            segments = self._layer_norm(segments)
+        return segments
 
     def _scale(self, dtype: str) -> Tensor:
         if self.raw_gamma is not None:
@@ -397,12 +399,14 @@ class SegmentedTargetAttention(SequenceLayer):
         history_shape: Shape,
         similarity_shape: Shape | None = None,
     ) -> Shape:
+        """The output's shape for inputs of these shapes."""
         width = self._check_shapes(target_shape, history_shape, similarity_shape)
         length = history_shape[1]
         count = None if length is None else -(-length // self.segment_size)
         return (*target_shape[:-1], count, width)
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         return {
             **super().get_config(),
             "num_heads": self.num_heads,

@@ -12,6 +12,7 @@ class SequenceLayer(keras.layers.Layer):
     """A layer whose outputs no longer have the padded axis, so that no Keras mask is passed on."""
 
     def compute_mask(self, *args: Any, **kwargs: Any) -> None:
+        """No mask is passed on."""
         return None
 
     def _valid(

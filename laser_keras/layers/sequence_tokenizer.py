@@ -105,14 +105,15 @@ class SequenceTokenizer(SequenceLayer):
         }
 
     def build(self, history_shape: Any, target_shape: Any, age_shape: Shape | None = None) -> None:
+        """Create the weights for inputs of these shapes."""
         self._check_shapes(history_shape, target_shape)
         self._history_names = _names(history_shape)
         self._target_names = _names(target_shape)
         history_width = self._width("history", history_shape)
         if self._recency_embedding is not None:
-            self._recency_embedding.build(age_shape)
+            self._recency_embedding.build()
             history_width += self.dim if self.recency == "concat" else 0
-        for name, table in self._tables.items():
+        for _name, table in self._tables.items():
             table.build(None)
         target_width = self._width("target", target_shape)
         self.history_kernel, self.history_bias = self._projection("history", history_width)
@@ -125,6 +126,7 @@ class SequenceTokenizer(SequenceLayer):
     def call(
         self, history: Any, target: Any, age: Tensor | None = None, mask: Tensor | None = None
     ) -> dict[str, Tensor]:
+        """Compute the output; the class docstring names shapes and dtypes."""
         self._check_shapes(_shapes(history), _shapes(target))
         for side, features, names in (
             ("history", history, self._history_names),
@@ -204,9 +206,9 @@ class SequenceTokenizer(SequenceLayer):
             ("history", history_shape, (2,), "[B, L]"),
             ("target", target_shape, (1, 2), "[B, N] or [B]"),
         ):
-            items = shapes.items() if isinstance(shapes, Mapping) else [(None, shapes)]
+            items = shapes.items() if isinstance(shapes, Mapping) else [("", shapes)]
             for name, shape in items:
-                label = side if name is None else f"{side}[{name!r}]"
+                label = f"{side}[{name!r}]" if name else side
                 if name in self.tables:
                     check_rank(self.name, label, shape, ranks, layout)
                 else:
@@ -216,6 +218,7 @@ class SequenceTokenizer(SequenceLayer):
     def compute_output_shape(
         self, history_shape: Any, target_shape: Any, age_shape: Shape | None = None
     ) -> dict[str, Shape]:
+        """The output's shape for inputs of these shapes."""
         self._check_shapes(history_shape, target_shape)
         history = self._leading(history_shape)
         target = self._leading(target_shape)
@@ -233,6 +236,7 @@ class SequenceTokenizer(SequenceLayer):
     def compute_output_spec(
         self, history: Any, target: Any, age: Any = None, mask: Any = None
     ) -> Any:
+        """Shapes and dtype of the output for symbolic inputs."""
         shapes = self.compute_output_shape(_shapes(history), _shapes(target))
         return {
             name: keras.KerasTensor(shape, dtype=self.compute_dtype)
@@ -240,6 +244,7 @@ class SequenceTokenizer(SequenceLayer):
         }
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         return {
             **super().get_config(),
             "dim": self.dim,
@@ -255,9 +260,12 @@ def _shapes(features: Any) -> Any:
     return tuple(features.shape)
 
 
-def _names(features: Any) -> list[str] | None:
-    """Names of the features in a fixed order, so that the order of a dict never matters."""
-    return sorted(features) if isinstance(features, Mapping) else None
+def _names(features: Any) -> list[str]:
+    """Names of the features in a fixed order, so that the order of a dict never matters.
+
+    A lone tensor has no names.
+    """
+    return sorted(features) if isinstance(features, Mapping) else []
 
 
 def _concatenate(vectors: list[Tensor]) -> Tensor:

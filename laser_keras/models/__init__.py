@@ -1,0 +1,1 @@
+"""Click models: a tokenizer, an encoder, RankMixer and a head."""

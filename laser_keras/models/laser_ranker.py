@@ -68,7 +68,7 @@ class LaserRanker(SequenceRanker):
         dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        self._encoder_arguments = {
+        self._encoder_arguments: dict[str, Any] = {
             "num_heads": num_heads,
             "key_dim": key_dim,
             "segment_size": segment_size,
@@ -93,6 +93,7 @@ class LaserRanker(SequenceRanker):
         )
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         config = super().get_config()
         del config["encoder"]
         return {**config, **self._encoder_arguments}

@@ -109,6 +109,7 @@ class SequenceRanker(keras.Model):
         self.head = keras.layers.Dense(1, dtype=self.dtype_policy, name="head")
 
     def build(self, input_shape: Mapping[str, Shape]) -> None:
+        """Create the weights for inputs of these shapes."""
         # What a plug-in embedding returns is only known when it is called; Keras then builds the
         # parts of the model one by one as they are called.
         if self.embedding is None:
@@ -140,6 +141,7 @@ class SequenceRanker(keras.Model):
         self.head.build((*leading, self.mixer_dim))
 
     def call(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
         if self.embedding is not None:
             if self._raw_inputs is None:
                 self._raw_inputs = {
@@ -194,11 +196,13 @@ class SequenceRanker(keras.Model):
             )
 
     def get_build_config(self) -> dict[str, Any] | None:
+        """What ``build_from_config`` needs to create the weights again."""
         if self._raw_inputs is None:
             return super().get_build_config()
         return {"raw_inputs": {name: list(spec) for name, spec in self._raw_inputs.items()}}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
+        """Create the weights when a saved model is loaded."""
         if "raw_inputs" in config:  # a symbolic call builds the embedding and all that follows
             self(
                 {
@@ -210,6 +214,7 @@ class SequenceRanker(keras.Model):
             self.build(config["input_shape"])
 
     def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
         return {
             **super().get_config(),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
@@ -235,6 +240,7 @@ class SequenceRanker(keras.Model):
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "SequenceRanker":
+        """Make the model from its configuration."""
         config = dict(config)
         for part in ("encoder", "embedding"):
             if config.get(part) is not None:
