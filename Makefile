@@ -21,6 +21,30 @@ test: env  ## every test, with lint and types
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m pytest -q tests
 
+# room:python:keras backend; together every supported Python and every backend.
+LAYERS_MATRIX ?= 3.10:tensorflow 3.11:torch 3.12:jax 3.13:jax
+STORE_MATRIX ?= 3.11 3.12 3.13
+SERVING_MATRIX ?= 3.11 3.12 3.13
+
+test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to 3.13, without TFX
+	@set -e; for entry in $(LAYERS_MATRIX); do python=$${entry%%:*}; backend=$${entry##*:}; \
+	  package=$$backend; if [ $$backend = torch ]; then package='torch==2.13.0'; fi; \
+	  echo "== laser_keras on Python $$python with $$backend"; \
+	  tools/setup_env.sh light layers-$$python $$python . $$package pytest pytest-timeout; \
+	  KERAS_BACKEND=$$backend .venv-layers-$$python/bin/python -m pytest -q tests/laser_keras; done
+
+test-store:  ## seqvault alone, Python 3.11 to 3.13 (3.10 is part of `make test`)
+	@set -e; for python in $(STORE_MATRIX); do echo "== seqvault on Python $$python"; \
+	  tools/setup_env.sh light store-$$python $$python '.[seqvault]' pytest pytest-timeout hypothesis; \
+	  .venv-store-$$python/bin/python -m pytest -q tests/seqvault; done
+
+test-serving:  ## serving alone with current TensorFlow, Python 3.11 to 3.13 (3.10 is part of `make test`)
+	@set -e; for python in $(SERVING_MATRIX); do echo "== serving on Python $$python"; \
+	  tools/setup_env.sh light serving-$$python $$python '.[serving]' pytest pytest-timeout; \
+	  .venv-serving-$$python/bin/python -m pytest -q tests/serving tests/laser_features; done
+
+test-light: test-layers test-store test-serving  ## the three light environments
+
 lint: env  ## style, types, import directions
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -34,4 +58,4 @@ lock: env  ## refresh requirements/pipeline.lock from setup.py
 clean:  ## remove environments, caches and demo output
 	rm -rf .venv .venv-* .laser build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help env demo test lint lock clean
+.PHONY: help env demo test test-layers test-store test-serving test-light lint lock clean
