@@ -11,10 +11,11 @@ def linear(inputs: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor
     """Multiply the last axis of ``inputs`` [..., a] by ``kernel`` [a, b], giving [..., b].
 
     The leading axes are flattened first: backends otherwise broadcast the kernel over them, and
-    its gradient is then formed once per leading index before it is summed.
+    its gradient is then formed once per leading index before it is summed. (``einsum`` rather than
+    ``matmul`` throughout: Keras computes the latter in float32 for float64 inputs on PyTorch.)
     """
     leading = ops.shape(inputs)[:-1]
-    outputs = ops.matmul(ops.reshape(inputs, (-1, inputs.shape[-1])), kernel)
+    outputs = ops.einsum("ma,ab->mb", ops.reshape(inputs, (-1, inputs.shape[-1])), kernel)
     if bias is not None:
         outputs = ops.add(outputs, bias)
     return ops.reshape(outputs, (*leading, kernel.shape[-1]))
@@ -33,8 +34,8 @@ def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return ops.softmax(scores, axis=-1)
     # Not -inf, which gives NaN in a row without a valid position.
-    weights = ops.softmax(ops.where(mask, scores, ops.cast(-1e30, scores.dtype)), axis=-1)
-    return ops.where(mask, weights, ops.zeros_like(weights))
+    weights = ops.softmax(ops.where(mask, scores, -1e30), axis=-1)
+    return ops.where(mask, weights, 0.0)
 
 
 def pad_axis(inputs: Tensor, axis: int, multiple: int) -> Tensor:
@@ -54,7 +55,7 @@ def zero_masked(inputs: Tensor, mask: Tensor | None) -> Tensor:
     """
     if mask is None:
         return inputs
-    return ops.where(ops.expand_dims(mask, -1), inputs, ops.zeros((), dtype=inputs.dtype))
+    return ops.where(ops.expand_dims(mask, -1), inputs, 0.0)
 
 
 def segment_mask(mask: Tensor | None, segment_size: int) -> Tensor | None:

@@ -109,9 +109,7 @@ class GlobalStackedTargetAttention(SequenceLayer):
         sequence_axes = "bld" if len(history.shape) == 3 else "bnld"
         if mask is not None:
             visible = mask if sequence_axes == "bld" else ops.expand_dims(mask, 1)
-            history = ops.where(
-                ops.expand_dims(visible, -1), history, ops.zeros((), dtype=history.dtype)
-            )
+            history = ops.where(ops.expand_dims(visible, -1), history, 0.0)
             mask = ops.expand_dims(ops.expand_dims(mask, 1), 1)  # [B, 1, 1, L], as the scores
         attend = (
             self._attend_absorbed

@@ -70,11 +70,11 @@ class MultiResolutionFusion(SequenceLayer):
             if len(history.shape) == 4:
                 visible, nonempty = ops.expand_dims(visible, 1), ops.expand_dims(nonempty, 1)
             # The lowest value that float16 can hold too; it never survives.
-            salient = ops.where(visible, history, ops.cast(-6e4, history.dtype))
-            history = ops.where(visible, history, ops.zeros((), history.dtype))
+            salient = ops.where(visible, history, -6e4)
+            history = ops.where(visible, history, 0.0)
         salient = ops.max(salient, axis=-2)
         if mask is not None:
-            salient = ops.where(nonempty, salient, ops.zeros((), salient.dtype))
+            salient = ops.where(nonempty, salient, 0.0)
         views = [ops.expand_dims(target, -2), ops.expand_dims(salient, -2)]
         if self.num_recent_segments:
             if history.shape[-2] is None:  # may turn out shorter than R

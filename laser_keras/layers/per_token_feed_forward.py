@@ -89,10 +89,12 @@ class PerTokenFeedForward(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
-        hidden = self.activation(ops.matmul(inputs, self.hidden_kernel) + self.hidden_bias)
+        hidden = self.activation(
+            ops.einsum("tmd,tdf->tmf", inputs, self.hidden_kernel) + self.hidden_bias
+        )
         if self._dropout is not None:
             hidden = self._dropout(hidden, training=training)
-        return ops.matmul(hidden, self.output_kernel) + self.output_bias
+        return ops.einsum("tmf,tfd->tmd", hidden, self.output_kernel) + self.output_bias
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The output's shape for inputs of these shapes."""

@@ -180,7 +180,7 @@ class RankMixer(keras.layers.Layer):
         if missing:
             features = ops.pad(features, ((0, 0), (0, missing)))
         slices = ops.transpose(ops.reshape(features, (-1, tokens, slice_width)), (1, 0, 2))
-        return ops.matmul(slices, kernel) + bias
+        return ops.einsum("tmd,tdf->tmf", slices, kernel) + bias
 
     def _each_group(self, inputs: Any) -> list[tuple[str | None, int, Any]]:
         """(name, tokens, tensor or shape) of each group, in the order of ``groups``."""

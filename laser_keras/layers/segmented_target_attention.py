@@ -257,7 +257,7 @@ class SegmentedTargetAttention(SequenceLayer):
         if similarity is not None:
             if mask is not None:
                 visible = ops.expand_dims(ops.expand_dims(mask, 1), -1)
-                similarity = ops.where(visible, similarity, ops.zeros((), similarity.dtype))
+                similarity = ops.where(visible, similarity, 0.0)
             similarity = pad_axis(similarity, 2, self.segment_size)
         if mask is not None:
             mask = pad_axis(mask, 1, self.segment_size)
@@ -307,7 +307,7 @@ class SegmentedTargetAttention(SequenceLayer):
         else:
             gates = ops.sigmoid(scores)
             if mask is not None:
-                gates = ops.where(mask, gates, ops.zeros((), gates.dtype))
+                gates = ops.where(mask, gates, 0.0)
         return ops.cast(gates, self.compute_dtype)
 
     def _aggregate(
@@ -323,7 +323,8 @@ class SegmentedTargetAttention(SequenceLayer):
             by_segment = ops.reshape(by_segment, (batch, count, candidates * heads, w))
             events = ops.reshape(history, (batch, count, w, width))
             sums = ops.reshape(
-                ops.matmul(by_segment, events), (batch, count, candidates, heads, width)
+                ops.einsum("bsmw,bswd->bsmd", by_segment, events),
+                (batch, count, candidates, heads, width),
             )
             segments = ops.einsum("bsnhd,dhe->bnshe", sums, kernel)
         else:
@@ -351,11 +352,11 @@ class SegmentedTargetAttention(SequenceLayer):
             segments = self._layer_norm(segments)
         return segments
 
-    def _scale(self, dtype: str) -> Tensor:
+    def _scale(self, dtype: str) -> Tensor | float:
         if self.raw_gamma is not None:
             return 1.0 / ops.softplus(ops.cast(self.raw_gamma, dtype))
         gamma = math.sqrt(self.key_dim) if self.gamma is None else float(self.gamma)
-        return ops.cast(1.0 / gamma, dtype)
+        return 1.0 / gamma
 
     def resolve_implementation(
         self, candidates: int | None, length: int | None, width: int

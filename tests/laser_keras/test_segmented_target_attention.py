@@ -91,7 +91,7 @@ def test_execution_orders_agree_in_value_and_gradient(candidates: int, variant: 
 
     def run(layer: SegmentedTargetAttention) -> tuple:
         def loss(t, h):
-            return keras.ops.sum(layer(t, h, mask=mask) * probe)
+            return keras.ops.sum(keras.ops.multiply(layer(t, h, mask=mask), probe))
 
         return layer(target, history, mask=mask), gradients(layer, loss, [target, history])
 
