@@ -1,0 +1,149 @@
+"""A parameter-server cluster on TensorFlow's own TF_CONFIG.
+
+Servers and workers run ``python -m tfx_pipeline.training.cluster``; the chief runs the trainer. A
+chief that loses a server ends with ``EXIT_SERVER_LOST``: whoever supervises it restarts the
+servers and the chief, which goes on from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import tensorflow as tf
+
+EXIT_SERVER_LOST = 75
+"""Exit code of a chief that lost a parameter server (EX_TEMPFAIL: trying again may help)."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster's addresses and this process's task in it.
+
+    Attributes:
+        addresses: "host:port" of every task, by job: ``chief``, ``ps``, ``worker``.
+        job: This process's job.
+        index: This process's index within its job.
+    """
+
+    addresses: Mapping[str, list[str]]
+    job: str
+    index: int
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Cluster | None:
+        """The cluster that TF_CONFIG describes; None if it is unset or has no parameter servers.
+
+        Raises:
+            ValueError: TF_CONFIG is not what it should be.
+
+        Example:
+            >>> Cluster.from_environment({}) is None
+            True
+        """
+        text = environment.get("TF_CONFIG", "")
+        if not text:
+            return None
+        try:
+            config = json.loads(text)
+            addresses = {job: list(hosts) for job, hosts in config.get("cluster", {}).items()}
+            task = config.get("task", {})
+            job, index = str(task.get("type", "chief")), int(task.get("index", 0))
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"TF_CONFIG is {text!r}; expected JSON with 'cluster' and 'task' ({error})"
+            ) from error
+        if not addresses.get("ps"):
+            return None
+        if not addresses.get("worker"):
+            raise ValueError(f"TF_CONFIG names parameter servers but no worker: {text}")
+        # The chief serves nothing, so it may be absent from the addresses.
+        known = {"chief": 1, **{name: len(hosts) for name, hosts in addresses.items()}}
+        if not 0 <= index < known.get(job, 0):
+            raise ValueError(f"TF_CONFIG's task {job}:{index} is not in its cluster {addresses}")
+        return cls(addresses, job, index)
+
+    @property
+    def parameter_servers(self) -> int:
+        """Number of parameter servers."""
+        return len(self.addresses["ps"])
+
+    def connect(self) -> tf.distribute.ParameterServerStrategy:
+        """Connect the chief to all tasks; waits until they answer."""
+        if self.job != "chief":
+            raise ValueError(
+                f"this task is {self.job}:{self.index}; only the chief runs the trainer, others "
+                "run `python -m tfx_pipeline.training.cluster`"
+            )
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({job: hosts for job, hosts in self.addresses.items()}),
+            task_type="chief",
+            task_id=0,
+            rpc_layer="grpc",
+        )
+        return tf.distribute.ParameterServerStrategy(
+            resolver, variable_partitioner=weight_partitioner(self.parameter_servers)
+        )
+
+    def serve(self) -> None:
+        """Run this task's server until the process is ended."""
+        server = tf.distribute.Server(
+            tf.train.ClusterSpec({job: hosts for job, hosts in self.addresses.items()}),
+            job_name=self.job,
+            task_index=self.index,
+            protocol="grpc",
+            start=True,
+        )
+        print(
+            f"{self.job}:{self.index} serves at {self.addresses[self.job][self.index]}", flush=True
+        )
+        server.join()
+
+
+def weight_partitioner(servers: int) -> Any:
+    """Split float32 variables by rows over all servers, and nothing else.
+
+    Weights and their optimiser slots are float32, counters are not. With one shard per server in
+    the order of creation, a slot's shard lies where its weight's shard does.
+    """
+
+    def partition(shape: tf.TensorShape, dtype: tf.DType, **_: Any) -> list[int]:
+        if dtype != tf.float32:
+            return [1] * shape.rank
+        if shape[0] < servers:
+            raise ValueError(
+                f"a table of {shape[0]} rows cannot be split over {servers} parameter servers; use "
+                "fewer servers or more rows"
+            )
+        return [servers] + [1] * (shape.rank - 1)
+
+    return partition
+
+
+@contextmanager
+def exit_when_server_lost() -> Iterator[None]:
+    """End the process with ``EXIT_SERVER_LOST`` when a parameter server does not answer."""
+    try:
+        yield
+    except (tf.errors.UnavailableError, tf.errors.AbortedError) as error:
+        print(f"a parameter server was lost: {error.message.splitlines()[0]}", file=sys.stderr)
+        sys.stderr.flush()
+        # The coordinator's threads still wait for the lost server; a plain exit would wait too.
+        os._exit(EXIT_SERVER_LOST)
+
+
+def main() -> None:
+    """Serve the task that TF_CONFIG names."""
+    cluster = Cluster.from_environment()
+    if cluster is None or cluster.job not in ("ps", "worker"):
+        raise SystemExit("set TF_CONFIG to a cluster and to a task of type 'ps' or 'worker'")
+    cluster.serve()
+
+
+if __name__ == "__main__":
+    main()

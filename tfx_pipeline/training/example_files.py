@@ -1,0 +1,67 @@
+"""From one file of Examples to batches, the same for every epoch that has the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from laser_features import FeatureSpec
+from tfx_pipeline.training.parsing import pad_batch, parse_examples
+from tfx_pipeline.training.settings import TrainingSettings
+
+
+def find_files(patterns: Sequence[str]) -> list[str]:
+    """Files that match any of the patterns, sorted.
+
+    Raises:
+        ValueError: Nothing matches.
+    """
+    files = sorted({path for pattern in patterns for path in tf.io.gfile.glob(pattern)})
+    if not files:
+        raise ValueError(f"no file of Examples matches {list(patterns)}; did ExampleGen write any?")
+    return files
+
+
+def epoch_order(files: Sequence[str], seed: int, epoch: int) -> list[str]:
+    """The files in the order of an epoch, a function of seed and epoch alone."""
+    order = np.random.default_rng([seed, epoch]).permutation(len(files))
+    return [files[index] for index in order]
+
+
+def file_seed(seed: int, epoch: int, position: int) -> int:
+    """Seed of the order within the file at a position of an epoch."""
+    return int(np.random.default_rng([seed, epoch, position, 1]).integers(2**31))
+
+
+def batches_of_file(
+    path: tf.Tensor,
+    spec: FeatureSpec,
+    settings: TrainingSettings,
+    label: str | None,
+    seed: tf.Tensor | None,
+) -> tf.data.Dataset:
+    """Padded batches of one GZIP TFRecord file.
+
+    Args:
+        path: Scalar string.
+        spec: The feature spec.
+        settings: Batch size and the like.
+        label: Label to read, if any.
+        seed: Scalar int64 of the shuffled order; None keeps the file's order.
+
+    Returns:
+        A dataset of what ``pad_batch`` returns.
+    """
+    dataset = tf.data.TFRecordDataset(path, compression_type="GZIP")
+    if seed is not None:
+        dataset = dataset.shuffle(
+            settings.shuffle_buffer, seed=seed, reshuffle_each_iteration=False
+        )
+
+    def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
+        batch = parse_examples(serialized, spec, label)
+        return pad_batch(batch, spec, settings.batch_size, settings.length_step)
+
+    return dataset.batch(settings.batch_size).map(parse, num_parallel_calls=2).prefetch(2)

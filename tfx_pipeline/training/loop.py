@@ -1,0 +1,167 @@
+"""The training loop: one closure per file, run directly or scheduled on a cluster's workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from threading import Event, Thread
+from typing import Any
+
+import tensorflow as tf
+
+from tfx_pipeline.training.checkpoint import Checkpoints, Position
+from tfx_pipeline.training.example_files import batches_of_file, epoch_order, file_seed
+from tfx_pipeline.training.metrics import BINS, RunningTotals, Totals, probability_histogram
+from tfx_pipeline.training.step import RankingStep, cross_entropy, valid_candidates
+
+REPORT_STEPS = 20
+"""Steps between two additions to the shared totals."""
+REPORT_SECONDS = 5.0
+
+
+class TrainingLoop:
+    """Trains and evaluates over files.
+
+    Args:
+        step: The step, with its model and variables.
+        label: Name of the label.
+        totals: Where the closures add up loss and AUC.
+        checkpoints: Where the state is saved; None saves nothing.
+        coordinator: Schedules closures on workers; None runs them here.
+        report: Takes one line of progress.
+        log_dir: Where TensorBoard scalars go; None writes none.
+    """
+
+    def __init__(
+        self,
+        step: RankingStep,
+        label: str,
+        totals: RunningTotals,
+        checkpoints: Checkpoints | None = None,
+        coordinator: Any = None,
+        report: Callable[[str], None] = print,
+        log_dir: str | None = None,
+    ) -> None:
+        self._step, self._label, self._totals = step, label, totals
+        self._checkpoints, self._coordinator, self._report = checkpoints, coordinator, report
+        self._writer = tf.summary.create_file_writer(log_dir) if log_dir else None
+        self._train_file = tf.function(self._train_on_file)
+        self._evaluate_file = tf.function(self._evaluate_on_file)
+
+    def train(self, files: Sequence[str], start: Position = Position()) -> Totals:
+        """Train for the epochs of the settings, from a position on.
+
+        Returns:
+            Loss and AUC of the predictions made before each step, of the last epoch.
+        """
+        settings = self._step.settings
+        totals = self._totals.read()
+        for epoch in range(start.epoch, settings.epochs):
+            self._totals.reset()
+            done = start.files_done if epoch == start.epoch else 0
+            with self._progress(f"epoch {epoch + 1}/{settings.epochs}"):
+                for position, path in enumerate(epoch_order(files, settings.seed, epoch)):
+                    if position < done:
+                        continue
+                    seed = file_seed(settings.seed, epoch, position)
+                    self._run(self._train_file, path, tf.constant(seed, tf.int64))
+                    if (position + 1) % settings.checkpoint_files == 0 and position + 1 < len(
+                        files
+                    ):
+                        self._save(Position(epoch, position + 1))
+                self._join()
+            totals = self._totals.read()
+            self._write("train", totals, epoch + 1)
+            self._save(Position(epoch + 1, 0))
+        return totals
+
+    def evaluate(self, files: Sequence[str]) -> Totals:
+        """Loss and AUC of the present weights over files."""
+        self._totals.reset()
+        for path in files:
+            self._run(self._evaluate_file, path)
+        self._join()
+        totals = self._totals.read()
+        self._write("eval", totals, self._step.settings.epochs)
+        return totals
+
+    def _train_on_file(self, path: tf.Tensor, seed: tf.Tensor) -> None:
+        step = self._step
+        batches = batches_of_file(path, step.spec, step.settings, self._label, seed)
+        histogram = tf.zeros([2, BINS], tf.int64)
+        loss_sum = tf.zeros([], tf.float64)
+        steps = tf.zeros([], tf.int64)
+        for batch in iter(batches):
+            logits, valid, loss = step.train(batch)
+            histogram += probability_histogram(tf.sigmoid(logits), batch["label"], valid)
+            loss_sum += tf.cast(loss, tf.float64)
+            steps += 1
+            if steps % REPORT_STEPS == 0:
+                self._totals.add(histogram, loss_sum)
+                histogram = tf.zeros([2, BINS], tf.int64)
+                loss_sum = tf.zeros([], tf.float64)
+        self._totals.add(histogram, loss_sum)
+
+    def _evaluate_on_file(self, path: tf.Tensor) -> None:
+        step = self._step
+        batches = batches_of_file(path, step.spec, step.settings, self._label, None)
+        histogram = tf.zeros([2, BINS], tf.int64)
+        loss_sum = tf.zeros([], tf.float64)
+        for batch in iter(batches):
+            logits, valid = step.predict(batch), valid_candidates(batch)
+            histogram += probability_histogram(tf.sigmoid(logits), batch["label"], valid)
+            loss_sum += tf.cast(cross_entropy(logits, batch["label"], valid), tf.float64)
+        self._totals.add(histogram, loss_sum)
+
+    def _run(self, closure: Any, path: str, *arguments: tf.Tensor) -> None:
+        if self._coordinator is None:
+            closure(tf.constant(path), *arguments)
+        else:
+            self._coordinator.schedule(closure, args=(tf.constant(path), *arguments))
+
+    def _join(self) -> None:
+        if self._coordinator is not None:
+            self._coordinator.join()
+
+    def _save(self, position: Position) -> None:
+        if self._checkpoints is not None:
+            self._join()
+            self._checkpoints.save(position)
+
+    def _write(self, split: str, totals: Totals, epoch: int) -> None:
+        self._report(f"{split}: {describe(totals)}")
+        if self._writer is not None:
+            with self._writer.as_default(step=epoch):
+                tf.summary.scalar(f"{split}/loss", totals.loss)
+                tf.summary.scalar(f"{split}/auc", totals.auc)
+            self._writer.flush()
+
+    @contextmanager
+    def _progress(self, name: str) -> Iterator[None]:
+        """Report the totals every few seconds while closures run."""
+        ended = Event()
+        began = time.monotonic()
+
+        def watch() -> None:
+            before = self._totals.read()
+            while not ended.wait(REPORT_SECONDS):
+                now = self._totals.read()
+                recent = now - before
+                if recent.impressions:
+                    rate = now.impressions / (time.monotonic() - began)
+                    self._report(f"{name}: {rate:,.0f} impressions/s, {describe(recent)}")
+                before = now
+
+        watcher = Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+
+
+def describe(totals: Totals) -> str:
+    """Loss and AUC as a person reads them."""
+    return f"{totals.impressions:,} impressions, loss {totals.loss:.4f}, AUC {totals.auc:.4f}"

@@ -1,0 +1,67 @@
+"""What TFX's Trainer runs, named by the dotted path ``tfx_pipeline.training.run_fn.run_fn``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from laser_features import FeatureSpec
+from tfx_pipeline.ranker import content_vectors
+from tfx_pipeline.training.cluster import Cluster, exit_when_server_lost
+from tfx_pipeline.training.example_files import find_files
+from tfx_pipeline.training.row_lookup import RowLookup
+from tfx_pipeline.training.settings import TrainingSettings
+from tfx_pipeline.training.trainer import Trainer
+
+_CONFIG_KEYS = {"feature_spec", "items", "training", "fingerprint"}
+
+
+def run_fn(fn_args: Any) -> None:
+    """Train on ``train_files``, evaluate on ``eval_files``, export to ``serving_model_dir``.
+
+    With a TF_CONFIG that names parameter servers this process is the chief of that cluster.
+
+    Args:
+        fn_args: TFX's ``FnArgs``. Its ``custom_config`` holds ``feature_spec`` (a path or the
+            spec's content), ``items`` (the items' Parquet file, needed for content vectors),
+            ``training`` (settings, see ``TrainingSettings``) and ``fingerprint`` (ignored
+            here; it makes a change of code a change of configuration, so that caches notice).
+
+    Raises:
+        ValueError: A setting that is unknown or does not fit, before any work starts.
+    """
+    config = dict(fn_args.custom_config or {})
+    spec = feature_spec(config)
+    settings = TrainingSettings.from_dict(config.get("training") or {})
+    train_files, eval_files = find_files(fn_args.train_files), find_files(fn_args.eval_files)
+    lookup = RowLookup.from_transform(fn_args.transform_graph_path, spec)
+    content = content_vectors(spec, config.get("items"), lookup)
+    with exit_when_server_lost():
+        trainer = Trainer(
+            spec,
+            settings,
+            lookup,
+            content,
+            directory=os.path.join(fn_args.model_run_dir, "checkpoints"),
+            log_dir=os.path.join(fn_args.model_run_dir, "logs"),
+            cluster=Cluster.from_environment(),
+        )
+        trainer.train(train_files)
+        trainer.evaluate(eval_files)
+        trainer.export(fn_args.serving_model_dir)
+
+
+def feature_spec(config: Mapping[str, Any]) -> FeatureSpec:
+    """The feature spec of a custom config.
+
+    Raises:
+        ValueError: An unknown key, or no feature spec.
+    """
+    unknown = sorted(set(config) - _CONFIG_KEYS)
+    if unknown:
+        raise ValueError(f"unknown key {unknown[0]!r} in custom_config; known: {_CONFIG_KEYS}")
+    given = config.get("feature_spec")
+    if given is None:
+        raise ValueError("custom_config names no 'feature_spec'; give a path or its content")
+    return FeatureSpec.load(given) if isinstance(given, str) else FeatureSpec.from_dict(given)

@@ -1,0 +1,155 @@
+"""One training step: rows, embeddings, tower, loss, gradients, two optimisers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import keras
+import tensorflow as tf
+
+from laser_features import FeatureSpec
+from tfx_pipeline.ranker import CONTENT, tower_inputs
+from tfx_pipeline.training.parsing import CANDIDATE_COUNT
+from tfx_pipeline.training.row_lookup import RowLookup
+from tfx_pipeline.training.settings import TrainingSettings
+from tfx_pipeline.training.state import TrainingState
+from tfx_pipeline.training.tables import gather_rows, shards_of
+
+
+class DistinctRows:
+    """The distinct rows of one table that a batch needs, and where each input uses them.
+
+    Args:
+        rows: Int32 rows by model input, of all inputs that use the table.
+    """
+
+    def __init__(self, rows: Mapping[str, tf.Tensor]) -> None:
+        flat = tf.concat([tf.reshape(value, [-1]) for value in rows.values()], axis=0)
+        self.ids, index = tf.unique(flat)
+        pieces = tf.split(index, [tf.size(value) for value in rows.values()])
+        self.index = {
+            name: tf.reshape(piece, tf.shape(value))
+            for (name, value), piece in zip(rows.items(), pieces, strict=True)
+        }
+
+
+class RankingStep:
+    """Computes predictions and takes training steps on batches of requests.
+
+    Args:
+        spec: The feature spec.
+        settings: Learning rates, decay and seed.
+        model: The tower, used as a pure function of its weights.
+        lookup: Turns raw inputs into rows.
+        state: The variables.
+        content: Frozen content vectors [rows of the item's table, width], if the spec has any.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        settings: TrainingSettings,
+        model: keras.Model,
+        lookup: RowLookup,
+        state: TrainingState,
+        content: tf.Variable | None,
+    ) -> None:
+        self.spec, self.settings, self.model = spec, settings, model
+        self.lookup, self.state, self.content = lookup, state, content
+
+    def train(self, batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Take one step on a parsed batch.
+
+        Returns:
+            Logits float32 [B, N] before the step, the mask of real candidates bool [B, N], and
+            the sum of their losses float32.
+        """
+        settings, state = self.settings, self.state
+        step = state.step.assign_add(1)
+        rows = self.lookup.table_rows(self.spec, batch)
+        distinct = self._distinct_rows(rows)
+        values = {name: state.tables[name].gather(each.ids) for name, each in distinct.items()}
+        frozen = self._frozen_rows(distinct)
+        weights = state.dense.read()
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([weights, values])
+            logits = self._tower(rows, distinct, {**values, **frozen}, weights, step)
+            valid = valid_candidates(batch)
+            loss_sum = cross_entropy(logits, batch["label"], valid)
+            count = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32)), 1.0)
+            loss = loss_sum / count
+        weight_gradient, table_gradients = tape.gradient(loss, (weights, values))
+        for name, gradient in table_gradients.items():
+            state.tables[name].apply_gradient(
+                distinct[name].ids, tf.convert_to_tensor(gradient), settings.table_learning_rate
+            )
+        state.dense.apply_gradient(
+            weight_gradient, step, settings.dense_learning_rate, settings.weight_decay
+        )
+        return logits, valid, loss_sum
+
+    def predict(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """Logits float32 [B, N] of a parsed batch, without dropout."""
+        rows = self.lookup.table_rows(self.spec, batch)
+        distinct = self._distinct_rows(rows)
+        values = {name: self.state.tables[name].gather(each.ids) for name, each in distinct.items()}
+        values.update(self._frozen_rows(distinct))
+        return self._tower(rows, distinct, values, self.state.dense.read(), None)
+
+    def _distinct_rows(self, rows: Mapping[str, tf.Tensor]) -> dict[str, DistinctRows]:
+        by_table: dict[str, dict[str, tf.Tensor]] = {}
+        for model_input in self.spec.model_inputs():
+            if model_input.table is not None:
+                by_table.setdefault(model_input.table, {})[model_input.name] = rows[
+                    model_input.name
+                ]
+        return {table: DistinctRows(inputs) for table, inputs in by_table.items()}
+
+    def _frozen_rows(self, distinct: Mapping[str, DistinctRows]) -> dict[str, tf.Tensor]:
+        if self.content is None:
+            return {}
+        return {CONTENT: gather_rows(shards_of(self.content), distinct[self._item_table].ids)}
+
+    @property
+    def _item_table(self) -> str:
+        return self.spec.event_fields["item_id"].table or ""
+
+    def _tower(
+        self,
+        rows: Mapping[str, tf.Tensor],
+        distinct: Mapping[str, DistinctRows],
+        values: Mapping[str, tf.Tensor],
+        weights: tf.Tensor,
+        step: tf.Tensor | None,
+    ) -> tf.Tensor:
+        def embed(table: str, name: str) -> tf.Tensor:
+            source = self._item_table if table == CONTENT else table
+            return tf.gather(values[table], distinct[source].index[name])
+
+        logits, _ = self.model.stateless_call(
+            self.state.dense.unflatten(weights),
+            dropout_seeds(self.model, self.settings.seed, step),
+            tower_inputs(self.spec, rows, embed),
+            training=step is not None,
+        )
+        return logits
+
+
+def dropout_seeds(model: keras.Model, seed: int, step: tf.Tensor | None) -> list[tf.Tensor]:
+    """States of the tower's seed generators: they follow from the seed and the step alone."""
+    counter = tf.zeros([], tf.uint32) if step is None else tf.cast(step, tf.uint32)
+    return [
+        tf.stack([tf.constant(seed * 1009 + number, tf.uint32), counter])
+        for number in range(len(model.non_trainable_variables))
+    ]
+
+
+def valid_candidates(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+    """Mask of real candidates, bool [B, N]."""
+    return tf.range(tf.shape(batch["candidate_item_id"])[1]) < batch[CANDIDATE_COUNT][:, None]
+
+
+def cross_entropy(logits: tf.Tensor, label: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """Sum of binary cross entropies of the valid candidates in nats."""
+    losses = tf.nn.sigmoid_cross_entropy_with_logits(labels=label, logits=logits)
+    return tf.reduce_sum(tf.where(valid, losses, 0.0))

@@ -1,0 +1,103 @@
+"""A training run put together: state, step, loop, checkpoints and export."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from laser_features import FeatureSpec
+from tfx_pipeline.ranker import build_ranker
+from tfx_pipeline.training.checkpoint import Checkpoints
+from tfx_pipeline.training.cluster import Cluster
+from tfx_pipeline.training.export import ServingModel, as_variable
+from tfx_pipeline.training.loop import TrainingLoop
+from tfx_pipeline.training.metrics import RunningTotals, Totals
+from tfx_pipeline.training.row_lookup import RowLookup
+from tfx_pipeline.training.settings import TrainingSettings
+from tfx_pipeline.training.state import TrainingState
+from tfx_pipeline.training.step import RankingStep
+
+
+class Trainer:
+    """Trains, evaluates and exports a ranker, in this process or over a cluster.
+
+    Args:
+        spec: The feature spec; its first label is trained on.
+        settings: Hyperparameters.
+        lookup: What Transform found; empty for a spec that asks for nothing.
+        content: Frozen content vectors, if the spec has any.
+        directory: For checkpoints; None keeps none. A run in a directory that has checkpoints goes
+            on from the newest.
+        log_dir: For TensorBoard; None writes nothing.
+        cluster: The parameter-server cluster; None trains in this process.
+        report: Takes one line of progress.
+    """
+
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        settings: TrainingSettings,
+        lookup: RowLookup,
+        content: NDArray | None = None,
+        *,
+        directory: str | None = None,
+        log_dir: str | None = None,
+        cluster: Cluster | None = None,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self.spec, self.settings, self.lookup = spec, settings, lookup
+        self._content, self._directory = content, directory
+        self.model = build_ranker(spec, settings)
+        strategy = None if cluster is None else cluster.connect()
+        with contextlib.nullcontext() if strategy is None else strategy.scope():
+            # Tables first: the partitioner counts on whole rounds over the servers.
+            self._frozen = as_variable(content)
+            self.state = TrainingState(spec, settings, self.model)
+            totals = RunningTotals()
+            self._checkpoints = Checkpoints(directory, self.state) if directory else None
+        self._is_distributed = strategy is not None
+        self.step = RankingStep(spec, settings, self.model, lookup, self.state, self._frozen)
+        coordinator = (
+            None
+            if strategy is None
+            else tf.distribute.experimental.coordinator.ClusterCoordinator(strategy)
+        )
+        self._loop = TrainingLoop(
+            self.step,
+            next(iter(spec.labels)),
+            totals,
+            self._checkpoints,
+            coordinator,
+            report,
+            log_dir,
+        )
+
+    def train(self, files: Sequence[str]) -> Totals:
+        """Train over GZIP TFRecord files of Examples, from the newest checkpoint on."""
+        if self._checkpoints is None:
+            return self._loop.train(files)
+        return self._loop.train(files, self._checkpoints.restore())
+
+    def evaluate(self, files: Sequence[str]) -> Totals:
+        """Loss and AUC over files."""
+        return self._loop.evaluate(files)
+
+    def export(self, directory: str) -> None:
+        """Write the SavedModel.
+
+        Raises:
+            ValueError: Tables that lie on servers can only be exported from a checkpoint.
+        """
+        state, content = self.state, self._frozen
+        if self._is_distributed:
+            if self._directory is None:
+                raise ValueError(
+                    "a cluster's model is exported from a checkpoint; give a directory"
+                )
+            state = TrainingState(self.spec, self.settings, self.model)
+            content = as_variable(self._content)
+            Checkpoints(self._directory, state).restore()
+        ServingModel(self.spec, self.model, self.lookup, state, content).save(directory)
