@@ -1,0 +1,228 @@
+"""``laser-serving``: the embedded model server, the rank gateway, or both together."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+# Imports of the two servers are inside the commands: the gateway must not wait for TensorFlow.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code.
+
+    Example:
+        >>> main(["model-server", "--rest_api_port=auto"])
+        255
+    """
+    parser = _parser()
+    arguments, unknown = parser.parse_known_args(argv)
+    logging.basicConfig(
+        level=logging.INFO,
+        format="%(asctime)s %(levelname).1s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    if unknown:
+        if arguments.run is not _model_server:
+            parser.error(f"unknown arguments: {' '.join(unknown)}")
+        # As TensorFlow Serving does, so that its command lines can be used unchanged.
+        print(f"laser-serving: ignored: {' '.join(unknown)}", file=sys.stderr)
+    return arguments.run(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="laser-serving", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_model_server(commands)
+    _add_gateway(commands)
+    _add_start(commands)
+    return parser
+
+
+def _add_model_server(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "model-server",
+        help="serve SavedModels over TensorFlow Serving's REST and gRPC predict API",
+        description="Takes TensorFlow Serving's own flags; unknown ones are named and ignored.",
+        allow_abbrev=False,
+    )
+    parser.set_defaults(run=_model_server)
+    add = parser.add_argument
+    add("--host", default="127.0.0.1", help="address to bind (default %(default)s)")
+    add("--port", type=_port, default=8500, help="gRPC port; 0 = off, auto = a free one")
+    add("--rest_api_port", type=_port, default=0, help="REST port; 0 = off, auto = a free one")
+    add("--model_name", default="default")
+    add("--model_base_path", default="", help="absolute; holds <number>/saved_model.pb")
+    add("--model_config_file", default="", help="several models, as text proto")
+    add("--file_system_poll_wait_seconds", type=float, default=1.0, help="0 = look once")
+    add("--max_num_load_retries", type=int, default=5)
+    add("--load_retry_interval_micros", type=int, default=60_000_000)
+    add("--rest_api_timeout_in_ms", type=int, default=30_000)
+    add("--rest_api_enable_cors_support", type=_boolean, nargs="?", const=True, default=False)
+    add("--saved_model_tags", default="serve", help="comma-separated")
+    add("--tensorflow_intra_op_parallelism", type=int, default=0)
+    add("--tensorflow_inter_op_parallelism", type=int, default=0)
+    add("--grpc_max_threads", type=int, default=4 * (os.cpu_count() or 1))
+    add("--ready_file", default="", help="JSON with the addresses, written when ready")
+
+
+def _add_gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "gateway", help="rank candidates over HTTP", allow_abbrev=False
+    )
+    parser.set_defaults(run=_gateway)
+    _add_gateway_arguments(parser)
+    parser.add_argument("--model_server", default="127.0.0.1:8500", help="gRPC host:port")
+
+
+def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--store", required=True, help="a SeqVault folder, or host:port of a SeqVault server")
+    add("--features", required=True, help="features.yaml")
+    add("--model_name", default="ranker")
+    add("--host", default="127.0.0.1", help="address to bind (default %(default)s)")
+    add("--port", type=_port, default=8080, help="HTTP port; auto = a free one")
+    add("--deadline_ms", type=int, default=1000, help="of one rank request")
+    add("--threads", type=int, default=2 * (os.cpu_count() or 1), help="requests at once")
+    add("--ready_file", default="", help="JSON with the address, written when ready")
+
+
+def _add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "start", help="model server and gateway together", allow_abbrev=False
+    )
+    parser.set_defaults(run=_start)
+    _add_gateway_arguments(parser)
+    add = parser.add_argument
+    add("--model_base_path", required=True, help="holds <number>/saved_model.pb")
+    add("--grpc_port", type=_port, default=None, help="of the model server (default: auto)")
+    add("--rest_api_port", type=_port, default=0, help="of the model server; 0 = off")
+
+
+def _port(text: str) -> int | None:
+    """A port number; None stands for ``auto``."""
+    if text == "auto":
+        return None
+    port = int(text)
+    if not 0 <= port < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is no port; give 0 to 65535 or auto")
+    return port
+
+
+def _boolean(text: str) -> bool:
+    if text.lower() not in ("true", "false", "1", "0"):
+        raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
+    return text.lower() in ("true", "1")
+
+
+def _bound_port(port: int | None) -> int | None:
+    """From a flag (0 = off, None = auto) to a server's option (None = off, 0 = free)."""
+    return 0 if port is None else port or None
+
+
+def _model_server(arguments: argparse.Namespace) -> int:
+    # The server reports faults itself; what TensorFlow prints at import is not about them.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    from serving.model_server.model_server import ModelServer, ServerOptions
+    from serving.model_server.server_config import read_config, single_model
+    from serving.model_server.status import ServingError
+    from serving.ready_file import write_ready_file
+
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    if not arguments.model_base_path and not arguments.model_config_file:
+        return _fail("give --model_base_path=/path/to/model or --model_config_file", 255)
+    try:
+        models = (
+            read_config(Path(arguments.model_config_file))
+            if arguments.model_config_file
+            else [single_model(arguments.model_name, arguments.model_base_path)]
+        )
+        server = ModelServer(
+            models,
+            ServerOptions(
+                host=arguments.host,
+                grpc_port=_bound_port(arguments.port),
+                rest_port=_bound_port(arguments.rest_api_port),
+                poll_seconds=arguments.file_system_poll_wait_seconds,
+                max_load_retries=arguments.max_num_load_retries,
+                load_retry_seconds=arguments.load_retry_interval_micros / 1e6,
+                rest_timeout_seconds=arguments.rest_api_timeout_in_ms / 1e3,
+                threads=arguments.grpc_max_threads,
+                cors=arguments.rest_api_enable_cors_support,
+                intra_op_threads=arguments.tensorflow_intra_op_parallelism,
+                inter_op_threads=arguments.tensorflow_inter_op_parallelism,
+                tags=tuple(arguments.saved_model_tags.split(",")),
+            ),
+        )
+        server.start()
+    except ServingError as error:
+        return _fail(f"Failed to start server. Error: {error}", 255)
+    except OSError as error:
+        return _fail(f"Failed to start server. Error: {_in_use(error, arguments)}", 255)
+    except KeyboardInterrupt:
+        return 130
+    if arguments.ready_file:
+        write_ready_file(
+            arguments.ready_file, grpc=server.grpc_address, rest=server.rest_address
+        )
+    _wait_for_signal()
+    server.stop()
+    return 0
+
+
+def _gateway(arguments: argparse.Namespace) -> int:
+    from serving.gateway.gateway import serve
+    from serving.gateway.options import GatewayOptions
+
+    return serve(
+        GatewayOptions(
+            store=arguments.store,
+            features=Path(arguments.features),
+            model_server=arguments.model_server,
+            model_name=arguments.model_name,
+            host=arguments.host,
+            port=arguments.port or 0,
+            deadline_seconds=arguments.deadline_ms / 1e3,
+            threads=arguments.threads,
+            ready_file=Path(arguments.ready_file) if arguments.ready_file else None,
+        )
+    )
+
+
+def _start(arguments: argparse.Namespace) -> int:
+    from serving.start import start
+
+    return start(arguments)
+
+
+def _wait_for_signal(before: Callable[[], None] | None = None) -> None:
+    """Wait for SIGINT or SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    stop.wait()
+
+
+def _in_use(error: OSError, arguments: argparse.Namespace) -> str:
+    ports = [port for port in (arguments.port, arguments.rest_api_port) if port]
+    return (
+        f"{error}; host {arguments.host}, ports {ports}: choose others with --port and "
+        "--rest_api_port, or stop what listens there"
+    )
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""An embedded model server that answers TensorFlow Serving's REST and gRPC predict API."""

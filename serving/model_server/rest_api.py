@@ -1,0 +1,179 @@
+"""TensorFlow Serving's REST API as a function from request to reply, without sockets."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import unquote_to_bytes
+
+from tensorflow_serving.apis import model_pb2
+
+from serving.model_server.json_parser import json_text, parse_json
+from serving.model_server.json_tensors import error_body, read_request, write_reply
+from serving.model_server.messages import (
+    metadata_json,
+    metadata_reply,
+    status_json,
+    status_reply,
+)
+from serving.model_server.model_manager import ModelManager
+from serving.model_server.predict import DEFAULT_SIGNATURE, run_signature
+from serving.model_server.saved_model import SavedModel
+from serving.model_server.status import ServingError, invalid
+from serving.model_server.tensors import dtype_name
+
+_FLAGS = re.IGNORECASE | re.ASCII
+_API = re.compile(r"/v1/.*", _FLAGS)
+_VERSION = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
+_CALL = re.compile(rf"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", _FLAGS)
+_LOOK = re.compile(rf"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", _FLAGS)
+_JSON = {"Content-Type": "application/json"}
+_HTML = {"Content-Type": "text/html; charset=ISO-8859-1"}
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
+_NOT_FOUND = (
+    b"<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n"
+    b"</BODY></HTML>\n"
+)
+
+
+@dataclass(frozen=True)
+class RestReply:
+    """Status, headers and body of one HTTP reply."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What a path names."""
+
+    spec: model_pb2.ModelSpec
+    verb: str
+
+
+class RestApi:
+    """Answers REST calls; safe to call from many threads at once.
+
+    Args:
+        manager: Holds the models.
+        timeout_seconds: Longest time one run may take.
+        cors: Allow calls from web pages of other origins.
+    """
+
+    def __init__(
+        self, manager: ModelManager, timeout_seconds: float = 30.0, cors: bool = False
+    ) -> None:
+        self._manager = manager
+        self._timeout_seconds = timeout_seconds
+        self._cors = _CORS if cors else {}
+
+    def answer(
+        self, method: str, path: str, headers: Mapping[str, str], body: bytes
+    ) -> RestReply:
+        """Answer one request.
+
+        Args:
+            method: ``GET``, ``POST``, ...
+            path: The request's target as it was sent: still encoded, with its query.
+            headers: Only ``Origin`` and ``Content-Encoding`` count; names in any case.
+            body: As it was sent, maybe compressed.
+        """
+        if not _API.fullmatch(path):
+            return RestReply(404, _HTML, _NOT_FOUND)
+        if method == "OPTIONS":
+            known = re.search("https?://", headers.get("Origin", ""))
+            return RestReply(200 if known else 400, {**_HTML, **self._cors})
+        try:
+            target = _parse_path(method, path)
+        except ServingError as error:
+            # A version that is no int64 skips the JSON envelope.
+            return RestReply(error.http_status, {**_JSON, **self._cors})
+        try:
+            if "gzip" in headers.get("Content-Encoding", ""):
+                body = _inflate(body)
+            content = self._dispatch(method, path, target, body)
+        except ServingError as error:
+            return RestReply(
+                error.http_status, {**_JSON, **self._cors}, error_body(error.message)
+            )
+        return RestReply(200, {**_JSON, **self._cors}, content)
+
+    def _dispatch(self, method: str, path: str, target: _Target | None, body: bytes) -> bytes:
+        if target is not None and method == "POST":
+            if target.verb == "predict":
+                return self._predict(target.spec, body)
+            if target.verb in ("classify", "regress"):
+                raise ServingError(
+                    "UNIMPLEMENTED", f"{target.verb} is not served here; call :predict"
+                )
+        elif target is not None and method == "GET":
+            if not target.spec.name:
+                raise invalid("Missing model name in request.")
+            if target.verb == "metadata":
+                return metadata_json(metadata_reply(self._manager, target.spec))
+            version = target.spec.version.value if target.spec.HasField("version") else None
+            return status_json(status_reply(self._manager, target.spec.name, version))
+        raise invalid(f"Malformed request: {method} {path}")
+
+    def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+        document = parse_json(body)
+        name = document.get("signature_name", "")
+        if not isinstance(name, str):
+            raise invalid(
+                f"JSON Value: {json_text(document)} not formatted correctly. 'signature_name' key "
+                "must be a string value."
+            )
+        name = name or DEFAULT_SIGNATURE
+        version = spec.version.value if spec.HasField("version") else None
+        with self._manager.use(spec.name, version, spec.version_label) as (_, model):
+            assert isinstance(model, SavedModel)
+            signature = model.signatures.get(name)
+            if signature is None:
+                raise invalid(f'Serving signature name: "{name}" not found in signature def')
+            if not signature.inputs:
+                raise invalid(f"Failed to get input map for signature: {name}")
+            types = {alias: dtype_name(info.dtype) for alias, info in signature.inputs.items()}
+            layout, inputs = read_request(document, types)
+            outputs = run_signature(model, signature, inputs, (), self._timeout_seconds)
+        return write_reply(outputs, layout)
+
+
+def _parse_path(method: str, path: str) -> _Target | None:
+    """What the path names, None if it names nothing.
+
+    Raises:
+        ServingError: The version does not fit into 64 bits.
+    """
+    pattern = {"POST": _CALL, "GET": _LOOK}.get(method)
+    found = pattern.fullmatch(path) if pattern else None
+    if found is None:
+        return None
+    name, version, label, verb = found.groups()
+    spec = model_pb2.ModelSpec(name=_decode(name or ""))
+    if version:
+        if int(version) >= 2**63:
+            raise invalid(f"Failed to convert version: {version} to numeric.")
+        spec.version.value = int(version)
+    if label:
+        spec.version_label = _decode(label)
+    return _Target(spec, verb or "")
+
+
+def _decode(text: str) -> str:
+    return unquote_to_bytes(text).decode("utf-8", "replace")
+
+
+def _inflate(body: bytes) -> bytes:
+    """A gzip body's content; one that cannot be inflated counts as empty."""
+    try:
+        return zlib.decompress(body, wbits=31)
+    except zlib.error:
+        return b""
