@@ -4,8 +4,7 @@ from laser_keras.encoders.laser_encoder import LaserEncoder
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.global_stacked_target_attention import GlobalStackedTargetAttention
 from laser_keras.layers.multi_resolution_fusion import MultiResolutionFusion
-from laser_keras.layers.per_token_feed_forward import PerTokenFeedForward
-from laser_keras.layers.rank_mixer import RankMixer, mix_tokens
+from laser_keras.layers.rank_mixer import RankMixer
 from laser_keras.layers.recency_embedding import RecencyEmbedding
 from laser_keras.layers.segmented_target_attention import SegmentedTargetAttention
 from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
@@ -19,13 +18,11 @@ __all__ = [
     "LaserEncoder",
     "LaserRanker",
     "MultiResolutionFusion",
-    "PerTokenFeedForward",
     "RankMixer",
     "RecencyEmbedding",
     "SegmentedTargetAttention",
     "SequenceRanker",
     "SequenceTokenizer",
-    "mix_tokens",
     "reverse_valid",
     "segment_mask",
 ]

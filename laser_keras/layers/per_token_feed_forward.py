@@ -30,8 +30,8 @@ class PerTokenFeedForward(keras.layers.Layer):
     """``activation(x_t W1_t + b1_t) W2_t + b2_t`` for each token ``t``, on token-major tensors.
 
     Args:
-        expansion: Integer k, the hidden width is ``k D``. Defaults to 4; the paper does not
-            disclose it and no single integer reproduces its parameter counts.
+        expansion: Integer k, the hidden width is ``k D``. The paper does not disclose it, and no
+            single integer reproduces its parameter counts. Defaults to 4.
         activation: Defaults to ``"gelu"`` (exact).
         dropout: Float in [0, 1), on the hidden layer. Defaults to 0.
         **kwargs: Arguments of ``keras.layers.Layer``.

@@ -49,7 +49,7 @@ class RankMixer(keras.layers.Layer):
     Args:
         num_tokens: Integer T, divides D. Ignored when ``groups`` is given. Defaults to 16.
         dim: Integer D. Defaults to 768 (the paper's 100M setting).
-        num_blocks: Integer. Defaults to 2; more post-norm blocks are reported to harm.
+        num_blocks: Integer. More post-norm blocks are reported to harm. Defaults to 2.
         ffn_expansion: Integer. Defaults to 4.
         groups: Mapping from the name of a group to its number of tokens, or None for one nameless
             group. No slice straddles two groups. T is the sum. Defaults to None.

@@ -97,7 +97,9 @@ class SequenceTokenizer(SequenceLayer):
                 )
         self.recency = check_choice(self.name, "recency", recency, ("add", "concat", "none"))
         self._recency_embedding = (
-            RecencyEmbedding(dim, dtype=self.dtype_policy) if recency != "none" else None
+            RecencyEmbedding(dim, dtype=self.dtype_policy, name="recency_embedding")
+            if recency != "none"
+            else None
         )
         self._tables = {
             name: keras.layers.Embedding(rows, width, dtype=self.dtype_policy, name=name)

@@ -1,0 +1,154 @@
+"""Every public layer with small arguments and inputs, for the tests that all must pass."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+
+import laser_keras
+
+
+@dataclass(frozen=True)
+class Case:
+    make: Callable[..., keras.layers.Layer]
+    inputs: dict[str, np.ndarray]
+    """Arguments of the call by name; tensors, or mappings of tensors."""
+    output_shape: Any
+    trains: bool = True
+    masked_by: dict[str, str] = field(default_factory=dict)
+    """Which inputs are padded, and the mask's name."""
+
+
+def _cases() -> dict[str, Case]:
+    rng = np.random.default_rng(0)
+
+    def normal(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype("float32")
+
+    target, history = normal(3, 2, 8), normal(3, 11, 8)
+    mask = np.arange(11) < np.array([[11], [5], [0]])
+    sequence = {"target": target, "history": history, "mask": mask}
+    padded = {"history": "mask"}
+    sta = {"key_dim": 3, "segment_size": 4}
+    segments = {"target": target, "history": normal(3, 2, 3, 8)}
+    segments["mask"] = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], bool)
+    return {
+        "SegmentedTargetAttention": Case(
+            lambda **k: laser_keras.SegmentedTargetAttention(**sta, **k),
+            sequence,
+            (3, 2, 3, 8),
+            masked_by=padded,
+        ),
+        "SegmentedTargetAttention_all_options": Case(
+            lambda **k: laser_keras.SegmentedTargetAttention(
+                **sta,
+                gamma="learned",
+                gate_bias=-1.0,
+                use_bias=True,
+                norm="pre",
+                activation="relu",
+                dropout=0.5,
+                implementation="project",
+                **k,
+            ),
+            {**sequence, "similarity": normal(3, 2, 11, 2)},
+            (3, 2, 3, 8),
+            masked_by=padded,
+        ),
+        "GlobalStackedTargetAttention": Case(
+            lambda **k: laser_keras.GlobalStackedTargetAttention(**k), segments, (3, 2, 8)
+        ),
+        "GlobalStackedTargetAttention_shared": Case(
+            lambda **k: laser_keras.GlobalStackedTargetAttention(3, 1, 0.5, "project", **k),
+            sequence,
+            (3, 2, 8),
+            masked_by=padded,
+        ),
+        "MultiResolutionFusion": Case(
+            lambda **k: laser_keras.MultiResolutionFusion(2, **k), segments, (3, 2, 4, 8), False
+        ),
+        "LaserEncoder": Case(
+            lambda **k: laser_keras.LaserEncoder(**sta, num_recent_segments=2, **k),
+            sequence,
+            (3, 2, 4, 8),
+            masked_by=padded,
+        ),
+        "LaserEncoder_oldest_first": Case(
+            lambda **k: laser_keras.LaserEncoder(
+                **sta, num_recent_segments=0, order="oldest_first", gate="softmax", **k
+            ),
+            {**sequence, "similarity": normal(3, 2, 11, 1)},
+            (3, 2, 2, 8),
+            masked_by=padded,
+        ),
+        "FeedForward": Case(
+            lambda **k: laser_keras.FeedForward(2, "relu", 0.5, **k),
+            {"inputs": history},
+            (3, 11, 8),
+        ),
+        "RankMixer": Case(
+            lambda **k: laser_keras.RankMixer(4, 8, dropout=0.5, **k),
+            {"inputs": normal(3, 2, 9)},
+            (3, 2, 8),
+        ),
+        "RankMixer_groups": Case(
+            lambda **k: laser_keras.RankMixer(dim=8, groups={"b": 3, "a": 1}, norm="pre", **k),
+            {"inputs": {"a": normal(3, 9), "b": normal(3, 5)}},
+            (3, 8),
+        ),
+        "RecencyEmbedding": Case(
+            lambda **k: laser_keras.RecencyEmbedding(4, 20, 2, **k),
+            {"age": rng.integers(0, 10**6, (3, 11)).astype("int32")},
+            (3, 11, 4),
+        ),
+        "SequenceTokenizer": Case(
+            lambda **k: laser_keras.SequenceTokenizer(6, **k),
+            {
+                "history": history,
+                "target": target,
+                "age": rng.integers(0, 10**6, (3, 11)).astype("int32"),
+                "mask": mask,
+            },
+            {"history": (3, 11, 6), "target": (3, 2, 6)},
+            masked_by=padded,
+        ),
+        "SequenceTokenizer_tables": Case(
+            lambda **k: laser_keras.SequenceTokenizer(
+                6, {"item": (20, 4)}, ["image"], recency="concat", **k
+            ),
+            {
+                "history": {
+                    "item": rng.integers(0, 20, (3, 11)).astype("int32"),
+                    "image": normal(3, 11, 3),
+                },
+                "target": {
+                    "item": rng.integers(0, 20, (3, 2)).astype("int32"),
+                    "image": normal(3, 2, 3),
+                },
+                "age": rng.integers(0, 10**6, (3, 11)).astype("int32"),
+            },
+            {"history": (3, 11, 6), "target": (3, 2, 6), "similarity": (3, 2, 11, 1)},
+        ),
+        "LaserRanker": Case(
+            lambda **k: laser_keras.LaserRanker(
+                dim=8, **sta, num_recent_segments=2, num_tokens=8, mixer_dim=16, dropout=0.5, **k
+            ),
+            {
+                "inputs": {
+                    "history": normal(3, 11, 6),
+                    "history_mask": mask,
+                    "history_age": rng.integers(0, 10**6, (3, 11)).astype("int32"),
+                    "target": normal(3, 2, 5),
+                    "candidate": normal(3, 2, 2),
+                    "context": normal(3, 3),
+                    "similarity": normal(3, 2, 11, 1),
+                }
+            },
+            (3, 2),
+        ),
+    }
+
+
+CASES = _cases()
