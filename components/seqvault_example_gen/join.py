@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from components.seqvault_example_gen.impressions import Requests
 from laser_features import FeatureSpec, RequestBatch, build_model_inputs, history_fields
 from laser_features.request import History, Items
-from laser_features.time import LATEST_MS
 
 REQUESTS_PER_READ = 256
 
@@ -133,10 +132,5 @@ def _labels(requests: Requests, spec: FeatureSpec) -> dict[str, list[NDArray]]:
 def _unknown_users(user_ids: NDArray, store: Store) -> int:
     if len(user_ids) == 0:
         return 0
-    ever = np.full(len(user_ids), LATEST_MS, np.int64)
-    return int(
-        (
-            np.asarray(store.read(user_ids, before=ever, last_n=1, fields=["timestamp"]).lengths)
-            == 0
-        ).sum()
-    )
+    ever = store.read(user_ids, before=None, last_n=1, fields=["timestamp"])
+    return int((np.asarray(ever.lengths) == 0).sum())

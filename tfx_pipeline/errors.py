@@ -1,0 +1,7 @@
+"""Errors of the pipeline: one clear line saying what was found and what to do."""
+
+from __future__ import annotations
+
+
+class PipelineError(Exception):
+    """A run that cannot start, or that ended without what it was for."""

@@ -1,0 +1,192 @@
+"""The pipeline: from impressions and a SeqVault to a pushed SavedModel."""
+
+from __future__ import annotations
+
+import tensorflow_data_validation as tfdv
+from tfx.components import (
+    Evaluator,
+    ExampleValidator,
+    Pusher,
+    StatisticsGen,
+    Trainer,
+    Transform,
+)
+from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
+from tfx.dsl.components.base.base_node import BaseNode
+from tfx.dsl.components.common.importer import Importer
+from tfx.dsl.components.common.resolver import Resolver
+from tfx.orchestration import metadata
+from tfx.orchestration.pipeline import Pipeline
+from tfx.proto import pusher_pb2, trainer_pb2
+from tfx.types import BaseChannel, Channel, standard_artifacts
+
+from components.seqvault_example_gen.component import SeqVaultExampleGen
+from components.seqvault_example_gen.settings import Settings
+from components.serving_check.component import ServingCheck
+from laser_features import FeatureSpec
+from tfx_pipeline.baseline_strategy import BaselineStrategy
+from tfx_pipeline.config import PipelineConfig
+from tfx_pipeline.evaluation import make_eval_config
+from tfx_pipeline.fingerprint import code_fingerprint, combine, file_fingerprint
+from tfx_pipeline.schema import statistics_features, write_schema
+from tfx_pipeline.store import store_fingerprint
+
+PREPROCESSING_FN = "tfx_pipeline.preprocessing.preprocessing_fn"
+RUN_FN = "tfx_pipeline.training.run_fn.run_fn"
+_JOIN_CODE = ("components.seqvault_example_gen", "laser_features", "seqvault")
+_TRANSFORM_CODE = ("laser_features", "tfx_pipeline.preprocessing")
+_TRAINER_CODE = (
+    "laser_features",
+    "laser_keras",
+    "tfx_pipeline.preprocessing",
+    "tfx_pipeline.ranker",
+    "tfx_pipeline.training",
+)
+_SERVING_CODE = ("components.serving_check", "serving")
+_EVALUATION_CODE = ("tfx_pipeline.evaluation", "tfx_pipeline.ranking_metrics")
+
+
+def create_pipeline(
+    config: PipelineConfig,
+    preprocessing_fn: str = PREPROCESSING_FN,
+    run_fn: str = RUN_FN,
+    resolve_baseline: bool = True,
+) -> Pipeline:
+    """The TFX pipeline of a config.
+
+    Dotted paths name the code that Transform and Trainer run; TFX puts no fingerprint of such code
+    into its cache keys, so hashes of code, feature spec and items travel in the components'
+    configs: whatever changed is computed again, with what depends on it, and nothing else.
+
+    Args:
+        config: Dataset, store, folders, splits, thresholds.
+        preprocessing_fn: Dotted path of Transform's function.
+        run_fn: Dotted path of Trainer's function.
+        resolve_baseline: Compare with the latest blessed model that ML Metadata knows; without it
+            with ``config.baseline_model``, if given.
+
+    Raises:
+        PipelineError: The dataset or the store is not there.
+        FeatureSpecError: The dataset's feature spec is not valid.
+    """
+    config.check_inputs()
+    spec = config.load_spec()
+    items = file_fingerprint(config.dataset / "items.parquet")
+    example_gen = SeqVaultExampleGen(
+        dataset=str(config.dataset), settings=_join_settings(config, spec, items)
+    )
+    examples = example_gen.outputs["examples"]
+    schema_file = write_schema(spec, config.work / "schema")
+    schema_gen = ImportSchemaGen(schema_file=str(schema_file))
+    schema = schema_gen.outputs["schema"]
+    statistics_gen = StatisticsGen(
+        examples=examples,
+        schema=schema,
+        stats_options=tfdv.StatsOptions(feature_allowlist=statistics_features(spec)),
+    )
+    validator = ExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema)
+    transform = Transform(
+        examples=examples,
+        schema=schema,
+        preprocessing_fn=preprocessing_fn,
+        materialize=False,
+        disable_statistics=True,
+        custom_config={
+            "feature_spec": spec.to_dict(),
+            "fingerprint": combine(code_fingerprint(_TRANSFORM_CODE), spec.fingerprint()),
+        },
+    )
+    trainer = Trainer(
+        run_fn=run_fn,
+        examples=examples,
+        transform_graph=transform.outputs["transform_graph"],
+        schema=schema,
+        train_args=trainer_pb2.TrainArgs(splits=["train"]),
+        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        custom_config={
+            "feature_spec": spec.to_dict(),
+            "items": str(config.dataset / "items.parquet"),
+            "training": config.training,
+            "fingerprint": combine(code_fingerprint(_TRAINER_CODE), spec.fingerprint(), items),
+        },
+    )
+    model = trainer.outputs["model"]
+    baseline = _baseline(config, model, resolve_baseline)
+    evaluator = Evaluator(
+        examples=examples,
+        model=model,
+        baseline_model=baseline.outputs["model"] if baseline else None,
+        eval_config=make_eval_config(
+            label=next(iter(spec.labels)),
+            slice_features=[f"context_{name}" for name in config.slices],
+            min_auc=config.min_auc,
+            max_auc_drop=config.max_auc_drop,
+            code_fingerprint=code_fingerprint(_EVALUATION_CODE),
+        ),
+        module_path="tfx_pipeline.evaluation",
+    )
+    serving_check = ServingCheck(
+        model=model,
+        examples=examples,
+        model_name=config.name,
+        command=list(config.model_server),
+        requests=config.checked_requests,
+        fingerprint=code_fingerprint(_SERVING_CODE),
+    )
+    pusher = Pusher(
+        model=model,
+        model_blessing=evaluator.outputs["blessing"],
+        infra_blessing=serving_check.outputs["blessing"],
+        push_destination=pusher_pb2.PushDestination(
+            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(config.serving))
+        ),
+    )
+    return Pipeline(
+        pipeline_name=config.name,
+        pipeline_root=str(config.work / "pipeline"),
+        components=[
+            *([baseline] if baseline else []),
+            example_gen,
+            schema_gen,
+            statistics_gen,
+            validator,
+            transform,
+            trainer,
+            evaluator,
+            serving_check,
+            pusher,
+        ],
+        enable_cache=True,
+        metadata_connection_config=metadata.sqlite_metadata_connection_config(str(config.metadata)),
+        beam_pipeline_args=list(config.beam_args),
+    )
+
+
+def _baseline(config: PipelineConfig, model: BaseChannel, resolve: bool) -> BaseNode | None:
+    """The node whose output ``model`` is the one to compare with."""
+    if resolve:
+        return Resolver(
+            strategy_class=BaselineStrategy,
+            model=Channel(type=standard_artifacts.Model),
+            model_blessing=Channel(type=standard_artifacts.ModelBlessing),
+            candidate=model,
+        ).with_id("latest_blessed_model")
+    if config.baseline_model:
+        return Importer(
+            source_uri=config.baseline_model,
+            artifact_type=standard_artifacts.Model,
+            output_key="model",
+        ).with_id("baseline_model")
+    return None
+
+
+def _join_settings(config: PipelineConfig, spec: FeatureSpec, items: str) -> Settings:
+    return Settings(
+        feature_spec=spec.to_dict(),
+        store=str(config.store),
+        splits=config.splits,
+        dead_letters=str(config.work / "dead_letters"),
+        max_bad_fraction=config.max_bad_fraction,
+        rows_per_file=config.rows_per_file,
+        fingerprint=combine(code_fingerprint(_JOIN_CODE), store_fingerprint(config.store), items),
+    )

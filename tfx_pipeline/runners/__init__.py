@@ -1,0 +1,1 @@
+"""Where a pipeline definition runs: on this machine, or compiled for Kubeflow."""

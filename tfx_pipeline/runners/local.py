@@ -1,0 +1,94 @@
+"""Runs a pipeline in this process, and says whether a model was pushed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from datetime import datetime
+
+import absl.logging
+from ml_metadata import ListOptions, OrderByField
+from ml_metadata.proto import metadata_store_pb2
+from tfx.dsl.compiler import constants
+from tfx.orchestration import metadata
+from tfx.orchestration.local import runner_utils
+from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.portable import launcher, runtime_parameter_utils
+
+from tfx_pipeline.config import PipelineConfig
+from tfx_pipeline.errors import PipelineError
+from tfx_pipeline.metadata import PipelineRun, read_runs
+from tfx_pipeline.pipeline import PREPROCESSING_FN, RUN_FN, create_pipeline
+
+
+def run_local(
+    config: PipelineConfig,
+    say: Callable[[str], None] = print,
+    preprocessing_fn: str = PREPROCESSING_FN,
+    run_fn: str = RUN_FN,
+) -> PipelineRun:
+    """Run every component whose result is not cached.
+
+    TFX calls a run a success that pushed nothing; here it is an error.
+
+    Args:
+        config: What to run.
+        say: Receives a line per component.
+        preprocessing_fn: As in ``create_pipeline``.
+        run_fn: As in ``create_pipeline``.
+
+    Raises:
+        PipelineError: No model was pushed; the message says why.
+        Exception: Whatever a component raised.
+    """
+    config.work.mkdir(parents=True, exist_ok=True)
+    absl.logging.set_verbosity(absl.logging.ERROR)
+    _ProgressRunner(say).run(create_pipeline(config, preprocessing_fn, run_fn))
+    run = read_runs(config.metadata, config.name)[-1]
+    if run.problems:
+        raise PipelineError(
+            f"no model was pushed to {config.serving}: {'; '.join(run.problems)}. "
+            f"Artifacts of the run are in {config.work / 'pipeline'}"
+        )
+    return run
+
+
+class _ProgressRunner(LocalDagRunner):
+    """``LocalDagRunner`` that tells what it is doing: its own loop only logs, with much else."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._say = say
+
+    def run_with_ir(self, pipeline: object, run_options: object = None) -> None:
+        """Launch the nodes one by one, in topological order."""
+        runtime_parameter_utils.substitute_runtime_parameter(
+            pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: datetime.now().isoformat()}
+        )
+        deployment = runner_utils.extract_local_deployment_config(pipeline)
+        kind = deployment.metadata_connection_config.WhichOneof("connection_config")
+        connection = getattr(deployment.metadata_connection_config, kind)
+        nodes = [node.pipeline_node for node in pipeline.nodes]  # type: ignore[attr-defined]
+        for number, node in enumerate(nodes, start=1):
+            name = node.node_info.id
+            started = time.monotonic()
+            self._say(f"[{number:2d}/{len(nodes)}] {name} ...")
+            launcher.Launcher(
+                pipeline_node=node,
+                mlmd_connection=metadata.Metadata(connection),
+                pipeline_info=pipeline.pipeline_info,  # type: ignore[attr-defined]
+                pipeline_runtime_spec=pipeline.runtime_spec,  # type: ignore[attr-defined]
+                executor_spec=runner_utils.extract_executor_spec(deployment, name),
+                custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
+            ).launch()
+            took = f"{time.monotonic() - started:.1f} s"
+            if _last_state(connection) == metadata_store_pb2.Execution.CACHED:
+                took = "cached"
+            self._say(f"[{number:2d}/{len(nodes)}] {name}: {took}")
+
+
+def _last_state(connection: object) -> int:
+    newest = ListOptions(limit=1, order_by=OrderByField.ID, is_asc=False)
+    with metadata.Metadata(connection) as handle:
+        (execution,) = handle.store.get_executions(list_options=newest)
+        return int(execution.last_known_state)

@@ -1,0 +1,143 @@
+"""From a prepared dataset to a SeqVault: life-cycle history in bulk, the recent part appended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from laser_features import FeatureSpec
+from seqvault import Schema, SeqVault
+from tfx_pipeline.errors import PipelineError
+from tfx_pipeline.fingerprint import combine, file_fingerprint
+
+APPEND_ROWS = 8192
+_MS_PER_HOUR = 3_600_000
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class LoadSummary:
+    """What a load put into the store.
+
+    Attributes:
+        bulk_events: Events of life-cycle history.
+        appended_events: Events of the recent part, through the durable log.
+        items: Items with side information.
+        users: Users with at least one event.
+        bytes_per_event: On disk, after the merge.
+    """
+
+    bulk_events: int
+    appended_events: int
+    items: int
+    users: int
+    bytes_per_event: float
+
+
+def load_store(
+    dataset: Path,
+    store: Path,
+    recent_hours: float = 24,
+    replace: bool = False,
+    progress: Progress = lambda stage, done, whole: None,
+) -> LoadSummary:
+    """Load a prepared dataset's events and items into a new SeqVault.
+
+    The events of the last ``recent_hours`` are appended as if they came in live; all before them
+    are loaded in bulk. The store appears whole or not at all.
+
+    Args:
+        dataset: Folder of a prepared dataset.
+        store: Folder to create.
+        recent_hours: Length of the recent part.
+        replace: Put the new store in place of one that is there.
+        progress: Called with stage, events done and all events.
+
+    Raises:
+        PipelineError: The store is there already, or a file of the dataset cannot be read.
+    """
+    if store.exists() and not replace:
+        raise PipelineError(
+            f"{store} exists; choose another folder, or replace it with --replace"
+        )
+    if store.exists() and not (store / "segments").is_dir():
+        raise PipelineError(f"{store} is no SeqVault and is not replaced; choose another folder")
+    partial = store.parent / f".{store.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        summary = _load(dataset, partial, recent_hours, progress)
+        if store.exists():
+            shutil.rmtree(store)
+        os.rename(partial, store)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return summary
+
+
+def store_fingerprint(store: Path) -> str:
+    """Changes with what the store holds: users, events, items and where they came from."""
+    with SeqVault.open(store, read_only=True) as vault:
+        stats = vault.stats()
+    parts = ("users", "events", "items", "items_version", "sources", "fields")
+    return combine(json.dumps({part: stats[part] for part in parts}, sort_keys=True))
+
+
+def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -> LoadSummary:
+    spec = FeatureSpec.load(dataset / "features.yaml")
+    events = _open(dataset / "events.parquet")
+    total = events.metadata.num_rows
+    if total == 0:
+        raise PipelineError(f"{dataset / 'events.parquet'} holds no events: prepare it again")
+    cut = _newest(events) - round(recent_hours * _MS_PER_HOUR)
+    # The log keeps the name of what was loaded: a store of other events has another fingerprint.
+    source = f"{spec.name}:{file_fingerprint(dataset / 'events.parquet')[:16]}"
+    recent: list[pa.Table] = []
+    done = 0
+
+    def old_events() -> Iterator[pa.Table]:
+        nonlocal done
+        for batch in events.iter_batches(1 << 18):
+            table = pa.table(batch)
+            is_recent = pc.greater(table["timestamp"], cut)
+            recent.append(table.filter(is_recent))
+            yield table.filter(pc.invert(is_recent))
+            done += table.num_rows
+            progress("bulk load", done, total)
+
+    with SeqVault.open(store, schema=Schema.from_arrow(spec.event_schema())) as vault:
+        vault.put_items(_open(dataset / "items.parquet").read())
+        bulk = vault.bulk_load(old_events())
+        live = pa.concat_tables(recent).sort_by("timestamp")
+        for first in range(0, live.num_rows, APPEND_ROWS):
+            vault.append(live.slice(first, APPEND_ROWS), source=source, offset=first)
+            progress("append", min(first + APPEND_ROWS, live.num_rows), live.num_rows)
+        vault.merge()
+        stats = vault.stats()
+    return LoadSummary(
+        bulk, live.num_rows, stats["items"], stats["users"], stats["bytes_per_event"]
+    )
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise PipelineError(
+            f"{path} cannot be read as Parquet ({error}): prepare the dataset again"
+        ) from error
+
+
+def _newest(events: pq.ParquetFile) -> int:
+    newest = [
+        pc.max(batch.column(0)).as_py() for batch in events.iter_batches(columns=["timestamp"])
+    ]
+    return int(max(newest))
