@@ -1,0 +1,18 @@
+"""An answer of the gateway other than success."""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """What the client of the gateway gets instead of a ranking.
+
+    Args:
+        status: HTTP status: 400 the request is wrong, 502 model and feature spec do not fit,
+            503 store or model server is not there, 504 no time is left.
+        message: What was wrong, and what to do.
+    """
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message

@@ -1,0 +1,68 @@
+"""Opens the SeqVault that the gateway reads from and appends to, and checks that it fits."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import seqvault
+from laser_features import FeatureSpec, FeatureSpecError, history_fields
+from seqvault.errors import InvalidRequestError
+
+_ADDRESS = re.compile(r"[^/\s]+:\d{1,5}")
+_FIRST_MILLISECOND = 1
+
+
+class Store(Protocol):
+    """What the gateway needs of a SeqVault or its client."""
+
+    def read(self, user_ids: Any, before: Any, last_n: int, *, fields: Any) -> Any:
+        """Histories of users."""
+
+    def read_items(self, ids: Any, fields: Any = None) -> Any:
+        """Side information of items."""
+
+    def append(self, events: Any) -> Any:
+        """Store events durably."""
+
+    def close(self) -> None:
+        """Release it."""
+
+
+def open_store(where: str) -> Store:
+    """Open a store's folder for writing, or connect to ``host:port``.
+
+    Raises:
+        SeqVaultError: It is not there, is damaged, or another process writes to it.
+    """
+    if _ADDRESS.fullmatch(where) and not Path(where).exists():
+        return seqvault.connect(where)
+    return seqvault.SeqVault.open(where)
+
+
+def check_store(store: Store, spec: FeatureSpec, where: str) -> None:
+    """Check that the store has the fields that the feature spec reads, with its types.
+
+    Raises:
+        FeatureSpecError: A field is missing or has another type.
+    """
+    items = [field.name for field in spec.item_fields.values() if field.table is not None]
+    nobody = np.zeros(1, np.int64)
+    try:
+        history = store.read(
+            nobody, np.array([_FIRST_MILLISECOND]), spec.max_history, fields=history_fields(spec)
+        )
+        side = store.read_items(nobody, fields=items) if items else {}
+    except InvalidRequestError as error:
+        raise FeatureSpecError(
+            f"the store {where} does not fit the feature spec {spec.name!r}: {error}"
+        ) from error
+    for batch, fields in ((history, spec.event_fields), (side, spec.item_fields)):
+        for name, field in fields.items():
+            if name in batch and np.asarray(batch[name]).dtype != field.dtype:
+                raise FeatureSpecError(
+                    f"the store {where} does not fit the feature spec {spec.name!r}: {name!r} is "
+                    f"{np.asarray(batch[name]).dtype} in the store and {field.dtype} in the spec"
+                )

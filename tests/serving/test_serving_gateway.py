@@ -1,0 +1,240 @@
+"""The gateway with a real store and a real model server."""
+
+import asyncio
+import json
+import threading
+from http.client import HTTPConnection
+
+import pytest
+from aiohttp import web
+from serving_helpers import T0
+
+from seqvault import SeqVault
+from serving.gateway.gateway import Gateway
+from serving.gateway.model_client import ModelClient
+from serving.gateway.store import check_store
+from serving.model_server.model_server import ModelServer, ServerOptions
+from serving.model_server.versions import ModelConfig
+
+
+class Client:
+    """A gateway's HTTP client."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def call(self, method: str, path: str, body=None) -> tuple[int, dict]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        data = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
+        connection.request(method, path, data)
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        json_type = response.getheader("Content-Type", "").startswith("application/json")
+        return response.status, json.loads(content) if json_type else content.decode()
+
+    def rank(self, **content) -> tuple[int, dict]:
+        return self.call("POST", "/v1/rank", content)
+
+    def append(self, *events) -> tuple[int, dict]:
+        return self.call("POST", "/v1/events", {"events": events})
+
+
+def run_gateway(spec, store, address, deadline_seconds=20.0, model_name="ranker"):
+    """Serve a gateway from a thread; yields its client."""
+    model = ModelClient(address, model_name)
+    gateway = Gateway(spec, store, model, deadline_seconds, threads=2)
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    runner = web.AppRunner(gateway.app(), access_log=None)
+
+    async def start() -> int:
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        return runner.addresses[0][1]
+
+    port = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
+    yield Client(port)
+    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join(30)
+    gateway.close()
+    model.close()
+
+
+@pytest.fixture(scope="module")
+def ranker_server(ranker_model):
+    server = ModelServer(
+        [ModelConfig("ranker", ranker_model)],
+        ServerOptions(grpc_port=0, threads=2, intra_op_threads=1, inter_op_threads=1),
+    )
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def store(store_path, spec):
+    vault = SeqVault.open(str(store_path))
+    check_store(vault, spec, str(store_path))
+    yield vault
+    vault.close()
+
+
+@pytest.fixture(scope="module")
+def client(spec, store, ranker_server):
+    yield from run_gateway(spec, store, ranker_server.grpc_address)
+
+
+def test_appended_event_changes_the_very_next_answer(client):
+    request = {"user_id": 1, "candidates": [3, 5, 8], "time_ms": T0 + 100}
+    status, before = client.rank(**request)
+    assert status == 200
+    assert [entry["item_id"] for entry in before["ranked"]] == [3, 5, 8]  # ties keep their order
+    assert before["history_length"] == 0
+
+    assert client.append({"user_id": 1, "timestamp": T0, "item_id": 8, "scenario": 1}) == (
+        200,
+        {"appended": 1},
+    )
+    status, after = client.rank(**request)
+    assert status == 200
+    assert [entry["item_id"] for entry in after["ranked"]] == [8, 3, 5]
+    assert after["history_length"] == 1
+    assert after["model_version"] == 7
+    # sigmoid(1 match - 1) and sigmoid(-1); the absent position is missing: row 0.
+    scores = [entry["score"] for entry in after["ranked"]]
+    assert scores == pytest.approx([0.5, 0.2689414, 0.2689414], abs=1e-6)
+
+
+def test_events_at_and_after_the_request_time_change_nothing(client):
+    request = {"user_id": 2, "candidates": [3, 5], "time_ms": T0}
+    _, before = client.rank(**request)
+    client.append(
+        {"user_id": 2, "timestamp": T0, "item_id": 5},
+        {"user_id": 2, "timestamp": T0 + 1, "item_id": 5},
+    )
+    _, after = client.rank(**request)
+    assert before["ranked"] == after["ranked"]
+    _, later = client.rank(**{**request, "time_ms": T0 + 1})
+    assert later["history_length"] == 1
+
+
+def test_latency_is_split(client):
+    _, answer = client.rank(user_id=1, candidates=[1])
+    latency = answer["latency"]
+    parts = latency["store_ms"] + latency["features_ms"] + latency["model_ms"]
+    assert 0 < parts <= latency["total_ms"] + 0.01
+    assert min(latency.values()) >= 0
+
+
+def test_top_k_and_candidate_fields(client):
+    candidates = [{"item_id": item, "position": item} for item in (1, 2, 3)]
+    status, answer = client.rank(user_id=9, candidates=candidates, top_k=2)
+    assert status == 200
+    assert [entry["item_id"] for entry in answer["ranked"]] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"user_id": None}, "user_id"),
+        ({"user_id": "7"}, "user_id"),
+        ({"candidates": []}, "candidates"),
+        ({"candidates": [1, "x"]}, "candidates[1]"),
+        ({"candidates": [{"item_id": 1, "colour": 2}]}, "colour"),
+        ({"context": {"weather": 1}}, "weather"),
+        ({"context": {"scenario": 1000}}, "context.scenario"),
+        ({"time_ms": T0 // 1000}, "seconds"),
+        ({"top_k": 0}, "top_k"),
+        ({"nonsense": 1}, "nonsense"),
+    ],
+)
+def test_wrong_rank_request_names_the_field(client, change, named):
+    status, answer = client.rank(**{"user_id": 1, "candidates": [1], **change})
+    assert status == 400
+    assert named in answer["error"]
+
+
+@pytest.mark.parametrize(
+    ("event", "named"),
+    [
+        ({"user_id": 1, "timestamp": T0}, "events[0].item_id"),
+        ({"user_id": 1, "item_id": 3}, "events[0].timestamp"),
+        ({"user_id": 1, "timestamp": T0, "item_id": "a"}, "events[0].item_id"),
+        ({"user_id": 1, "timestamp": T0 // 1000, "item_id": 3}, "seconds"),
+        ({"user_id": 1, "timestamp": T0, "item_id": 3, "scenario": 300}, "events[0].scenario"),
+        ({"user_id": 1, "timestamp": T0, "item_id": 3, "play": 1}, "play"),
+    ],
+)
+def test_wrong_event_names_the_field(client, event, named):
+    status, answer = client.append(event)
+    assert status == 400
+    assert named in answer["error"]
+
+
+def test_a_wrong_event_stores_none_of_its_call(client):
+    good = {"user_id": 77, "timestamp": T0, "item_id": 3}
+    assert client.append(good, {**good, "item_id": None})[0] == 400
+    assert client.rank(user_id=77, candidates=[1])[1]["history_length"] == 0
+
+
+def test_body_that_is_no_json(client):
+    for path in ("/v1/rank", "/v1/events"):
+        status, answer = client.call("POST", path, b'{"user_id": NaN}')
+        assert status == 400
+        assert "JSON" in answer["error"]
+
+
+def test_unknown_paths_and_methods_answer_json(client):
+    assert client.call("GET", "/v2")[0] == 404
+    status, answer = client.call("GET", "/v1/rank")
+    assert status == 405
+    assert "error" in answer
+
+
+def test_health_and_metrics(client):
+    assert client.call("GET", "/healthz") == (200, {"status": "ok", "model_versions": [7]})
+    client.rank(user_id=1, candidates=[1])
+    status, text = client.call("GET", "/metrics")
+    assert status == 200
+    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    ranked = int(lines['laser_gateway_requests_total{path="/v1/rank",status="200"}'])
+    assert ranked == int(lines['laser_gateway_rank_latency_ms_count{stage="total"}']) > 0
+    assert int(lines["laser_gateway_events_appended_total"]) > 0
+
+
+def test_model_server_that_is_down(spec, store):
+    gateway = run_gateway(spec, store, "127.0.0.1:1")
+    client = next(gateway)
+    status, answer = client.rank(user_id=1, candidates=[1])
+    assert status == 503
+    assert "127.0.0.1:1" in answer["error"]
+    assert client.call("GET", "/healthz")[0] in (503, 504)
+    assert next(gateway, None) is None
+
+
+def test_model_that_was_never_pushed(spec, store, ranker_server):
+    gateway = run_gateway(spec, store, ranker_server.grpc_address, model_name="other")
+    client = next(gateway)
+    status, answer = client.rank(user_id=1, candidates=[1])
+    assert status == 503
+    assert "'other'" in answer["error"]
+    assert next(gateway, None) is None
+
+
+def test_deadline(spec, store, ranker_server):
+    gateway = run_gateway(spec, store, ranker_server.grpc_address, deadline_seconds=0.0)
+    client = next(gateway)
+    assert client.rank(user_id=1, candidates=[1])[0] == 504
+    assert next(gateway, None) is None
+
+
+def test_model_that_does_not_fit_the_spec(spec, store, server):
+    gateway = run_gateway(spec, store, server.grpc_address, model_name="m")
+    client = next(gateway)
+    status, answer = client.rank(user_id=1, candidates=[1])
+    assert status == 502
+    assert "does not take" in answer["error"]
+    assert next(gateway, None) is None
