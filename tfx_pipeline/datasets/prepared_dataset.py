@@ -1,0 +1,215 @@
+"""The prepared dataset: one folder with three Parquet tables, the feature spec and a summary."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from laser_features import FeatureSpec, FeatureSpecError, TimeUnitError, check_milliseconds
+from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
+from tfx_pipeline.datasets.errors import DatasetError
+
+SUMMARY = "dataset.json"
+SPEC = "features.yaml"
+TABLES = ("events", "items", "impressions")
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """A prepared dataset on disk.
+
+    Attributes:
+        path: Its folder.
+        spec: The feature spec.
+        counts: Rows of ``events``, ``items`` and ``impressions``, and ``users``.
+        splits: Name to ``(from_ms, to_ms)``, the end excluded.
+        source: Where the data comes from.
+        facts: What else the adapter found, e.g. the AUC of a generated dataset's truth.
+    """
+
+    path: Path
+    spec: FeatureSpec
+    counts: Mapping[str, int]
+    splits: Mapping[str, tuple[int, int]]
+    source: str
+    facts: Mapping[str, object]
+
+    @property
+    def events_path(self) -> Path:
+        """``events.parquet``, sorted by (user_id, timestamp)."""
+        return self.path / "events.parquet"
+
+    @property
+    def items_path(self) -> Path:
+        """``items.parquet``, one row per item."""
+        return self.path / "items.parquet"
+
+    @property
+    def impressions_path(self) -> Path:
+        """``impressions.parquet``, sorted by time."""
+        return self.path / "impressions.parquet"
+
+    @property
+    def spec_path(self) -> Path:
+        """``features.yaml``."""
+        return self.path / SPEC
+
+    @classmethod
+    def load(cls, path: str | Path) -> PreparedDataset:
+        """Open a folder that ``write`` made.
+
+        Raises:
+            DatasetError: The folder is not a complete prepared dataset.
+        """
+        folder = Path(path)
+        for name in (SUMMARY, SPEC, *(f"{table}.parquet" for table in TABLES)):
+            if not (folder / name).is_file():
+                raise DatasetError(
+                    f"{folder} is not a prepared dataset: {name} is missing; prepare it again"
+                )
+        try:
+            summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+            return cls(
+                path=folder,
+                spec=FeatureSpec.load(folder / SPEC),
+                counts=summary["counts"],
+                splits={name: (start, end) for name, (start, end) in summary["splits"].items()},
+                source=summary["source"],
+                facts=summary["facts"],
+            )
+        except (OSError, ValueError, KeyError, TypeError, FeatureSpecError) as error:
+            raise DatasetError(f"{folder}: {SUMMARY} or {SPEC} is damaged ({error})") from error
+
+    @classmethod
+    def write(
+        cls, tables: DatasetTables, path: str | Path, progress: Progress = no_progress
+    ) -> PreparedDataset:
+        """Check the tables and write them; the folder appears whole or not at all.
+
+        An older prepared dataset at ``path`` is replaced.
+
+        Args:
+            tables: What an adapter made.
+            path: The folder to create.
+            progress: Called after each file.
+
+        Raises:
+            DatasetError: The tables do not fit the spec, a split holds no impression, ``path`` is
+                something else than a prepared dataset, or the disk is full.
+        """
+        folder = Path(path)
+        _check_replaceable(folder)
+        checked = {
+            "events": _checked(tables.events, tables.spec.event_schema(), "events"),
+            "items": _checked_items(tables.items, tables.spec),
+            "impressions": _checked_impressions(tables),
+        }
+        checked["events"] = checked["events"].sort_by(
+            [("user_id", "ascending"), ("timestamp", "ascending")]
+        )
+        counts = {name: table.num_rows for name, table in checked.items()}
+        counts["users"] = len(pc.unique(checked["events"]["user_id"]))
+        summary = {
+            "name": tables.spec.name,
+            "source": tables.source,
+            "counts": counts,
+            "splits": {name: list(times) for name, times in tables.splits.items()},
+            "facts": tables.facts,
+            "spec_fingerprint": tables.spec.fingerprint(),
+        }
+        partial = folder.parent / f".{folder.name}.partial"
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            for done, (name, table) in enumerate(checked.items(), start=1):
+                pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
+                progress("write tables", done, len(checked))
+            tables.spec.save(partial / SPEC)
+            text = json.dumps(summary, indent=2, ensure_ascii=False)
+            (partial / SUMMARY).write_text(text + "\n", encoding="utf-8")
+            _swap(partial, folder)
+        except OSError as error:
+            advice = "free some space" if error.errno == errno.ENOSPC else "choose another folder"
+            raise DatasetError(f"{folder} cannot be written ({error}); {advice}") from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return cls.load(folder)
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / SUMMARY).is_file()):
+        raise DatasetError(
+            f"{folder} exists and is no prepared dataset; choose another folder or remove it"
+        )
+
+
+def _swap(partial: Path, folder: Path) -> None:
+    """Put the finished folder in place of an older one."""
+    old = folder.parent / f".{folder.name}.old"
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(partial, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _checked(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+    if table.num_rows == 0:
+        raise DatasetError(f"the {name} table is empty: nothing in the source could be used")
+    missing = [column for column in schema.names if column not in table.column_names]
+    if missing:
+        raise DatasetError(
+            f"the {name} table lacks the columns {missing}; it has {table.column_names}"
+        )
+    table = table.select(schema.names)
+    try:
+        table = table.cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        raise DatasetError(f"the {name} table does not fit the feature spec: {error}") from error
+    for column in ("user_id", "timestamp", "item_id"):
+        if column in table.column_names and table[column].null_count:
+            count = table[column].null_count
+            raise DatasetError(f"{name}.{column} is null in {count} rows; drop these rows")
+    if "timestamp" in table.column_names:
+        try:
+            check_milliseconds(table["timestamp"].to_numpy(), f"{name}.timestamp")
+        except TimeUnitError as error:
+            raise DatasetError(str(error)) from error
+    return table
+
+
+def _checked_items(items: pa.Table, spec: FeatureSpec) -> pa.Table:
+    checked = _checked(items, spec.item_schema(), "items")
+    distinct = len(pc.unique(checked["item_id"]))
+    if distinct < checked.num_rows:
+        raise DatasetError(
+            f"the items table has {checked.num_rows} rows for {distinct} items; keep one per item"
+        )
+    return checked
+
+
+def _checked_impressions(tables: DatasetTables) -> pa.Table:
+    schema = tables.spec.impression_schema()
+    if "request_id" in tables.impressions.column_names:
+        schema = schema.append(pa.field("request_id", pa.int64()))
+    checked = _checked(tables.impressions, schema, "impressions")
+    times = checked["timestamp"].to_numpy()
+    for name, (start, end) in tables.splits.items():
+        if not ((times >= start) & (times < end)).any():
+            raise DatasetError(
+                f"split {name!r} from {start} to {end} ms holds no impression; they lie "
+                f"within {times.min()} and {times.max()}"
+            )
+    return checked.sort_by([("timestamp", "ascending"), ("user_id", "ascending")])
