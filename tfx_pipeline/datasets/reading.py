@@ -92,7 +92,8 @@ def column(table: pa.Table, name: str, dtype: DTypeLike, missing: float = -1) ->
     if pa.types.is_floating(values.type):
         raw = values.to_numpy()
         return np.where(np.isnan(raw), missing, raw).astype(dtype)
-    return pc.fill_null(values, int(missing)).to_numpy().astype(dtype)
+    # Published ids may be unsigned, where the missing value would not fit.
+    return pc.fill_null(values.cast(pa.int64()), int(missing)).to_numpy().astype(dtype)
 
 
 def strings(table: pa.Table, name: str) -> NDArray:

@@ -1,0 +1,184 @@
+"""The prepared dataset as a whole: all or nothing, and one clear line for bad input."""
+
+import errno
+import json
+from dataclasses import replace
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from laser_features import FeatureSpec
+from tfx_pipeline.datasets import DatasetError, PreparedDataset, prepare
+from tfx_pipeline.datasets.dataset_tables import DatasetTables
+
+NOW = 1_650_000_000_000
+SPEC = FeatureSpec.from_dict(
+    {
+        "name": "tiny",
+        "history": {"max_length": 3},
+        "tables": {"item": {"rows": 10, "width": 4, "ids": "direct"}},
+        "event": {"item_id": {"type": "int64", "table": "item"}},
+        "label": {"click": {"type": "int8"}},
+    }
+)
+
+
+def make_tables(**changes):
+    tables = DatasetTables(
+        spec=SPEC,
+        events=pa.table(
+            {"user_id": [2, 1, 1], "timestamp": [NOW, NOW + 5, NOW], "item_id": [1, 2, 3]}
+        ),
+        items=pa.table({"item_id": [1, 2, 3]}),
+        impressions=pa.table(
+            {
+                "user_id": [1, 2],
+                "timestamp": [NOW + 9, NOW + 7],
+                "item_id": [1, 2],
+                "click": [1, 0],
+            }
+        ),
+        splits={"train": (NOW, NOW + 8), "eval": (NOW + 8, NOW + 10)},
+        source="a test",
+    )
+    return replace(tables, **changes)
+
+
+def changed(table, column, values):
+    return table.set_column(table.column_names.index(column), column, pa.array(values))
+
+
+def test_what_was_written_is_loaded_sorted_and_typed(tmp_path):
+    written = PreparedDataset.write(make_tables(), tmp_path / "out")
+    loaded = PreparedDataset.load(tmp_path / "out")
+    assert loaded == written and loaded.spec == SPEC
+    assert loaded.splits == {"train": (NOW, NOW + 8), "eval": (NOW + 8, NOW + 10)}
+    assert loaded.counts == {"events": 3, "items": 3, "impressions": 2, "users": 2}
+    events = pq.read_table(loaded.events_path)
+    assert events.schema == SPEC.event_schema()
+    assert events["user_id"].to_pylist() == [1, 1, 2]
+    assert events["timestamp"].to_pylist() == [NOW, NOW + 5, NOW]
+    assert pq.read_table(loaded.impressions_path)["user_id"].to_pylist() == [2, 1]
+    assert pq.read_schema(loaded.impressions_path) == SPEC.impression_schema()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_prepared_folder_is_used_as_it_is(tmp_path):
+    PreparedDataset.write(make_tables(), tmp_path / "done")
+    assert prepare(tmp_path / "done", tmp_path / "out").path == tmp_path / "done"
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_older_dataset_is_replaced_and_other_folders_are_not(tmp_path):
+    PreparedDataset.write(make_tables(), tmp_path / "out")
+    again = PreparedDataset.write(make_tables(source="newer"), tmp_path / "out")
+    assert again.source == "newer"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(DatasetError, match="no prepared dataset; choose another folder"):
+        PreparedDataset.write(make_tables(), mine)
+    assert (mine / "thesis.txt").read_text() == "years of work"
+
+
+EVENTS, ITEMS = make_tables().events, make_tables().items
+IMPRESSIONS = make_tables().impressions
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"events": EVENTS.slice(0, 0)}, "the events table is empty"),
+        ({"items": ITEMS.slice(0, 0)}, "the items table is empty"),
+        ({"impressions": IMPRESSIONS.drop(["click"])}, r"lacks the columns \['click'\]"),
+        (
+            {"impressions": changed(IMPRESSIONS, "user_id", [None, 2])},
+            r"impressions\.user_id is null in 1 rows",
+        ),
+        (
+            {"events": changed(EVENTS, "timestamp", [NOW // 1000, NOW, NOW])},
+            r"events\.timestamp holds .*looks like seconds.*multiply by 1000",
+        ),
+        (
+            {"impressions": changed(IMPRESSIONS, "click", [1, 300])},
+            "impressions table does not fit the feature spec",
+        ),
+        (
+            {"items": pa.table({"item_id": [1, 2, 2]})},
+            "items table has 3 rows for 2 items; keep one per item",
+        ),
+        (
+            {"splits": {"train": (NOW, NOW + 8), "eval": (NOW + 20, NOW + 30)}},
+            "split 'eval' .* holds no impression",
+        ),
+    ],
+)
+def test_tables_that_do_not_fit_leave_nothing_behind(tmp_path, change, message):
+    with pytest.raises(DatasetError, match=message) as error:
+        PreparedDataset.write(make_tables(**change), tmp_path / "out")
+    assert "\n" not in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["events.parquet", "impressions.parquet"])
+def test_a_full_disk_keeps_the_older_dataset(tmp_path, monkeypatch, file):
+    PreparedDataset.write(make_tables(), tmp_path / "out")
+    write_table = pq.write_table
+
+    def full(table, path, **options):
+        if path.name == file:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write_table(table, path, **options)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(DatasetError, match=r"No space left on device.*free some space"):
+        PreparedDataset.write(make_tables(source="newer"), tmp_path / "out")
+    assert PreparedDataset.load(tmp_path / "out").source == "a test"
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_an_interrupt_leaves_nothing_behind(tmp_path):
+    def stop(stage, done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        PreparedDataset.write(make_tables(), tmp_path / "out", progress=stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["dataset.json", "features.yaml", "events.parquet", "items.parquet", "impressions.parquet"],
+)
+def test_an_incomplete_folder_is_not_taken_for_a_dataset(tmp_path, name):
+    PreparedDataset.write(make_tables(), tmp_path / "out")
+    (tmp_path / "out" / name).unlink()
+    with pytest.raises(DatasetError, match=f"{name} is missing; prepare it again"):
+        PreparedDataset.load(tmp_path / "out")
+
+
+@pytest.mark.parametrize("text", ["{", "{}", json.dumps({"splits": 3})])
+def test_a_damaged_summary_is_reported(tmp_path, text):
+    PreparedDataset.write(make_tables(), tmp_path / "out")
+    (tmp_path / "out" / "dataset.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"dataset\.json or features\.yaml is damaged"):
+        PreparedDataset.load(tmp_path / "out")
+
+
+def test_unknown_folders_are_refused(tmp_path):
+    with pytest.raises(DatasetError, match="is not a folder; give one with KuaiRand"):
+        prepare(tmp_path / "absent", tmp_path / "out")
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "notes.txt").write_text("")
+    with pytest.raises(DatasetError, match=r"no dataset that is known; it has \['notes.txt'\]"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    (tmp_path / "raw" / "events.parquet").write_bytes(b"PAR1 no more")
+    with pytest.raises(DatasetError, match=r"events\.parquet cannot be read as Parquet"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    pq.write_table(pa.table({"a": np.arange(3)}), tmp_path / "raw" / "events.parquet")
+    with pytest.raises(DatasetError, match=r"columns \['a'\], which no adapter knows"):
+        prepare(tmp_path / "raw", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
