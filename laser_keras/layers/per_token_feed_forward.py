@@ -11,15 +11,15 @@ from laser_keras.types import Shape, Tensor
 
 
 def per_token_kernel(
-    layer: keras.layers.Layer, tokens: int, inputs: int, outputs: int, name: str
+    layer: keras.layers.Layer, leading: tuple[int, ...], inputs: int, outputs: int, name: str
 ) -> Any:
-    """Add a kernel [tokens, inputs, outputs] to ``layer``, Glorot-uniform for each token.
+    """Add a kernel [*leading, inputs, outputs] to ``layer``, each matrix Glorot-uniform.
 
-    Keras would count the leading axis into the fans and start ``sqrt(tokens)`` times too small.
+    Keras would count the leading axes into the fans and start too small.
     """
     limit = math.sqrt(6.0 / (inputs + outputs))
     return layer.add_weight(
-        shape=(tokens, inputs, outputs),
+        shape=(*leading, inputs, outputs),
         initializer=keras.initializers.RandomUniform(-limit, limit),
         name=name,
     )
@@ -78,11 +78,11 @@ class PerTokenFeedForward(keras.layers.Layer):
                 f"Received shape: {tuple(input_shape)}"
             )
         hidden = self.expansion * width
-        self.hidden_kernel = per_token_kernel(self, tokens, width, hidden, "hidden_kernel")
+        self.hidden_kernel = per_token_kernel(self, (tokens,), width, hidden, "hidden_kernel")
         self.hidden_bias = self.add_weight(
             shape=(tokens, 1, hidden), initializer="zeros", name="hidden_bias"
         )
-        self.output_kernel = per_token_kernel(self, tokens, hidden, width, "output_kernel")
+        self.output_kernel = per_token_kernel(self, (tokens,), hidden, width, "output_kernel")
         self.output_bias = self.add_weight(
             shape=(tokens, 1, width), initializer="zeros", name="output_bias"
         )

@@ -14,6 +14,7 @@ from laser_keras.checks import (
     check_rate,
 )
 from laser_keras.layers.per_token_feed_forward import PerTokenFeedForward, per_token_kernel
+from laser_keras.layers.per_token_mixture_of_experts import PerTokenMixtureOfExperts
 from laser_keras.types import Shape, Tensor
 
 
@@ -57,6 +58,10 @@ class RankMixer(keras.layers.Layer):
         norm: ``"post"`` as in the paper, or ``"pre"``. Defaults to ``"post"``.
         epsilon: Float of the layer normalisations. Defaults to 1e-6.
         dropout: Float in [0, 1), inside the per-token networks. Defaults to 0.
+        num_experts: Integer, for the sparse variant: each token has that many networks of its own,
+            see ``PerTokenMixtureOfExperts``. 0 gives the dense variant. Defaults to 0.
+        active_budget: Float in (0, 1], the share of experts that is to stay active in the sparse
+            variant. Defaults to 0.5.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -77,7 +82,7 @@ class RankMixer(keras.layers.Layer):
     >>> tuple(mixer(features).shape)
     (2, 5, 32)
 
-    Source: RankMixer (arXiv 2507.15551), sections 3.2 and 3.3.
+    Source: RankMixer (arXiv 2507.15551), sections 3.2 to 3.4.
     """
 
     def __init__(
@@ -91,6 +96,8 @@ class RankMixer(keras.layers.Layer):
         norm: str = "post",
         epsilon: float = 1e-6,
         dropout: float = 0.0,
+        num_experts: int = 0,
+        active_budget: float = 0.5,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -116,20 +123,27 @@ class RankMixer(keras.layers.Layer):
         self.dropout = check_rate(self.name, "dropout", dropout)
         self._mixing_norms = [self._layer_norm(f"mixing_norm_{i}") for i in range(num_blocks)]
         self._ffn_norms = [self._layer_norm(f"ffn_norm_{i}") for i in range(num_blocks)]
-        self._ffns = [
-            PerTokenFeedForward(
-                ffn_expansion,
-                self.activation,
-                dropout,
-                dtype=self.dtype_policy,
-                name=f"per_token_ffn_{i}",
-            )
-            for i in range(num_blocks)
-        ]
+        self.num_experts = check_int(self.name, "num_experts", num_experts, 0)
+        self.active_budget = active_budget
+        self._ffns = [self._per_token_network(f"per_token_ffn_{i}") for i in range(num_blocks)]
 
     def _layer_norm(self, name: str) -> keras.layers.Layer:
         return keras.layers.LayerNormalization(
             epsilon=self.epsilon, dtype=self.dtype_policy, name=name
+        )
+
+    def _per_token_network(self, name: str) -> keras.layers.Layer:
+        arguments = {
+            "expansion": self.ffn_expansion,
+            "activation": self.activation,
+            "dropout": self.dropout,
+            "dtype": self.dtype_policy,
+            "name": name,
+        }
+        if not self.num_experts:
+            return PerTokenFeedForward(**arguments)
+        return PerTokenMixtureOfExperts(
+            num_experts=self.num_experts, active_budget=self.active_budget, **arguments
         )
 
     def build(self, input_shape: Any) -> None:
@@ -145,7 +159,7 @@ class RankMixer(keras.layers.Layer):
                 )
             prefix = "" if name is None else f"{name}_"
             kernel = per_token_kernel(
-                self, tokens, -(-width // tokens), self.dim, f"{prefix}token_kernel"
+                self, (tokens,), -(-width // tokens), self.dim, f"{prefix}token_kernel"
             )
             bias = self.add_weight(
                 shape=(tokens, 1, self.dim), initializer="zeros", name=f"{prefix}token_bias"
@@ -216,4 +230,6 @@ class RankMixer(keras.layers.Layer):
             "norm": self.norm,
             "epsilon": self.epsilon,
             "dropout": self.dropout,
+            "num_experts": self.num_experts,
+            "active_budget": self.active_budget,
         }

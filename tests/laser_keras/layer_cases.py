@@ -93,6 +93,11 @@ def _cases() -> dict[str, Case]:
             {"inputs": normal(3, 2, 9)},
             (3, 2, 8),
         ),
+        "RankMixer_sparse": Case(
+            lambda **k: laser_keras.RankMixer(4, 8, num_experts=2, **k),
+            {"inputs": normal(3, 2, 9)},
+            (3, 2, 8),
+        ),
         "RankMixer_groups": Case(
             lambda **k: laser_keras.RankMixer(dim=8, groups={"b": 3, "a": 1}, norm="pre", **k),
             {"inputs": {"a": normal(3, 9), "b": normal(3, 5)}},

@@ -16,7 +16,12 @@ import laser_keras
 tree = keras.tree
 
 
-@pytest.fixture(params=sorted(layer_cases.CASES))
+CASES = sorted(layer_cases.CASES)
+PADDED = [name for name in CASES if layer_cases.CASES[name].masked_by]
+TRAINED = [name for name in CASES if layer_cases.CASES[name].trains]
+
+
+@pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> layer_cases.Case:
     return layer_cases.CASES[request.param]
 
@@ -126,9 +131,8 @@ def test_dtype_policy_reaches_every_part(case: layer_cases.Case, policy: str) ->
 
 
 @pytest.mark.parametrize("policy", ["float32", "mixed_float16", "mixed_bfloat16"])
+@pytest.mark.parametrize("case", PADDED, indirect=True)
 def test_masked_content_never_matters(case: layer_cases.Case, policy: str) -> None:
-    if not case.masked_by:
-        pytest.skip("the layer takes no padded input")
     layer = case.make(dtype=policy)
     expected = [value.copy() for value in flat(layer(**case.inputs))]
     for filler in (-7.0, np.nan):
@@ -155,9 +159,8 @@ def test_compiles_and_takes_any_batch(case: layer_cases.Case) -> None:
         assert_close(a, b, relative=1e-4)
 
 
+@pytest.mark.parametrize("case", TRAINED, indirect=True)
 def test_trains_one_step_compiled(case: layer_cases.Case) -> None:
-    if not case.trains:
-        pytest.skip("the layer has no weights")
     layer = case.make()
     model = functional_model(layer, case.inputs)
     model.compile("sgd", "mse", jit_compile=BACKEND != "torch")
