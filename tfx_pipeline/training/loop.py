@@ -15,6 +15,7 @@ from tfx_pipeline.training.example_files import batches_of_file, epoch_order, fi
 from tfx_pipeline.training.metrics import BINS, RunningTotals, Totals, probability_histogram
 from tfx_pipeline.training.step import RankingStep, cross_entropy, valid_candidates
 
+_BEGINNING = Position()
 REPORT_STEPS = 20
 """Steps between two additions to the shared totals."""
 REPORT_SECONDS = 5.0
@@ -49,7 +50,7 @@ class TrainingLoop:
         self._train_file = tf.function(self._train_on_file)
         self._evaluate_file = tf.function(self._evaluate_on_file)
 
-    def train(self, files: Sequence[str], start: Position = Position()) -> Totals:
+    def train(self, files: Sequence[str], start: Position = _BEGINNING) -> Totals:
         """Train for the epochs of the settings, from a position on.
 
         Returns:
@@ -59,17 +60,16 @@ class TrainingLoop:
         totals = self._totals.read()
         for epoch in range(start.epoch, settings.epochs):
             self._totals.reset()
-            done = start.files_done if epoch == start.epoch else 0
+            skipped = start.files_done if epoch == start.epoch else 0
             with self._progress(f"epoch {epoch + 1}/{settings.epochs}"):
                 for position, path in enumerate(epoch_order(files, settings.seed, epoch)):
-                    if position < done:
+                    if position < skipped:
                         continue
                     seed = file_seed(settings.seed, epoch, position)
                     self._run(self._train_file, path, tf.constant(seed, tf.int64))
-                    if (position + 1) % settings.checkpoint_files == 0 and position + 1 < len(
-                        files
-                    ):
-                        self._save(Position(epoch, position + 1))
+                    files_done = position + 1
+                    if files_done % settings.checkpoint_files == 0 and files_done < len(files):
+                        self._save(Position(epoch, files_done))
                 self._join()
             totals = self._totals.read()
             self._write("train", totals, epoch + 1)

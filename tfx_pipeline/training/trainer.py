@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
@@ -19,6 +20,7 @@ from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.settings import TrainingSettings
 from tfx_pipeline.training.state import TrainingState
 from tfx_pipeline.training.step import RankingStep
+from tfx_pipeline.training.tables import shards_of
 
 
 class Trainer:
@@ -50,8 +52,9 @@ class Trainer:
     ) -> None:
         self.spec, self.settings, self.lookup = spec, settings, lookup
         self._content, self._directory = content, directory
-        self.model = build_ranker(spec, settings)
+        # Connecting drops what was made on this process's devices before, so it comes first.
         strategy = None if cluster is None else cluster.connect()
+        self.model = build_ranker(spec, settings)
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             # Tables first: the partitioner counts on whole rounds over the servers.
             self._frozen = as_variable(content)
@@ -80,6 +83,21 @@ class Trainer:
         if self._checkpoints is None:
             return self._loop.train(files)
         return self._loop.train(files, self._checkpoints.restore())
+
+    def numpy_state(self) -> dict[str, NDArray]:
+        """Copies of all variables by name: tables, dense weights and what the optimisers keep."""
+        variables = {
+            "dense": self.state.dense.values,
+            "dense_first_moments": self.state.dense.first_moments,
+            "dense_second_moments": self.state.dense.second_moments,
+        }
+        for name, table in self.state.tables.items():
+            variables[f"table_{name}"] = table.values
+            variables[f"accumulators_{name}"] = table.accumulators
+        return {
+            name: np.concatenate([shard.numpy() for shard in shards_of(variable)])
+            for name, variable in variables.items()
+        }
 
     def evaluate(self, files: Sequence[str]) -> Totals:
         """Loss and AUC over files."""

@@ -1,0 +1,37 @@
+"""The chief: trains on the files it is given, writes all variables, and then evaluates for ever.
+
+Usage: chief.py SPEC_JSON SETTINGS_JSON CHECKPOINTS OUTPUT_NPZ FILE...
+"""
+
+import json
+import sys
+
+import numpy as np
+
+from laser_features import FeatureSpec
+from tfx_pipeline.training.cluster import Cluster, exit_when_server_lost
+from tfx_pipeline.training.row_lookup import RowLookup
+from tfx_pipeline.training.settings import TrainingSettings
+from tfx_pipeline.training.trainer import Trainer
+
+
+def main() -> None:
+    spec_json, settings_json, checkpoints, output, *files = sys.argv[1:]
+    with exit_when_server_lost():
+        trainer = Trainer(
+            FeatureSpec.from_dict(json.loads(spec_json)),
+            TrainingSettings.from_dict(json.loads(settings_json)),
+            RowLookup(),
+            directory=checkpoints,
+            cluster=Cluster.from_environment(),
+        )
+        trainer.train(files)
+        trainer.export(output + ".saved_model")
+        np.savez(output, **trainer.numpy_state())
+        print("written", flush=True)
+        while True:
+            trainer.evaluate(files)
+
+
+if __name__ == "__main__":
+    main()

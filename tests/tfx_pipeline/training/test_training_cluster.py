@@ -1,0 +1,112 @@
+"""A local cluster of separate processes learns what one process learns."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tfx_pipeline.training.cluster import EXIT_SERVER_LOST, Cluster
+from tfx_pipeline.training.row_lookup import RowLookup
+from tfx_pipeline.training.trainer import Trainer
+
+SCRIPT = Path(__file__).parent / "chief.py"
+ROOT = Path(__file__).parents[3]
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("localhost", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+def start(arguments, task=None, addresses=None, **streams):
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+    environment.pop("TF_CONFIG", None)
+    if task is not None:
+        task_config = {"type": task[0], "index": task[1]}
+        environment["TF_CONFIG"] = json.dumps({"cluster": addresses, "task": task_config})
+    return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **streams)
+
+
+@pytest.fixture
+def cluster():
+    """Two parameter servers and a worker; yields their addresses and processes."""
+    ports = [f"localhost:{port}" for port in free_ports(4)]
+    addresses = {"chief": ports[:1], "ps": ports[1:3], "worker": ports[3:]}
+    servers = {
+        task: start(["-m", "tfx_pipeline.training.cluster"], task, addresses)
+        for task in (("ps", 0), ("ps", 1), ("worker", 0))
+    }
+    yield addresses, servers
+    for server in servers.values():
+        server.kill()
+        server.wait()
+
+
+def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
+    cluster, plain_spec, settings, write_files, tmp_path
+):
+    files = write_files(tmp_path, plain_spec, files=3, requests=40)
+    addresses, servers = cluster
+    output = tmp_path / "many.npz"
+    arguments = [
+        str(SCRIPT),
+        json.dumps(plain_spec.to_dict()),
+        json.dumps(settings.to_dict()),
+        str(tmp_path / "checkpoints"),
+        str(output),
+        *files,
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    chief = start(arguments, ("chief", 0), addresses, **pipes)
+    try:
+        alone = Trainer(plain_spec, settings, RowLookup())
+        alone.train(files)
+        assert any(line == "written\n" for line in chief.stdout), chief.stderr.read()
+        many, one = np.load(output), alone.numpy_state()
+        assert sorted(many) == sorted(one)
+        for name in one:
+            np.testing.assert_allclose(many[name], one[name], atol=1e-6, rtol=1e-6, err_msg=name)
+        assert (tmp_path / "many.npz.saved_model" / "saved_model.pb").is_file()
+
+        servers[("ps", 1)].kill()
+        _, errors = chief.communicate(timeout=60)
+        assert chief.returncode == EXIT_SERVER_LOST
+        assert "server was lost" in errors
+    finally:
+        chief.kill()
+
+
+def test_tf_config_is_checked():
+    def read(config):
+        return Cluster.from_environment({"TF_CONFIG": json.dumps(config)})
+
+    hosts = {"ps": ["a:1"], "worker": ["b:1"]}
+    cluster = read({"cluster": hosts, "task": {"type": "chief", "index": 0}})
+    assert cluster is not None and cluster.parameter_servers == 1
+    assert read({"cluster": {"worker": ["b:1"]}}) is None
+    with pytest.raises(ValueError, match="no worker"):
+        read({"cluster": {"ps": ["a:1"]}, "task": {"type": "chief", "index": 0}})
+    with pytest.raises(ValueError, match="worker:3"):
+        read({"cluster": hosts, "task": {"type": "worker", "index": 3}})
+    with pytest.raises(ValueError, match="expected JSON"):
+        Cluster.from_environment({"TF_CONFIG": "{"})
+    worker = read({"cluster": hosts, "task": {"type": "worker", "index": 0}})
+    with pytest.raises(ValueError, match="only the chief"):
+        worker.connect()
