@@ -1,0 +1,1 @@
+"""How events become bytes: bit-packing, checksums, records."""

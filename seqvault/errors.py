@@ -1,0 +1,81 @@
+"""Everything that SeqVault raises on purpose, as types that a caller can tell apart.
+
+Each error says what was wrong, what was received and what to do. ``retryable``
+tells a client whether the same call may succeed later.
+"""
+
+
+class SeqVaultError(Exception):
+    """Base class of all SeqVault errors."""
+
+    retryable = False
+
+
+class InvalidRequestError(SeqVaultError, ValueError):
+    """The arguments of a call are wrong: nothing was read or written."""
+
+
+class UnknownFieldError(InvalidRequestError):
+    """A field was asked for, or given, that the schema does not have."""
+
+
+class WrongTypeError(InvalidRequestError, TypeError):
+    """A value has a type that does not fit its field without loss."""
+
+
+class ValueRangeError(InvalidRequestError):
+    """A value lies outside its field's range."""
+
+
+class TimeUnitError(InvalidRequestError):
+    """A time is not in milliseconds since 1970 (seconds, microseconds...)."""
+
+
+class SchemaError(InvalidRequestError):
+    """A schema is invalid, or does not fit the store's schema."""
+
+
+class StoreNotFoundError(SeqVaultError, FileNotFoundError):
+    """There is no store at the path and no schema was given to create one."""
+
+
+class StoreLockedError(SeqVaultError):
+    """Another process, or another object here, has the store open for writing."""
+
+    retryable = True
+
+
+class StoreClosedError(SeqVaultError):
+    """The store was closed."""
+
+
+class ReadOnlyError(SeqVaultError):
+    """A write was tried on a store that was opened read-only."""
+
+
+class NewerFormatError(SeqVaultError):
+    """The store was written by a newer version than this one can read."""
+
+
+class DamagedFileError(SeqVaultError):
+    """A file does not have the content that its checksum promises."""
+
+
+class DiskFullError(SeqVaultError, OSError):
+    """The disk has no room: nothing of the call was stored, reads go on."""
+
+    retryable = True
+
+
+class StoreFailedError(SeqVaultError):
+    """A write to disk failed in a way after which no write can be trusted.
+
+    Reads go on. Reopen the store (better: restart the process) to write again;
+    everything acknowledged before is still there.
+    """
+
+
+class LimitError(SeqVaultError):
+    """A limit of the store was reached; try a smaller call, or later."""
+
+    retryable = True

@@ -1,0 +1,131 @@
+"""Takes events as callers have them and makes checked, typed columns of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from seqvault.errors import (
+    InvalidRequestError,
+    TimeUnitError,
+    UnknownFieldError,
+    ValueRangeError,
+    WrongTypeError,
+)
+from seqvault.schema import RESERVED, Schema
+
+# Seconds since 1970 of 1998 and later would be milliseconds of January 1970, and
+# microseconds of 1973 and later milliseconds of the year 5138 and later.
+SECONDS_FROM, SECONDS_TO, MICROSECONDS_FROM = 900_000_000, 100_000_000_000, 100_000_000_000_000
+NO_BOUND = np.iinfo(np.int64).max
+
+
+def check_times(times: np.ndarray, what: str) -> None:
+    """Raises ``TimeUnitError`` unless all times can be milliseconds since 1970."""
+    if not len(times):
+        return
+    wrong = (
+        (times < 0)
+        | ((times >= SECONDS_FROM) & (times < SECONDS_TO))
+        | ((times >= MICROSECONDS_FROM) & (times != NO_BOUND))
+    )
+    if wrong.any():
+        value = int(times[wrong.argmax()])
+        guess = (
+            "looks like seconds: multiply by 1000"
+            if SECONDS_FROM <= value < SECONDS_TO
+            else "is negative: times start at 1970"
+            if value < 0
+            else "looks like microseconds or nanoseconds: divide to milliseconds"
+        )
+        raise TimeUnitError(f"{what} must be int64 milliseconds since 1970; {value} {guess}.")
+
+
+def to_dtype(values: Any, dtype: np.dtype[Any], what: str) -> np.ndarray:
+    """Casts to a field's type if no value changes (floats may be rounded).
+
+    Raises:
+        WrongTypeError: text, missing values, fractions for an integer field.
+        ValueRangeError: a value that the type cannot hold.
+    """
+    if isinstance(values, pa.ChunkedArray):
+        values = values.combine_chunks() if values.num_chunks != 1 else values.chunk(0)
+    if isinstance(values, pa.Array):
+        if values.null_count:
+            raise WrongTypeError(
+                f"{what} has {values.null_count} missing values; fill them before the call."
+            )
+        values = values.to_numpy(zero_copy_only=False)
+    array = np.asarray(values)
+    if array.dtype == dtype:
+        return array
+    if array.size == 0:
+        return array.astype(dtype)
+    if array.dtype.kind not in "iuf":
+        raise WrongTypeError(f"{what} has type {array.dtype}; expected {dtype}.")
+    if dtype.kind == "f":
+        return array.astype(dtype)
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or (array != np.trunc(array)).any():
+            raise WrongTypeError(
+                f"{what} has type {array.dtype} with fractions or missing values; expected {dtype}."
+            )
+    low, high = array.min(), array.max()
+    limits = np.iinfo(dtype)
+    if int(low) < limits.min or int(high) > limits.max:
+        raise ValueRangeError(
+            f"{what} has values from {low} to {high}; {dtype} holds {limits.min} to {limits.max}."
+        )
+    return array.astype(dtype)
+
+
+def to_columns(events: Any, schema: Schema) -> dict[str, np.ndarray]:
+    """Checks events against the schema and returns one array per column.
+
+    Args:
+        events: ``pyarrow.Table`` or ``RecordBatch``, ``pandas.DataFrame`` or a
+            mapping of names to arrays.
+        schema: what an event of the store has; fields with a default other than
+            the plain one may not be left out either: say what is meant.
+
+    Raises:
+        UnknownFieldError: a column that the schema lacks, or lacks a column.
+        InvalidRequestError: columns of different lengths.
+        WrongTypeError, ValueRangeError, TimeUnitError: see ``to_dtype``, ``check_times``.
+    """
+    if isinstance(events, pa.Table | pa.RecordBatch):
+        given = {name: events.column(i) for i, name in enumerate(events.schema.names)}
+    elif isinstance(events, Mapping):
+        given = dict(events)
+    elif hasattr(events, "columns") and hasattr(events, "to_numpy"):
+        given = {str(name): events[name].to_numpy() for name in events.columns}
+    else:
+        raise WrongTypeError(
+            f"events have type {type(events).__name__}; expected an Arrow table or record "
+            "batch, a pandas data frame or a dict of arrays."
+        )
+    expected = (*RESERVED, *schema.names)
+    for name in expected:
+        if name not in given:
+            raise UnknownFieldError(f"events have no column {name!r}; they need {list(expected)}.")
+    for name in given:
+        if name not in expected:
+            raise UnknownFieldError(
+                f"events have a column {name!r} that the schema lacks; it has {list(expected)}."
+            )
+    columns = {
+        name: to_dtype(given[name], schema.dtype(name), f"column {name!r}") for name in expected
+    }
+    shapes = {name: column.shape for name, column in columns.items()}
+    if any(len(shape) != 1 for shape in shapes.values()) or len(set(shapes.values())) != 1:
+        raise InvalidRequestError(f"columns must be flat and of one length; received {shapes}.")
+    check_times(columns["timestamp"], "column 'timestamp'")
+    return columns
+
+
+def to_bits(values: np.ndarray) -> np.ndarray:
+    """int64 that the codec packs: the value of an integer, the bits of a float."""
+    if values.dtype.kind == "f":
+        values = values.view(f"u{values.dtype.itemsize}")
+    return values.astype(np.int64)

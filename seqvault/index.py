@@ -1,0 +1,191 @@
+"""The index in memory: from a user to its records on disk and its events in memory."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+import numpy as np
+from numba import njit
+
+EMPTY = -1
+
+
+@njit(nogil=True, cache=True)
+def _slot_of(table, keys, key):
+    """Place in ``table`` where ``key`` is, or where it would go."""
+    mask = len(table) - 1
+    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
+    mixed ^= mixed >> np.uint64(32)
+    place = np.int64(mixed & np.uint64(mask))
+    while table[place] >= 0 and keys[table[place]] != key:
+        place = (place + 1) & mask
+    return place
+
+
+@njit(nogil=True, cache=True)
+def _find(table, keys, wanted, out):
+    for i in range(len(wanted)):
+        out[i] = table[_slot_of(table, keys, wanted[i])]
+
+
+@njit(nogil=True, cache=True)
+def _add(table, keys, used, wanted, out):
+    for i in range(len(wanted)):
+        place = _slot_of(table, keys, wanted[i])
+        if table[place] < 0:
+            table[place] = used
+            keys[used] = wanted[i]
+            used += 1
+        out[i] = table[place]
+    return used
+
+
+@njit(nogil=True, cache=True)
+def _rebuild(table, keys, used):
+    for i in range(used):
+        table[_slot_of(table, keys, keys[i])] = i
+
+
+class KeyTable:
+    """Open addressing from int64 keys to 0, 1, 2... in order of first sight.
+
+    About 15 bytes a key. Not safe for concurrent change: the store's lock guards it.
+    """
+
+    def __init__(self) -> None:
+        self._table = np.full(1024, EMPTY, np.int32)
+        self._keys = np.empty(512, np.int64)
+        self._used = 0
+
+    def __len__(self) -> int:
+        return self._used
+
+    @property
+    def keys(self) -> np.ndarray:
+        return self._keys[: self._used]
+
+    def find(self, keys: np.ndarray) -> np.ndarray:
+        """int64 number of each key, -1 for unknown ones."""
+        out = np.empty(len(keys), np.int64)
+        _find(self._table, self._keys, keys, out)
+        return out
+
+    def add(self, keys: np.ndarray) -> np.ndarray:
+        """int64 number of each key; unknown ones get the next numbers."""
+        need = self._used + len(keys)
+        if need > len(self._keys):
+            grown = np.empty(max(need, 2 * len(self._keys)), np.int64)
+            grown[: self._used] = self.keys
+            self._keys = grown
+        if need > 0.6 * len(self._table):
+            size = 1 << int(np.ceil(np.log2(need / 0.6)))
+            self._table = np.full(max(size, 2 * len(self._table)), EMPTY, np.int32)
+            _rebuild(self._table, self._keys, self._used)
+        out = np.empty(len(keys), np.int64)
+        self._used = _add(self._table, self._keys, self._used, keys, out)
+        return out
+
+
+def grown(array: np.ndarray, need: int, fill: int) -> np.ndarray:
+    """The array itself, or a copy with room for ``need`` entries, doubled."""
+    if need <= len(array):
+        return array
+    out = np.full(max(need, 2 * len(array)), fill, array.dtype)
+    out[: len(array)] = array
+    return out
+
+
+@njit(nogil=True, cache=True)
+def _chain(latest, previous, slots, starts, out):
+    """Extents of each slot, oldest first; with ``out`` empty only counts them."""
+    for b in range(len(slots)):
+        n = 0
+        if slots[b] >= 0:
+            extent = latest[slots[b]]
+            while extent >= 0:
+                n += 1
+                if len(out):
+                    out[starts[b + 1] - n] = extent
+                extent = previous[extent]
+        if not len(out):
+            starts[b + 1] = starts[b] + n
+
+
+class Index:
+    """Users, the extents of each on disk, and how many events ever arrived for each."""
+
+    def __init__(self) -> None:
+        self.users = KeyTable()
+        self.arrivals = np.zeros(512, np.int64)
+        self._latest = np.full(512, EMPTY, np.int32)
+        self._previous = np.empty(512, np.int32)
+        self._segment = np.empty(512, np.int32)
+        self._offset = np.empty(512, np.int64)
+        self._length = np.empty(512, np.int32)
+        self._count = np.empty(512, np.int32)
+        self._used = 0
+
+    def add_users(self, keys: np.ndarray) -> np.ndarray:
+        """int64 slots of the users, made where they are new."""
+        slots = self.users.add(keys)
+        self.arrivals = grown(self.arrivals, len(self.users), 0)
+        self._latest = grown(self._latest, len(self.users), EMPTY)
+        return slots
+
+    def add_records(
+        self,
+        number: int,
+        users: np.ndarray,
+        offsets: np.ndarray,
+        lengths: np.ndarray,
+        counts: np.ndarray,
+        is_base: np.ndarray,
+        arrivals: np.ndarray,
+    ) -> None:
+        """Adds the records of a segment that is newer than all before it."""
+        slots = self.add_users(users)
+        need = self._used + len(users)
+        for name in ("_previous", "_segment", "_offset", "_length", "_count"):
+            setattr(self, name, grown(getattr(self, name), need, 0))
+        new = slice(self._used, need)
+        self._previous[new] = np.where(is_base, EMPTY, self._latest[slots])
+        self._segment[new], self._offset[new] = number, offsets
+        self._length[new], self._count[new] = lengths, counts
+        self._latest[slots] = np.arange(self._used, need)
+        self.arrivals[slots] = np.maximum(self.arrivals[slots], arrivals)
+        self._used = need
+
+    def extents(
+        self, slots: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Extents of each slot, oldest first.
+
+        Returns:
+            starts [B + 1], and [R] segment numbers, offsets, lengths and event counts.
+        """
+        starts = np.zeros(len(slots) + 1, np.int64)
+        _chain(self._latest, self._previous, slots, starts, np.empty(0, np.int64))
+        found = np.empty(starts[-1], np.int64)
+        if len(found):
+            _chain(self._latest, self._previous, slots, starts, found)
+        return (
+            starts,
+            self._segment[found],
+            self._offset[found],
+            self._length[found].astype(np.int64),
+            self._count[found].astype(np.int64),
+        )
+
+    def live_bytes(self) -> dict[int, int]:
+        """Bytes of records in use per segment."""
+        slots = np.arange(len(self.users), dtype=np.int64)
+        _, segments, _, lengths, _ = self.extents(slots)
+        numbers, where = np.unique(segments, return_inverse=True)
+        sums = np.bincount(where, weights=lengths) if len(numbers) else []
+        return {int(number): int(size) for number, size in zip(numbers, sums, strict=True)}
+
+    @property
+    def bytes(self) -> int:
+        arrays = (
+            self.users._table, self.users._keys, self.arrivals, self._latest, self._previous,
+            self._segment, self._offset, self._length, self._count,
+        )  # fmt: skip
+        return sum(array.nbytes for array in arrays)

@@ -1,0 +1,102 @@
+"""Events that are in the log but not yet in a segment, in columns, linked per user."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+import numpy as np
+from numba import njit
+
+from seqvault.codec import kernels
+from seqvault.index import EMPTY, grown
+from seqvault.schema import Schema
+
+
+@njit(nogil=True, cache=True)
+def _link(slots, first_row, heads, links, arrivals, counters):
+    for i in range(len(slots)):
+        row = first_row + i
+        slot = slots[i]
+        links[row] = heads[slot]
+        heads[slot] = row
+        arrivals[row] = counters[slot]
+        counters[slot] += 1
+
+
+@njit(nogil=True, cache=True)
+def _chain_starts(heads, links, limit, starts):
+    for b in range(len(heads)):
+        n = 0
+        row = heads[b]
+        while row >= limit:
+            row = links[row]
+        heads[b] = row
+        while row >= 0:
+            n += 1
+            row = links[row]
+        starts[b + 1] = starts[b] + n
+
+
+class Memtable:
+    """Columns that only grow; a row never changes once it is there.
+
+    Appends are the store's business to serialise. A reader that got rows under the
+    store's lock may go on reading them without it.
+    """
+
+    def __init__(self, schema: Schema) -> None:
+        self.schema = schema
+        self.size = 0
+        self.columns = {
+            name: np.empty(1024, schema.dtype(name)) for name in ("timestamp", *schema.names)
+        }
+        self.slots = np.empty(1024, np.int64)
+        self.arrivals = np.empty(1024, np.int64)
+        self.links = np.empty(1024, np.int64)
+        self.heads = np.full(1024, EMPTY, np.int64)
+
+    def append(
+        self, slots: np.ndarray, columns: dict[str, np.ndarray], counters: np.ndarray
+    ) -> None:
+        """Adds events of the users ``slots`` and counts up their arrival ``counters``."""
+        first, need = self.size, self.size + len(slots)
+        for name in self.columns:
+            self.columns[name] = grown(self.columns[name], need, 0)
+            self.columns[name][first:need] = columns[name]
+        for name in ("slots", "arrivals", "links"):
+            setattr(self, name, grown(getattr(self, name), need, 0))
+        self.heads = grown(self.heads, len(counters), EMPTY)
+        self.slots[first:need] = slots
+        _link(slots, first, self.heads, self.links, self.arrivals, counters)
+        self.size = need
+
+    def rows(self, slots: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """Rows below ``limit`` of each slot (-1: none), sorted by (time, arrival).
+
+        Returns:
+            starts [B + 1] and rows [M].
+        """
+        known = (slots >= 0) & (slots < len(self.heads))
+        heads = np.where(known, self.heads[np.where(known, slots, 0)], EMPTY)
+        starts = np.zeros(len(slots) + 1, np.int64)
+        _chain_starts(heads, self.links, limit, starts)
+        rows = np.empty(starts[-1], np.int64)
+        kernels.collect_chains(heads, self.links, starts, rows)
+        kernels.sort_chains(starts, rows, self.columns["timestamp"])
+        return starts, rows
+
+    def rest(self, first: int, counters: np.ndarray) -> "Memtable":
+        """A new memtable with the rows from ``first`` on, arrival numbers kept."""
+        fresh = Memtable(self.schema)
+        slots = self.slots[first : self.size]
+        # numbering them anew from a copy of the counters gives the same numbers
+        again = counters.copy()
+        np.subtract.at(again, slots, 1)
+        fresh.append(
+            slots, {name: self.columns[name][first : self.size] for name in self.columns}, again
+        )
+        return fresh
+
+    @property
+    def bytes(self) -> int:
+        """Bytes in use by the events."""
+        width = 24 + sum(column.itemsize for column in self.columns.values())
+        return self.size * width

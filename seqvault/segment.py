@@ -1,0 +1,186 @@
+"""A segment: an immutable file of packed records with a checked footer."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from seqvault.codec import kernels
+from seqvault.codec.primitives import checksum
+from seqvault.errors import DamagedFileError, NewerFormatError
+from seqvault.files import Files
+
+MAGIC = b"SEQVSEG\x00"
+FORMAT = 1
+HEADER = np.dtype(
+    [("magic", "S8"), ("format", "<u4"), ("columns", "<u4"), ("number", "<u8"),
+     ("schema", "<u4"), ("check", "<u4")]
+)  # fmt: skip
+TRAILER = np.dtype(
+    [("footer", "<u8"), ("length", "<u8"), ("events", "<u8"), ("footer_check", "<u4"),
+     ("check", "<u4"), ("magic", "S8")]
+)  # fmt: skip
+# per record; users are stored as differences, offsets follow from the lengths
+FOOTER_COLUMNS = ("user", "length", "count", "is_base", "arrivals", "last_time")
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Records of one slice of users, ready to be written.
+
+    Args:
+        data: uint8, records one behind the other.
+        users, lengths, counts, is_base, arrivals, last_times: [U] footer columns;
+            ``arrivals`` is the number of events that ever arrived for the user.
+    """
+
+    data: np.ndarray
+    users: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
+    is_base: np.ndarray
+    arrivals: np.ndarray
+    last_times: np.ndarray
+
+
+def pack(
+    users: np.ndarray,
+    starts: np.ndarray,
+    columns: np.ndarray,
+    is_base: np.ndarray,
+    arrivals: np.ndarray,
+) -> Packed:
+    """Packs sorted events.
+
+    Args:
+        users: int64 [U], ascending.
+        starts: int64 [U + 1] bounds of their events.
+        columns: int64 [C, N]: time, arrival number, field bits.
+        is_base: bool [U], whether the record replaces all older ones of its user.
+        arrivals: int64 [U].
+    """
+    out = np.empty(kernels.records_bound(len(users), columns.shape[1], columns.shape[0]), np.uint8)
+    offsets = np.empty(len(users) + 1, np.int64)
+    kernels.pack_records(users, starts, columns, out, offsets)
+    return Packed(
+        out[: offsets[-1]],
+        users,
+        np.diff(offsets),
+        np.diff(starts),
+        is_base,
+        arrivals,
+        columns[0, starts[1:] - 1],
+    )
+
+
+def path_of(directory: str, number: int) -> str:
+    return f"{directory}/segments/{number:010d}.seg"
+
+
+def write(
+    files: Files, directory: str, number: int, schema_id: int, columns: int, parts: Iterable[Packed]
+) -> int:
+    """Writes a whole segment file, synced under its final name; returns its size."""
+    path = path_of(directory, number)
+    fd = files.create(path + ".tmp")
+    try:
+        header = np.zeros(1, HEADER)
+        header["magic"], header["format"], header["columns"] = MAGIC, FORMAT, columns
+        header["number"], header["schema"] = number, schema_id
+        header["check"] = checksum(header.tobytes()[:-4])
+        position = files.write_all(fd, header.tobytes(), 0)
+        footers: list[Packed] = []
+        for part in parts:
+            position = files.write_all(fd, part.data, position)
+            footers.append(part)
+        listed = [
+            np.concatenate([np.asarray(getattr(part, name), np.int64) for part in footers])
+            for name in ("users", "lengths", "counts", "is_base", "arrivals", "last_times")
+        ]
+        count = len(listed[0])
+        listed[0] = np.diff(listed[0], prepend=0)
+        packed = np.empty(kernels.PADDING + count * 9 + (count // 256 + 1) * 16, np.uint8)
+        body = [np.array([count], "<u8").tobytes()]
+        for values in listed:
+            size = kernels.pack_array(np.ascontiguousarray(values), packed)
+            body += [np.array([size], "<u8").tobytes(), packed[:size].tobytes()]
+        footer = b"".join(body)
+        trailer = np.zeros(1, TRAILER)
+        trailer["footer"], trailer["length"] = position, len(footer)
+        trailer["events"], trailer["magic"] = listed[2].sum(), MAGIC
+        trailer["footer_check"] = checksum(footer)
+        trailer["check"] = checksum(trailer.tobytes()[:28])
+        position = files.write_all(fd, footer + trailer.tobytes(), position)
+        files.fdatasync(fd)
+    finally:
+        files.close(fd)
+    files.rename(path + ".tmp", path)
+    files.sync_directory(f"{directory}/segments")
+    return position
+
+
+class Segment:
+    """An open segment file; closed when the last reader lets go of it.
+
+    Attributes:
+        users, offsets, lengths, counts, is_base, arrivals, last_times: [U] of each
+            record, in file order.
+        columns: columns per record; schema_id: their schema.
+        size: bytes of the file.
+    """
+
+    def __init__(self, files: Files, directory: str, number: int) -> None:
+        self.files, self.number, self.fd = files, number, -1
+        self.path = path_of(directory, number)
+        self.fd = files.open_read(self.path)
+        self.size = files.size(self.fd)
+        if self.size < HEADER.itemsize + TRAILER.itemsize:
+            raise self._damaged("it is too short")
+        header = files.read_all(self.fd, HEADER.itemsize, 0).view(HEADER)[0]
+        if header["magic"] != MAGIC.rstrip(b"\x00"):
+            raise self._damaged("it does not start as a segment does")
+        if header["format"] > FORMAT:
+            raise NewerFormatError(
+                f"{self.path} has format {header['format']}; this version reads up to {FORMAT}. "
+                "Install a newer seqvault."
+            )
+        if header["check"] != checksum(header.tobytes()[:-4]) or header["number"] != number:
+            raise self._damaged("its header is wrong")
+        at = self.size - TRAILER.itemsize
+        trailer = files.read_all(self.fd, TRAILER.itemsize, at).view(TRAILER)[0]
+        if trailer["check"] != checksum(trailer.tobytes()[:28]) or (
+            int(trailer["footer"]) + int(trailer["length"]) != at
+        ):
+            raise self._damaged("its trailer is wrong")
+        footer = files.read_all(self.fd, int(trailer["length"]), int(trailer["footer"]))
+        if checksum(footer) != trailer["footer_check"]:
+            raise self._damaged("its footer is wrong")
+        self.columns = int(header["columns"])
+        self.schema_id = int(header["schema"])
+        self.events = int(trailer["events"])
+        self.end = int(trailer["footer"])
+        padded = np.concatenate([footer, np.zeros(kernels.PADDING, np.uint8)])
+        count = int(padded[:8].view("<u8")[0])
+        listed, position = [], 8
+        for _ in FOOTER_COLUMNS:
+            size = int(padded[position : position + 8].copy().view("<u8")[0])
+            values = np.empty(count, np.uint64)
+            if kernels.unpack_array(padded[position + 8 :], size, values) != kernels.OK:
+                raise self._damaged("its footer is wrong")
+            listed.append(values.view(np.int64))
+            position += 8 + size
+        self.users = np.cumsum(listed[0])
+        self.lengths, self.counts = listed[1], listed[2]
+        self.is_base, self.arrivals, self.last_times = listed[3] != 0, listed[4], listed[5]
+        self.offsets = HEADER.itemsize + np.cumsum(self.lengths) - self.lengths
+        if count and self.offsets[-1] + self.lengths[-1] != self.end:
+            raise self._damaged("its records do not add up")
+
+    def _damaged(self, what: str) -> DamagedFileError:
+        return DamagedFileError(
+            f"{self.path} is damaged: {what}. Restore it from a snapshot or a replica."
+        )
+
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            self.files.close(self.fd)

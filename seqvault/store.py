@@ -1,0 +1,1061 @@
+"""SeqVault itself: the one file that knows all the parts."""
+
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seqvault import items as item_files
+from seqvault import segment as segment_files
+from seqvault import wal
+from seqvault.codec import kernels
+from seqvault.errors import (
+    DamagedFileError,
+    InvalidRequestError,
+    LimitError,
+    ReadOnlyError,
+    SchemaError,
+    StoreClosedError,
+    StoreFailedError,
+    StoreLockedError,
+    StoreNotFoundError,
+    WrongTypeError,
+)
+from seqvault.events import NO_BOUND, check_times, to_bits, to_columns
+from seqvault.files import Files, disk_full_is_typed
+from seqvault.index import Index
+from seqvault.item_batch import ItemBatch
+from seqvault.items import Items
+from seqvault.manifest import NAME as MANIFEST_NAME
+from seqvault.manifest import Manifest
+from seqvault.memtable import Memtable
+from seqvault.schema import Schema
+from seqvault.segment import Segment
+from seqvault.sequence_batch import SequenceBatch
+
+MAX_LAST_N = 1 << 20
+MAX_READ_EVENTS = 1 << 28  # cells of one answer
+MAX_EXTENTS = 2  # beside the base
+FOLD_AT = 4  # fold when the tail reaches 1/4 of the base
+MERGE_EVENTS = 1 << 19  # events packed at a time
+LOAD_EVENTS = 1 << 21  # events of a bulk load held in memory
+DEAD_SHARE = 0.5  # of a segment; more is rewritten
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a read needs, taken under the lock; none of it changes afterwards."""
+
+    users: np.ndarray
+    starts: np.ndarray
+    segments: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
+    open_segments: dict[int, Segment]
+    mem_starts: np.ndarray
+    mem_rows: np.ndarray
+    mem_columns: dict[str, np.ndarray]
+    mem_arrivals: np.ndarray
+    version: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which stored event goes where: what ``unpack_column`` needs for each field."""
+
+    found: _Found
+    data: np.ndarray
+    blocks: int
+    block_arrays: tuple[np.ndarray, ...]
+    dest: np.ndarray
+    mem_dest: np.ndarray
+    counts: np.ndarray
+
+
+class SeqVault:
+    """A store of users' event histories in one directory.
+
+    Any number of threads may use one object; one object in one process may have the
+    store open for writing, others open it with ``read_only=True``.
+
+    Example:
+        >>> import tempfile, pyarrow as pa
+        >>> from seqvault import Schema, SeqVault
+        >>> schema = Schema.from_arrow(pa.schema([("item_id", pa.int64())]))
+        >>> with SeqVault.open(tempfile.mkdtemp() + "/vault", schema=schema) as vault:
+        ...     _ = vault.append({"user_id": [7, 7], "timestamp": [1000, 2000], "item_id": [5, 6]})
+        ...     batch = vault.read([7, 8], before=2001, last_n=3)
+        ...     print(batch["item_id"].tolist(), batch.lengths.tolist())
+        [[6, 5, 0], [0, 0, 0]] [2, 0]
+    """
+
+    def __init__(self, path: str, files: Files, read_only: bool) -> None:
+        """Use ``SeqVault.open``."""
+        self.path = path
+        self.read_only = read_only
+        self._files = files
+        self._lock_fd = -1
+        self._closed = False
+        self._failed: BaseException | None = None
+        self._state = threading.Lock()  # guards everything that readers look at
+        self._merging = threading.Lock()  # one merge, item write or snapshot at a time
+        self._log = threading.Condition()  # guards the log and the queue behind it
+        self._queue: list[tuple[dict[str, np.ndarray], str, int]] = []
+        self._in_flight: list[tuple[dict[str, np.ndarray], str, int]] = []
+        self._syncing = False
+        self._written = self._applied = 0  # appends handed to the log, and visible
+        self._writer: wal.WalWriter | None = None
+
+    # ---- opening and closing
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        schema: Schema | None = None,
+        read_only: bool = False,
+        files: Files | None = None,
+    ) -> "SeqVault":
+        """Opens the store at ``path``; with a ``schema`` it is created if not there.
+
+        Args:
+            path: a directory.
+            schema: fields of an event. For an existing store it must equal the
+                store's schema; None takes the store's.
+            read_only: see what is on disk as of now (and of each ``refresh``) while
+                another process may be writing.
+            files: the file layer, for tests.
+
+        Raises:
+            StoreNotFoundError: no store there and no schema given.
+            StoreLockedError: it is open for writing elsewhere.
+            SchemaError: the store has another schema.
+            NewerFormatError, DamagedFileError: see there.
+        """
+        store = cls(os.path.abspath(os.fspath(path)), files or Files(), read_only)
+        try:
+            if read_only:
+                store._load_for_reading()
+            else:
+                store._load_for_writing(schema)
+            if schema is not None and schema != store.schema:
+                raise SchemaError(
+                    f"the store at {store.path} has the schema {store.schema.to_json()}, the one "
+                    f"given is {schema.to_json()}. Open it without a schema, or with its own."
+                )
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def _load_for_writing(self, schema: Schema | None) -> None:
+        if schema is None and not os.path.exists(f"{self.path}/{MANIFEST_NAME}"):
+            raise StoreNotFoundError(
+                f"no SeqVault store at {self.path}; create one with a schema "
+                "(SeqVault.open(path, schema=...) or `seqvault init`)."
+            )
+        with disk_full_is_typed(f"open {self.path}"):
+            for folder in ("", "/segments", "/wal", "/items"):
+                self._files.make_directory(self.path + folder)
+            try:
+                self._lock_fd = self._files.lock(f"{self.path}/LOCK")
+            except BlockingIOError:
+                raise StoreLockedError(
+                    f"the store at {self.path} is already open for writing; close it there, or "
+                    "open it here with read_only=True."
+                ) from None
+            if not os.path.exists(f"{self.path}/{MANIFEST_NAME}"):
+                assert schema is not None
+                Manifest(schemas=[schema.to_json()]).save(self._files, self.path)
+            self._load(Manifest.load(self._files, self.path))
+            last, end, data = self._replay()
+            if last >= self._manifest.wal_start and data is not None:
+                wal.repair(self._files, self.path, last, data, end)
+            self._remove_strangers(last)
+            number = max(last + 1, self._manifest.wal_start)
+            self._writer = wal.WalWriter(self._files, self.path, number)
+            self._writer.begin()
+
+    def _load_for_reading(self) -> None:
+        for _ in range(20):  # the writer may publish while we look
+            manifest = Manifest.load(self._files, self.path)
+            try:
+                self._load(manifest)
+                self._replay()
+            except (FileNotFoundError, DamagedFileError):
+                if Manifest.load(self._files, self.path).edition == manifest.edition:
+                    raise
+                continue
+            if Manifest.load(self._files, self.path).edition == manifest.edition:
+                return
+        raise StoreFailedError(f"{self.path} changes faster than it can be opened; try again.")
+
+    def _load(self, manifest: Manifest) -> None:
+        """Builds the state in memory from the files the manifest names, but the log."""
+        for number in manifest.segments:
+            if not os.path.exists(segment_files.path_of(self.path, number)):
+                raise FileNotFoundError(
+                    f"segment {number} of {self.path} is missing; restore it from a snapshot."
+                )
+        schemas = [Schema.from_json(entry) for entry in manifest.schemas]
+        index, items = Index(), Items()
+        segments = {}
+        known = getattr(self, "_segments", {})
+        for number in manifest.segments:
+            segment = known.get(number) or Segment(self._files, self.path, number)
+            segments[number] = segment
+            index.add_records(
+                number, segment.users, segment.offsets, segment.lengths, segment.counts,
+                segment.is_base, segment.arrivals,
+            )  # fmt: skip
+        for number in manifest.items:
+            items.apply(item_files.load(self._files, self.path, number), number)
+        with self._state:
+            self._manifest, self._schemas = manifest, schemas
+            self.schema = schemas[-1]
+            self._index, self._segments, self._items = index, segments, items
+            self._memtable = Memtable(self.schema)
+            self._sources = dict(manifest.sources)
+
+    def _replay(self) -> tuple[int, int, np.ndarray | None]:
+        """Takes in the log; returns the last file's number, sound length and bytes."""
+        numbers = sorted(
+            int(name[:-4]) for name in os.listdir(f"{self.path}/wal") if name.endswith(".wal")
+        )
+        numbers = [number for number in numbers if number >= self._manifest.wal_start]
+        if numbers and numbers != list(range(self._manifest.wal_start, numbers[-1] + 1)):
+            raise DamagedFileError(
+                f"log files of {self.path} are missing: there are {numbers}, the first must be "
+                f"{self._manifest.wal_start}. Restore the store from a snapshot or a replica."
+            )
+        end, data = 0, None
+        for number in numbers:
+            data = wal.read_file(self._files, self.path, number)
+            end = wal.FIRST
+            path = wal.path_of(self.path, number)
+            for frame in wal.scan(data, number, path, sealed=number != numbers[-1]):
+                self._apply(self._decode_frame(frame, path), frame.source, frame.offset)
+                end = frame.end
+        return (numbers[-1] if numbers else 0), end, data
+
+    def _decode_frame(self, frame: wal.Frame, path: str) -> dict[str, np.ndarray]:
+        if frame.schema_id >= len(self._schemas):
+            raise DamagedFileError(f"{path} names a schema that the manifest does not have.")
+        schema = self._schemas[frame.schema_id]
+        columns, position = {}, 0
+        for name in ("user_id", "timestamp", *schema.names):
+            dtype = schema.dtype(name)
+            size = frame.count * dtype.itemsize
+            columns[name] = np.frombuffer(frame.payload[position : position + size], dtype)
+            position += size
+        return columns
+
+    def _remove_strangers(self, last_log: int) -> None:
+        """Removes what a crash left behind: files that the manifest does not name."""
+        keep = {
+            "segments": {f"{n:010d}.seg" for n in self._manifest.segments},
+            "items": {f"{n:010d}.items" for n in self._manifest.items},
+            "wal": {f"{n:010d}.wal" for n in range(self._manifest.wal_start, last_log + 1)},
+        }
+        for folder, names in keep.items():
+            for name in os.listdir(f"{self.path}/{folder}"):
+                if name not in names and name.split(".")[0].isdigit():
+                    self._files.unlink(f"{self.path}/{folder}/{name}")
+
+    def close(self) -> None:
+        """Closes the store; everything appended is already durable."""
+        if self._closed:
+            return
+        with self._log:
+            while self._syncing:
+                self._log.wait()
+            self._closed = True
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+        if self._lock_fd >= 0:
+            self._files.close(self._lock_fd)
+            self._lock_fd = -1
+
+    def __enter__(self) -> "SeqVault":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError(f"the store at {self.path} was closed; open it again.")
+
+    def _check_writable(self) -> None:
+        self._check_open()
+        if self.read_only:
+            raise ReadOnlyError(
+                f"the store at {self.path} was opened with read_only=True; open it without."
+            )
+        if self._failed is not None:
+            raise StoreFailedError(
+                f"an earlier write to {self.path} failed ({self._failed}); reads go on, but to "
+                "write again the store must be reopened."
+            ) from self._failed
+
+    def refresh(self) -> bool:
+        """Read-only stores: sees what has been written since; True if anything was."""
+        self._check_open()
+        if not self.read_only:
+            return False
+        before = (self._manifest.edition, self._memtable.size)
+        self._load_for_reading()
+        return before != (self._manifest.edition, self._memtable.size)
+
+    # ---- writing
+
+    def append(self, events: Any, source: str = "", offset: int = -1) -> int:
+        """Stores events; durable and visible to every later read when it returns.
+
+        Args:
+            events: Arrow table or record batch, pandas data frame or dict of arrays
+                with ``user_id``, ``timestamp`` (int64, ms) and all fields. Any order;
+                events of one user and time keep their order.
+            source: name of what the events come from, for instance a log partition.
+            offset: position in the source. Events of a source at an offset that was
+                stored before are left out, so that a replay changes nothing.
+
+        Returns:
+            The number of events stored.
+
+        Raises:
+            InvalidRequestError: and its kinds; nothing was stored.
+            DiskFullError: nothing was stored; try again when there is room.
+            ReadOnlyError, StoreFailedError, StoreClosedError: see there.
+        """
+        self._check_writable()
+        columns = to_columns(events, self.schema)
+        count = len(columns["user_id"])
+        if count == 0:
+            return 0
+        payload = b"".join(column.tobytes() for column in columns.values())
+        if len(payload) >= 1 << 30:
+            raise LimitError(
+                f"events of one append take {len(payload)} bytes; the limit is {1 << 30}. "
+                "Split them, or use bulk_load."
+            )
+        with self._log:
+            self._check_writable()
+            assert self._writer is not None
+            if source and offset <= self._sources_in_queue(source):
+                # still in the queue: durable when everything before us is
+                ticket = self._written
+                count = 0
+            else:
+                self._rotate(len(payload))
+                with disk_full_is_typed("append events"):
+                    self._writer.write(len(self._schemas) - 1, source, offset, count, payload)
+                self._queue.append((columns, source, offset))
+                self._written += 1
+                ticket = self._written
+            while self._applied < ticket:
+                if self._failed is not None:
+                    self._check_writable()
+                if self._syncing:
+                    self._log.wait()
+                else:
+                    self._sync_queue()
+        return count
+
+    def _sources_in_queue(self, source: str) -> int:
+        marks = [self._sources.get(source, -1)]
+        waiting = self._in_flight + self._queue
+        return max(marks + [offset for _, name, offset in waiting if name == source])
+
+    def _sync_queue(self) -> None:
+        """Syncs the log for everybody who waits, then makes their events visible."""
+        assert self._writer is not None
+        writer, batch, upto = self._writer, self._queue, self._written
+        self._queue, self._in_flight, self._syncing = [], batch, True
+        self._log.release()
+        error: BaseException | None = None
+        try:
+            writer.sync()
+        except BaseException as caught:
+            error = caught
+        finally:
+            self._log.acquire()
+            self._syncing = False
+        if error is None:
+            for columns, source, offset in batch:
+                self._apply(columns, source, offset)
+            self._applied = upto
+            self._in_flight = []
+        else:
+            # what a failed sync left on the disk nobody knows: no retry
+            self._failed = error
+        self._log.notify_all()
+        if error is not None:
+            self._check_writable()
+
+    def _rotate(self, size: int) -> None:
+        """Starts a new log file if the present one has no room for ``size`` bytes."""
+        assert self._writer is not None
+        if self._writer.position + size <= wal.FILE_SIZE or self._writer.position <= wal.FIRST:
+            return
+        while self._syncing or self._queue:
+            if self._syncing:
+                self._log.wait()
+            else:
+                self._sync_queue()
+        self._start_log_file()
+
+    def _start_log_file(self) -> None:
+        """Seals the log file and starts the next; nothing may be waiting."""
+        assert self._writer is not None
+        with disk_full_is_typed("start a log file"):
+            fresh = wal.WalWriter(self._files, self.path, self._writer.number + 1)
+            try:
+                self._writer.seal()
+                fresh.begin()
+            except BaseException as error:
+                self._failed = error
+                fresh.discard()
+                raise
+            self._writer.close()
+            self._writer = fresh
+
+    def _apply(self, columns: dict[str, np.ndarray], source: str, offset: int) -> None:
+        with self._state:
+            slots = self._index.add_users(columns["user_id"])
+            self._memtable.append(slots, columns, self._index.arrivals)
+            if source:
+                self._sources[source] = max(self._sources.get(source, -1), offset)
+
+    # ---- reading
+
+    def read(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+        fields: Sequence[str] | None = None,
+        version: np.ndarray | None = None,
+    ) -> SequenceBatch:
+        """Reads the newest events of each user strictly before a time.
+
+        Args:
+            user_ids: int64 [B]; an unknown user has an empty history.
+            before: int64 milliseconds, one for all or [B]. None: no bound.
+            last_n: L, the most events per user, at least 1.
+            scenarios, actions: keep only events whose scenario (action) is one of
+                these; the fields are those with that role in the schema.
+            fields: which fields to return; None: ``timestamp`` and all.
+            version: ``SequenceBatch.version`` of an earlier read of these users, to
+                see what that read saw.
+
+        Returns:
+            ``SequenceBatch`` with [B, L] arrays, newest first, 0 behind the end.
+
+        Raises:
+            InvalidRequestError: and its kinds (unknown field, wrong type, a time in
+                seconds, last_n below 1).
+            LimitError: the answer would be too large.
+            DamagedFileError: a record's checksum does not fit.
+        """
+        self._check_open()
+        users = _ids(user_ids, "user_ids")
+        rows = len(users)
+        if isinstance(last_n, bool) or not isinstance(last_n, int | np.integer) or last_n < 1:
+            raise InvalidRequestError(f"last_n must be a whole number of at least 1; got {last_n}.")
+        if last_n > MAX_LAST_N or rows * last_n > MAX_READ_EVENTS:
+            raise LimitError(
+                f"a read of {rows} users times last_n={last_n} is beyond the limit of "
+                f"{MAX_LAST_N} events a user and {MAX_READ_EVENTS} a call; ask for less."
+            )
+        names = self.schema.select(fields)
+        bound = _bounds(before, rows)
+        seen = np.full(rows, -1, np.int64)
+        if version is not None:
+            seen = _ids(version, "version")
+            if len(seen) != rows or (seen < 0).any():
+                raise InvalidRequestError(
+                    f"version must be the {rows} numbers of an earlier read of these users."
+                )
+        filters = self._filters(scenarios, actions)
+        found = self._find(users)
+        plan = self._plan(found, bound, np.full(rows, last_n, np.int64), seen, filters)
+        row_starts = np.arange(rows, dtype=np.int64) * last_n
+        columns = {}
+        for name in names:
+            out = np.zeros((rows, last_n), self.schema.dtype(name))
+            self._unpack(plan, name, row_starts, out.reshape(-1))
+            columns[name] = out
+        return SequenceBatch(
+            users,
+            plan.counts.astype(np.int32),
+            columns,
+            found.version if version is None else np.minimum(seen, found.version),
+        )
+
+    def _filters(
+        self, scenarios: Sequence[int] | None, actions: Sequence[int] | None
+    ) -> list[tuple[str, np.ndarray]]:
+        filters = []
+        for role, wanted in (("scenario", scenarios), ("action", actions)):
+            if wanted is None:
+                continue
+            field = self.schema.with_role(role)
+            if field is None:
+                raise InvalidRequestError(
+                    f"{role}s were given but no field has the role {role!r}; set "
+                    f"seqvault.role={role} in the metadata of one, or leave {role}s out."
+                )
+            filters.append((field.name, np.unique(_ids(wanted, f"{role}s"))))
+        return filters
+
+    def _find(self, users: np.ndarray, mem_limit: int | None = None) -> _Found:
+        with self._state:
+            slots = self._index.users.find(users)
+            starts, segments, offsets, lengths, counts = self._index.extents(slots)
+            limit = self._memtable.size if mem_limit is None else mem_limit
+            mem_starts, mem_rows = self._memtable.rows(slots, limit)
+            version = np.where(slots >= 0, self._index.arrivals[np.maximum(slots, 0)], 0)
+            return _Found(
+                users, starts, segments, offsets, lengths, counts, self._segments,
+                mem_starts, mem_rows, dict(self._memtable.columns), self._memtable.arrivals,
+                version,
+            )  # fmt: skip
+
+    def _fetch(self, found: _Found) -> tuple[np.ndarray, np.ndarray]:
+        """Reads the records into one buffer; returns it and where each starts."""
+        ends = np.cumsum(found.lengths)
+        total = int(ends[-1]) if len(ends) else 0
+        data = np.empty(total + kernels.PADDING, np.uint8)
+        view = memoryview(data)
+        starts = ends - found.lengths
+        # one read for records that lie side by side, as bulk reads find them
+        k, many = 0, len(starts)
+        segments, offsets, lengths = found.segments, found.offsets, found.lengths
+        adjacent = (segments[1:] == segments[:-1]) & (offsets[:-1] + lengths[:-1] == offsets[1:])
+        breaks = np.concatenate([np.flatnonzero(~adjacent) + 1, [many]]) if many else [0]
+        for stop in breaks:
+            if k == stop:
+                continue
+            segment = found.open_segments[int(segments[k])]
+            first, last = int(starts[k]), int(ends[stop - 1])
+            got = self._files.read_into(segment.fd, view[first:last], int(offsets[k]))
+            if got != last - first:
+                raise DamagedFileError(f"{segment.path} is shorter than its footer says.")
+            k = int(stop)
+        return data, starts
+
+    def _column_of(self, found: _Found, name: str) -> np.ndarray:
+        """int64 [R]: the column of a field in each record, -1 if it lacks it."""
+        out = np.empty(len(found.segments), np.int64)
+        for number in np.unique(found.segments):
+            schema = self._schemas[found.open_segments[int(number)].schema_id]
+            column = (
+                kernels.TIMESTAMP
+                if name == "timestamp"
+                else kernels.ARRIVAL
+                if name == ""
+                else 2 + schema.names.index(name)
+                if name in schema.names
+                else -1
+            )
+            out[found.segments == number] = column
+        return out
+
+    def _plan(
+        self,
+        found: _Found,
+        before: np.ndarray,
+        last_n: np.ndarray,
+        version: np.ndarray,
+        filters: Sequence[tuple[str, np.ndarray]],
+    ) -> _Plan:
+        data, records = self._fetch(found)
+        rows, many = len(found.users), len(records)
+        record_columns = np.empty(many, np.int64)
+        for number in np.unique(found.segments):
+            record_columns[found.segments == number] = found.open_segments[int(number)].columns
+        filter_columns = np.empty((len(filters), many), np.int64)
+        mem_keep = np.ones(len(found.mem_rows), np.bool_)
+        for f, (name, wanted) in enumerate(filters):
+            column = self._column_of(found, name)
+            default = np.isin(self.schema.field(name).default, wanted)
+            filter_columns[f] = np.where(column < 0, -1 if default else -2, column)
+            mem_keep &= np.isin(found.mem_columns[name][found.mem_rows], wanted)
+        if (version >= 0).any():
+            limits = np.repeat(version, np.diff(found.mem_starts))
+            mem_keep &= (limits < 0) | (found.mem_arrivals[found.mem_rows] < limits)
+        filter_starts = np.zeros(len(filters) + 1, np.int64)
+        filter_starts[1:] = np.cumsum([len(wanted) for _, wanted in filters])
+        filter_values = np.concatenate([np.empty(0, np.int64), *(w for _, w in filters)])
+        most = int(((found.counts + kernels.BLOCK - 1) // kernels.BLOCK).sum())
+        block_arrays = tuple(np.empty(most, np.int64) for _ in range(7))
+        dest = np.empty((most, kernels.BLOCK), np.int32)
+        mem_dest = np.full(len(found.mem_rows), -1, np.int32)
+        counts = np.zeros(rows, np.int64)
+        blocks, status, record = kernels.plan_read(
+            data, records, found.lengths, record_columns, found.starts, found.users,
+            found.mem_starts, found.mem_columns["timestamp"][found.mem_rows], mem_keep,
+            before, np.zeros(rows, np.int64), last_n, version,
+            filter_columns, filter_starts, filter_values,
+            *block_arrays, dest, mem_dest, counts,
+        )  # fmt: skip
+        self._check_status(status, record, found)
+        return _Plan(found, data, blocks, block_arrays, dest, mem_dest, counts)
+
+    def _check_status(self, status: int, record: int, found: _Found) -> None:
+        if status == kernels.OK:
+            return
+        segment = found.open_segments[int(found.segments[record])]
+        what = {kernels.BAD_HEADER: "header", kernels.BAD_BLOCK: "checksum"}.get(status, "content")
+        raise DamagedFileError(
+            f"{segment.path} is damaged: the {what} of the record at byte "
+            f"{int(found.offsets[record])} is wrong. Restore it from a snapshot or a replica."
+        )
+
+    def _unpack(self, plan: _Plan, name: str, row_starts: np.ndarray, out: np.ndarray) -> None:
+        """Fills the flat array ``out`` with a field; "" is the arrival number."""
+        found = plan.found
+        default = np.uint64(0)
+        if name not in ("", "timestamp"):
+            value = np.array([self.schema.field(name).default]).astype(out.dtype)
+            default = to_bits(value).view(np.uint64)[0]
+        status, record = kernels.unpack_column(
+            plan.data, plan.blocks, *plan.block_arrays, plan.dest,
+            self._column_of(found, name), default, row_starts,
+            out.view(f"u{out.dtype.itemsize}"),
+        )  # fmt: skip
+        self._check_status(status, record, found)
+        wanted = plan.mem_dest >= 0
+        if wanted.any():
+            row_of = np.repeat(np.arange(len(found.users)), np.diff(found.mem_starts))[wanted]
+            source = found.mem_arrivals if name == "" else found.mem_columns[name]
+            out[row_starts[row_of] + plan.mem_dest[wanted]] = source[found.mem_rows[wanted]]
+
+    # ---- merging
+
+    def merge(self) -> dict[str, int]:
+        """Moves what is in the log into segments and tidies segments up.
+
+        Returns:
+            Counts: ``users`` and ``events`` written, ``bytes`` of the new segment.
+
+        Raises:
+            DiskFullError: the store is as it was.
+        """
+        self._check_writable()
+        with self._merging, disk_full_is_typed("merge"):
+            return self._merge()
+
+    def _merge(self) -> dict[str, int]:
+        with self._log:
+            self._check_writable()
+            while self._syncing or self._queue:
+                if self._syncing:
+                    self._log.wait()
+                else:
+                    self._sync_queue()
+            assert self._writer is not None
+            if self._writer.position > wal.FIRST:
+                self._start_log_file()
+            wal_start = self._writer.number
+            with self._state:
+                limit = self._memtable.size
+                sources = dict(self._sources)
+                touched = np.unique(self._memtable.slots[:limit])
+                tails = np.bincount(self._memtable.slots[:limit], minlength=len(self._index.users))[
+                    touched
+                ]
+                rewrite = self._worn_segments()
+                starts, segments, _, _, counts = self._index.extents(
+                    np.arange(len(self._index.users), dtype=np.int64)
+                )
+                keys = self._index.users.keys.copy()
+        owner = np.repeat(np.arange(len(keys)), np.diff(starts))
+        worn = np.unique(owner[np.isin(segments, rewrite)])
+        slots = np.union1d(touched, worn).astype(np.int64)
+        if not len(slots):
+            return {"users": 0, "events": 0, "bytes": 0}
+        tail = np.zeros(len(keys), np.int64)
+        tail[touched] = tails
+        extents = np.diff(starts)
+        stored = np.bincount(owner, weights=counts, minlength=len(keys)).astype(np.int64)
+        base = np.zeros(len(keys), np.int64)
+        base[extents > 0] = counts[starts[:-1][extents > 0]]
+        fold = (extents > MAX_EXTENTS) | (FOLD_AT * (stored - base + tail) >= base)
+        fold[worn] = True
+        users = keys[slots]
+        order = np.argsort(users)
+        users, slots = users[order], slots[order]
+        fold = fold[slots]
+        work = np.where(fold, stored[slots], 0) + tail[slots]
+        number = self._manifest.next_file
+        written = {"users": 0, "events": 0}
+
+        def parts() -> Iterable[segment_files.Packed]:
+            for first, last in _slices(work, MERGE_EVENTS):
+                packed = self._pack_users(users[first:last], fold[first:last], limit)
+                written["users"] += len(packed.users)
+                written["events"] += int(packed.counts.sum())
+                yield packed
+
+        path = segment_files.path_of(self.path, number)
+        try:
+            size = segment_files.write(
+                self._files, self.path, number, len(self._schemas) - 1,
+                2 + len(self.schema.fields), parts(),
+            )  # fmt: skip
+        except BaseException:
+            self._discard(path + ".tmp", path)
+            raise
+        fresh = Segment(self._files, self.path, number)
+        manifest = replace(
+            self._manifest,
+            segments=[*(n for n in self._manifest.segments if n not in rewrite), number],
+            wal_start=wal_start,
+            next_file=number + 1,
+            edition=self._manifest.edition + 1,
+            sources=sources,
+        )
+        self._publish(manifest)
+        with self._state:
+            self._segments = {
+                **{n: s for n, s in self._segments.items() if n not in rewrite},
+                number: fresh,
+            }
+            self._index.add_records(
+                number, fresh.users, fresh.offsets, fresh.lengths, fresh.counts, fresh.is_base,
+                fresh.arrivals,
+            )  # fmt: skip
+            self._memtable = self._memtable.rest(limit, self._index.arrivals)
+        for worn_number in rewrite:
+            self._discard(segment_files.path_of(self.path, worn_number))
+        for name in os.listdir(f"{self.path}/wal"):
+            if name.endswith(".wal") and int(name[:-4]) < wal_start:
+                self._discard(f"{self.path}/wal/{name}")
+        return {**written, "bytes": size}
+
+    def _worn_segments(self) -> list[int]:
+        """Numbers of segments most of whose bytes are no longer in use."""
+        live = self._index.live_bytes()
+        return [
+            number
+            for number, segment in self._segments.items()
+            if live.get(number, 0) < (1 - DEAD_SHARE) * int(segment.lengths.sum())
+        ]
+
+    def _publish(self, manifest: Manifest) -> None:
+        """Makes the manifest the store's. A failed sync leaves unknown what is on disk."""
+        try:
+            manifest.save(self._files, self.path)
+        except BaseException as error:
+            self._failed = error
+            raise
+        self._manifest = manifest
+
+    def _discard(self, *paths: str) -> None:
+        """Removes files that nothing needs; what cannot go now goes at the next open."""
+        for path in paths:
+            try:
+                self._files.unlink(path)
+            except OSError:
+                pass
+
+    def _pack_users(self, users: np.ndarray, fold: np.ndarray, limit: int) -> segment_files.Packed:
+        """Packs users' events in memory, and for ``fold`` also those on disk."""
+        found = self._find(users, limit)
+        keep = np.repeat(fold, np.diff(found.starts))
+        record_counts = np.where(fold, np.diff(found.starts), 0)
+        found = replace(
+            found,
+            starts=np.concatenate([[0], np.cumsum(record_counts)]),
+            segments=found.segments[keep],
+            offsets=found.offsets[keep],
+            lengths=found.lengths[keep],
+            counts=found.counts[keep],
+        )
+        rows = len(users)
+        every = np.full(rows, NO_BOUND, np.int64)
+        plan = self._plan(found, every, every, np.full(rows, -1, np.int64), [])
+        starts = np.concatenate([[0], np.cumsum(plan.counts)])
+        total = int(starts[-1])
+        columns = np.empty((2 + len(self.schema.fields), total), np.int64)
+        # the plan is newest first: turn each user's events around
+        backward = np.repeat(starts[:-1] + starts[1:] - 1, plan.counts) - np.arange(total)
+        for c, name in enumerate(("timestamp", "", *self.schema.names)):
+            dtype = np.dtype("int64") if name == "" else self.schema.dtype(name)
+            out = np.zeros(total, dtype)
+            self._unpack(plan, name, starts[:-1], out)
+            columns[c] = to_bits(out)[backward]
+        newest = columns[kernels.ARRIVAL].copy()
+        arrivals = np.maximum.reduceat(newest, starts[:-1]) + 1
+        return segment_files.pack(users, starts, columns, fold, arrivals)
+
+    def bulk_load(self, source: Any) -> int:
+        """Loads life-cycle history past the log; durable when it returns.
+
+        Much faster than ``append`` for large amounts. A crash in the middle may leave
+        a first part of the events stored.
+
+        Args:
+            source: path or paths of Parquet files, or Arrow tables or record batches,
+                one or an iterable of them. Best sorted by (user_id, timestamp).
+
+        Returns:
+            The number of events loaded.
+        """
+        self._check_writable()
+        total = 0
+        with self._merging, disk_full_is_typed("load events"):
+            for batch in _batches(source):
+                columns = to_columns(batch, self.schema)
+                if len(columns["user_id"]):
+                    self._apply(columns, "", -1)
+                total += len(columns["user_id"])
+                if self._memtable.size >= LOAD_EVENTS:
+                    self._merge()
+            self._merge()
+        return total
+
+    # ---- items
+
+    def put_items(self, table: Any) -> int:
+        """Stores side information of items; durable when it returns.
+
+        Args:
+            table: Arrow table, record batch, pandas data frame or dict with
+                ``item_id`` (int64, each once) and columns of integers, floats,
+                strings or fixed-size lists of floats. Known items are replaced. All
+                calls must give the same columns.
+
+        Returns:
+            The version number of the item table from now on.
+
+        Raises:
+            InvalidRequestError: and its kinds; nothing was stored.
+            DiskFullError: nothing was stored.
+        """
+        self._check_writable()
+        checked = item_files.to_table(table)
+        with self._merging, disk_full_is_typed("store items"):
+            self._items.check(checked)
+            manifest = self._manifest
+            number = manifest.next_file
+            listed = [*manifest.items, number]
+            stored = checked
+            if len(manifest.items) >= 8:  # one file again, so that opening stays quick
+                whole = Items()
+                for old in manifest.items:
+                    whole.apply(item_files.load(self._files, self.path, old), old)
+                whole.apply(checked, number)
+                listed, table_now = [number], whole.to_table()
+                assert table_now is not None
+                stored = table_now
+            try:
+                item_files.save(self._files, self.path, number, stored)
+            except BaseException:
+                self._discard(item_files.path_of(self.path, number) + ".tmp")
+                raise
+            self._publish(
+                replace(manifest, items=listed, next_file=number + 1, edition=manifest.edition + 1)
+            )
+            with self._state:
+                self._items.apply(checked, number)
+            for old in manifest.items:
+                if old not in listed:
+                    self._discard(item_files.path_of(self.path, old))
+        return number
+
+    def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
+        """Reads side information.
+
+        Args:
+            ids: int64 of any shape.
+            fields: which fields; None: all.
+
+        Returns:
+            ``ItemBatch`` with arrays of the ids' shape (plus ``[d]`` for vectors).
+
+        Raises:
+            UnknownFieldError, WrongTypeError: see there.
+        """
+        self._check_open()
+        with self._state:
+            return self._items.read(ids, fields)
+
+    @property
+    def item_schema(self) -> pa.Schema | None:
+        """Arrow schema of the item table, None before the first ``put_items``."""
+        return self._items.schema
+
+    # ---- care
+
+    def verify(self) -> dict[str, int]:
+        """Reads and checks every byte that the store relies on.
+
+        Returns:
+            Counts: ``segments``, ``records``, ``events``, ``items``, ``bytes``.
+
+        Raises:
+            DamagedFileError: names the file and the place.
+        """
+        self._check_open()
+        with self._state:
+            segments, manifest = dict(self._segments), self._manifest
+        checked = {"segments": 0, "records": 0, "events": 0, "items": 0, "bytes": 0}
+        for number, segment in segments.items():
+            again = Segment(self._files, self.path, number)  # header, footer and trailer
+            for first, last in _slices(again.lengths, 1 << 24):
+                rows = last - first
+                found = _Found(
+                    again.users[first:last], np.arange(rows + 1), np.full(rows, number),
+                    again.offsets[first:last], again.lengths[first:last],
+                    again.counts[first:last], {number: again}, np.zeros(rows + 1, np.int64),
+                    np.empty(0, np.int64), self._memtable.columns, self._memtable.arrivals,
+                    np.zeros(rows, np.int64),
+                )  # fmt: skip
+                every = np.full(rows, NO_BOUND, np.int64)
+                plan = self._plan(found, every, every, np.full(rows, -1, np.int64), [])
+                if (plan.counts != again.counts[first:last]).any():
+                    raise DamagedFileError(f"{again.path}: records do not hold what they say.")
+                checked["records"] += rows
+                checked["events"] += int(plan.counts.sum())
+            checked["segments"] += 1
+            checked["bytes"] += segment.size
+        for number in manifest.items:
+            checked["items"] += len(item_files.load(self._files, self.path, number))
+        for number in range(manifest.wal_start, 1 << 62):
+            try:
+                data = wal.read_file(self._files, self.path, number)
+            except FileNotFoundError:
+                break
+            later = os.path.exists(wal.path_of(self.path, number + 1))
+            path = wal.path_of(self.path, number)
+            for _ in wal.scan(data, number, path, sealed=later):
+                pass
+        return checked
+
+    def stats(self) -> dict[str, Any]:
+        """Sizes and counts of the store, as plain numbers."""
+        self._check_open()
+        with self._state:
+            index, memtable = self._index, self._memtable
+            on_disk = sum(segment.size for segment in self._segments.values())
+            live = index.live_bytes()
+            _, _, _, _, counts = index.extents(np.arange(len(index.users), dtype=np.int64))
+            stored = int(counts.sum())
+            return {
+                "path": self.path,
+                "users": len(index.users),
+                "events": stored + memtable.size,
+                "events_in_log": memtable.size,
+                "segments": len(self._segments),
+                "segment_bytes": on_disk,
+                "live_bytes": sum(live.values()),
+                "bytes_per_event": on_disk / stored if stored else 0.0,
+                "index_bytes": index.bytes,
+                "memtable_bytes": memtable.bytes,
+                "items": len(self._items),
+                "items_version": self._items.version,
+                "sources": dict(self._sources),
+                "fields": list(self.schema.names),
+            }
+
+    def snapshot(self, path: str | os.PathLike[str]) -> None:
+        """Makes a complete copy of the store as of now at ``path``, a new directory.
+
+        The log is merged first. Files are linked where the file system allows it, so
+        that a snapshot next to the store costs next to nothing.
+
+        Raises:
+            InvalidRequestError: there is something at ``path`` already.
+        """
+        self._check_writable()
+        target = os.path.abspath(os.fspath(path))
+        if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
+            raise InvalidRequestError(f"{target} exists and is not an empty directory.")
+        with self._merging, disk_full_is_typed("take a snapshot"):
+            self._merge()
+            for folder in ("", "/segments", "/wal", "/items"):
+                self._files.make_directory(target + folder)
+            manifest = self._manifest
+            for number in manifest.segments:
+                self._copy(segment_files.path_of(self.path, number),
+                           segment_files.path_of(target, number))  # fmt: skip
+            for number in manifest.items:
+                self._copy(item_files.path_of(self.path, number),
+                           item_files.path_of(target, number))  # fmt: skip
+            for folder in ("/segments", "/items"):
+                self._files.sync_directory(target + folder)
+            manifest.save(self._files, target)
+
+    def _copy(self, old: str, new: str) -> None:
+        try:
+            os.link(old, new)
+        except OSError:
+            source = self._files.open_read(old)
+            try:
+                self._files.publish(
+                    new, self._files.read_all(source, self._files.size(source), 0).tobytes()
+                )
+            finally:
+                self._files.close(source)
+
+
+def _ids(values: Any, what: str) -> np.ndarray:
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise InvalidRequestError(f"{what} must be a flat list of ids; received {array.ndim} axes.")
+    if array.size and array.dtype.kind not in "iu":
+        raise WrongTypeError(f"{what} have type {array.dtype}; expected int64.")
+    if array.dtype == np.uint64 and array.size and array.max() > NO_BOUND:
+        raise InvalidRequestError(f"{what} has {array.max()}, beyond int64.")
+    return np.ascontiguousarray(array, np.int64)
+
+
+def _bounds(before: Any, rows: int) -> np.ndarray:
+    """int64 [B] of the bound on time; None is no bound."""
+    array = np.asarray(NO_BOUND if before is None else before)
+    if array.dtype.kind not in "iu":
+        raise WrongTypeError(f"before has type {array.dtype}; expected int64 milliseconds.")
+    if array.ndim > 1 or (array.ndim == 1 and len(array) != rows):
+        raise InvalidRequestError(
+            f"before has shape {array.shape}; expected one time, or one for each of {rows} users."
+        )
+    bound = np.ascontiguousarray(np.broadcast_to(array.astype(np.int64), (rows,)))
+    check_times(bound, "before")
+    return bound
+
+
+def _slices(work: np.ndarray, budget: int) -> Iterable[tuple[int, int]]:
+    """Cuts users into runs of about ``budget`` work each."""
+    first, done = 0, np.cumsum(work)
+    while first < len(work):
+        start = done[first - 1] if first else 0
+        last = max(first + 1, int(np.searchsorted(done, start + budget, side="right")))
+        yield first, last
+        first = last
+
+
+def _batches(source: Any) -> Iterable[Any]:
+    if isinstance(source, str | os.PathLike):
+        file = pq.ParquetFile(os.fspath(source))
+        yield from file.iter_batches(batch_size=1 << 18)
+    elif isinstance(source, pa.Table | pa.RecordBatch | dict) or hasattr(source, "columns"):
+        yield source
+    elif isinstance(source, Iterable):
+        for one in source:
+            yield from _batches(one)
+    else:
+        raise WrongTypeError(
+            f"bulk_load takes Parquet paths or Arrow batches; received {type(source).__name__}."
+        )

@@ -1,0 +1,339 @@
+"""What a store promises, one promise a test."""
+
+import errno
+import multiprocessing
+import os
+import threading
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from seqvault import Schema, SeqVault, errors
+from seqvault.files import Files
+
+SCHEMA = Schema.from_arrow(
+    pa.schema([("item_id", pa.int64()), ("scenario", pa.int8()), ("action", pa.int8())])
+)
+NOW = 1_700_000_000_000
+
+
+def events(users, times, items=None, scenario=0, action=0):
+    n = len(users)
+    return {
+        "user_id": np.array(users, np.int64),
+        "timestamp": np.array(times, np.int64),
+        "item_id": np.array(range(n) if items is None else items, np.int64),
+        "scenario": np.full(n, scenario, np.int8),
+        "action": np.full(n, action, np.int8),
+    }
+
+
+@pytest.fixture
+def vault(tmp_path):
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA) as store:
+        yield store
+
+
+def test_an_event_at_the_bound_is_not_read_and_ties_keep_arrival_order(vault):
+    vault.append(events([1, 1, 1, 1], [NOW, NOW, NOW + 1, NOW - 1], [10, 11, 12, 13]))
+    batch = vault.read([1, 99], before=NOW + 1, last_n=4)
+    assert batch["item_id"].tolist() == [[11, 10, 13, 0], [0, 0, 0, 0]]
+    assert batch.lengths.dtype == np.int32 and batch.lengths.tolist() == [3, 0]
+    assert vault.read([1], before=[NOW], last_n=1)["item_id"].tolist() == [[13]]
+
+
+@pytest.mark.parametrize("kind", ["table", "batch", "pandas", "dict", "chunked"])
+def test_every_kind_of_input_gives_the_same(tmp_path, kind):
+    plain = events([2, 1, 2], [NOW + 3, NOW, NOW + 1], [7, 8, 9])
+    table = pa.table(plain)
+    given = {
+        "table": table,
+        "batch": table.to_batches()[0],
+        "pandas": pd.DataFrame(plain),
+        "dict": {name: values.tolist() for name, values in plain.items()},
+        "chunked": pa.concat_tables([table.slice(0, 1), table.slice(1)]),
+    }[kind]
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA) as store:
+        assert store.append(given) == 3
+        assert store.read([2], before=NOW + 9, last_n=2)["item_id"].tolist() == [[7, 9]]
+
+
+def test_appends_outlive_a_process_that_never_closed(tmp_path):
+    def run():
+        store = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
+        for i in range(5):
+            store.append(events([i], [NOW + i]))
+        os._exit(9)
+
+    process = multiprocessing.get_context("fork").Process(target=run)
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    with SeqVault.open(tmp_path / "vault") as store:
+        assert store.read(range(6), before=None, last_n=2).lengths.tolist() == [1] * 5 + [0]
+
+
+def test_a_reader_beside_the_writer_sees_appends_and_merges_on_refresh(tmp_path, vault):
+    vault.append(events([1], [NOW]))
+    with SeqVault.open(tmp_path / "vault", read_only=True) as reader:
+        assert reader.read([1], before=None, last_n=9).lengths[0] == 1
+        vault.append(events([1, 2], [NOW + 1, NOW + 2]))
+        assert reader.read([1], before=None, last_n=9).lengths[0] == 1
+        assert reader.refresh() and not reader.refresh()
+        assert reader.read([1, 2], before=None, last_n=9).lengths.tolist() == [2, 1]
+        vault.merge()
+        assert reader.read([1, 2], before=None, last_n=9).lengths.tolist() == [2, 1]
+        vault.append(events([2], [NOW + 9]))
+        assert reader.refresh()
+        assert reader.read([1, 2], before=None, last_n=9).lengths.tolist() == [2, 2]
+        with pytest.raises(errors.ReadOnlyError):
+            reader.append(events([1], [NOW]))
+
+
+def test_a_store_is_opened_for_writing_once(tmp_path, vault):
+    with pytest.raises(errors.StoreLockedError, match="already open"):
+        SeqVault.open(tmp_path / "vault")
+    vault.close()
+    SeqVault.open(tmp_path / "vault").close()
+    with pytest.raises(errors.StoreClosedError):
+        vault.read([1], before=None, last_n=1)
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"user_id": [1.5]}, errors.WrongTypeError),
+        ({"user_id": ["a"]}, errors.WrongTypeError),
+        ({"item_id": [None]}, errors.WrongTypeError),
+        ({"scenario": [200]}, errors.ValueRangeError),
+        ({"timestamp": [1_700_000_000]}, errors.TimeUnitError),
+        ({"timestamp": [1_700_000_000_000_000]}, errors.TimeUnitError),
+        ({"timestamp": [-1]}, errors.TimeUnitError),
+        ({"surprise": [1]}, errors.UnknownFieldError),
+        ({"action": [1, 2]}, errors.InvalidRequestError),
+    ],
+)
+def test_bad_events_are_refused_whole(vault, change, error):
+    given = {name: values.tolist() for name, values in events([1], [NOW]).items()}
+    with pytest.raises(error):
+        vault.append({**given, **change})
+    assert vault.stats()["events"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ({"before": 1_700_000_000}, errors.TimeUnitError),
+        ({"before": 1.7e12}, errors.WrongTypeError),
+        ({"before": [NOW, NOW]}, errors.InvalidRequestError),
+        ({"last_n": 0}, errors.InvalidRequestError),
+        ({"last_n": 2.5}, errors.InvalidRequestError),
+        ({"last_n": 1 << 40}, errors.LimitError),
+        ({"fields": ["nothing"]}, errors.UnknownFieldError),
+        ({"user_ids": ["a"]}, errors.WrongTypeError),
+        ({"user_ids": [[1]]}, errors.InvalidRequestError),
+        ({"version": [1, 2]}, errors.InvalidRequestError),
+    ],
+)
+def test_bad_reads_are_refused(vault, arguments, error):
+    with pytest.raises(error):
+        vault.read(**{"user_ids": [1], "before": NOW, "last_n": 5, **arguments})
+
+
+def test_other_schemas_and_empty_places_are_refused(tmp_path, vault):
+    with pytest.raises(errors.SchemaError):
+        SeqVault.open(
+            tmp_path / "vault", Schema.from_arrow(pa.schema([("x", pa.int8())])), read_only=True
+        )
+    with pytest.raises(errors.StoreNotFoundError):
+        SeqVault.open(tmp_path / "nothing")
+    assert not (tmp_path / "nothing").exists()
+    with pytest.raises(errors.SchemaError):
+        Schema.from_arrow(pa.schema([("x", pa.string())]))
+    with pytest.raises(errors.SchemaError):
+        Schema.from_arrow(pa.schema([("user_id", pa.int32())]))
+
+
+def test_a_replayed_source_changes_nothing(tmp_path, vault):
+    assert vault.append(events([1], [NOW]), source="log-0", offset=5) == 1
+    assert vault.append(events([1], [NOW]), source="log-0", offset=5) == 0
+    vault.merge()
+    vault.close()
+    with SeqVault.open(tmp_path / "vault") as again:
+        assert again.append(events([1], [NOW]), source="log-0", offset=4) == 0
+        assert again.append(events([1], [NOW]), source="log-1", offset=4) == 1
+        assert again.read([1], before=None, last_n=9).lengths[0] == 2
+
+
+def test_items_are_joined_in_the_shape_of_the_ids(tmp_path, vault):
+    table = pa.table(
+        {
+            "item_id": pa.array([5, 6], pa.int64()),
+            "author_id": pa.array([50, 60], pa.int32()),
+            "title": ["five", "six"],
+            "content": pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2, 3, 4], "float"), 2),
+        }
+    )
+    assert vault.read_items([5]).found.tolist() == [False]
+    first = vault.put_items(table)
+    second = vault.put_items(table.slice(1).set_column(2, "title", [["SIX"]]))
+    assert second > first
+    for store in (vault, None):
+        if store is None:
+            vault.close()
+            store = SeqVault.open(tmp_path / "vault", read_only=True)
+        batch = store.read_items([[6, 7], [5, 6]], fields=["author_id", "title", "content"])
+        assert batch["author_id"].tolist() == [[60, 0], [50, 60]]
+        assert batch["author_id"].dtype == np.int32
+        assert batch["title"].tolist() == [["SIX", ""], ["five", "SIX"]]
+        assert batch["content"].shape == (2, 2, 2)
+        assert batch["content"][1, 0].tolist() == [1.0, 2.0]
+        assert batch.found.tolist() == [[True, False], [True, True]]
+        assert batch.version == second
+        assert store.read_items(np.empty((0, 3), np.int64))["title"].shape == (0, 3)
+        with pytest.raises(errors.UnknownFieldError):
+            store.read_items([5], fields=["nothing"])
+    with pytest.raises(errors.ReadOnlyError):
+        store.put_items(table)
+
+
+def test_many_item_files_become_one_again(tmp_path, vault):
+    for i in range(20):
+        vault.put_items({"item_id": [i, 99], "value": [i * 10, i]})
+    assert len(os.listdir(tmp_path / "vault" / "items")) <= 9
+    vault.close()
+    with SeqVault.open(tmp_path / "vault") as again:
+        assert again.read_items([0, 19, 99])["value"].tolist() == [0, 190, 19]
+
+
+def test_items_of_another_shape_are_refused(vault):
+    vault.put_items({"item_id": [1], "value": [1]})
+    with pytest.raises(errors.SchemaError):
+        vault.put_items({"item_id": [1], "other": [1]})
+    with pytest.raises(errors.InvalidRequestError):
+        vault.put_items({"item_id": [1, 1], "value": [1, 2]})
+    with pytest.raises(errors.UnknownFieldError):
+        vault.put_items({"value": [1]})
+
+
+def test_a_snapshot_is_a_store_of_its_own(tmp_path, vault):
+    vault.append(events([1, 2], [NOW, NOW]))
+    vault.put_items({"item_id": [0], "value": [4]})
+    vault.snapshot(tmp_path / "copy")
+    vault.append(events([1], [NOW + 1]))
+    with SeqVault.open(tmp_path / "copy") as copy:
+        assert copy.verify()["events"] == 2
+        assert copy.read_items([0])["value"].tolist() == [4]
+        copy.append(events([3], [NOW]))
+        assert copy.read([1, 3], before=None, last_n=5).lengths.tolist() == [1, 1]
+    assert vault.read([1, 3], before=None, last_n=5).lengths.tolist() == [2, 0]
+    with pytest.raises(errors.InvalidRequestError):
+        vault.snapshot(tmp_path / "copy")
+
+
+def test_parquet_loads_whatever_its_order(tmp_path, vault):
+    rng = np.random.default_rng(0)
+    plain = events(rng.integers(0, 50, 5000), NOW + rng.integers(0, 10**6, 5000))
+    pq.write_table(pa.table(plain), tmp_path / "a.parquet", row_group_size=700)
+    assert vault.bulk_load(str(tmp_path / "a.parquet")) == 5000
+    assert vault.stats()["events_in_log"] == 0
+    one = vault.read([7], before=None, last_n=1000, fields=["item_id"])
+    mine = np.flatnonzero(plain["user_id"] == 7)
+    expected = mine[np.argsort(plain["timestamp"][mine], kind="stable")][::-1]
+    assert one["item_id"][0, : one.lengths[0]].tolist() == expected.tolist()
+
+
+def test_threads_append_read_and_merge_at_once(vault):
+    stop = threading.Event()
+    faults = []
+
+    def write(user):
+        for i in range(60):
+            vault.append(events([user] * 3, [NOW + 3 * i + k for k in range(3)]))
+
+    def watch():
+        seen = np.zeros(4, np.int64)
+        while not stop.is_set():
+            batch = vault.read(range(4), before=None, last_n=500)
+            for row in range(4):
+                n = int(batch.lengths[row])
+                times = batch["timestamp"][row, :n]
+                if (
+                    n < seen[row]
+                    or n % 3
+                    or times.tolist() != list(range(NOW + n - 1, NOW - 1, -1))
+                ):
+                    faults.append((row, n, times.tolist()))
+                seen[row] = n
+
+    def tidy():
+        while not stop.is_set():
+            vault.merge()
+
+    writers = [threading.Thread(target=write, args=(user,)) for user in range(4)]
+    others = [threading.Thread(target=watch), threading.Thread(target=watch),
+              threading.Thread(target=tidy)]  # fmt: skip
+    for thread in writers + others:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    stop.set()
+    for thread in others:
+        thread.join()
+    assert not faults
+    assert vault.read(range(4), before=None, last_n=500).lengths.tolist() == [180] * 4
+
+
+class FullDisk(Files):
+    full = False
+
+    def pwrite(self, fd, data, offset):
+        if self.full:
+            raise OSError(errno.ENOSPC, "no space left on device")
+        return super().pwrite(fd, data, offset)
+
+
+def test_on_a_full_disk_reads_go_on_and_writes_come_back(tmp_path):
+    disk = FullDisk()
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA, files=disk) as store:
+        store.append(events([1], [NOW]))
+        disk.full = True
+        for call in (lambda: store.append(events([1], [NOW + 1])), store.merge,
+                     lambda: store.put_items({"item_id": [1], "v": [1]})):  # fmt: skip
+            with pytest.raises(errors.DiskFullError, match="no room"):
+                call()
+        assert store.read([1], before=None, last_n=5).lengths[0] == 1
+        disk.full = False
+        store.append(events([1], [NOW + 2]))
+        store.merge()
+        assert store.read([1], before=None, last_n=5).lengths[0] == 2
+    with SeqVault.open(tmp_path / "vault") as again:
+        assert again.read([1], before=None, last_n=5).lengths[0] == 2
+
+
+class FailingSync(Files):
+    broken = False
+
+    def fdatasync(self, fd):
+        if self.broken:
+            raise OSError(errno.EIO, "input/output error")
+        super().fdatasync(fd)
+
+
+def test_after_a_failed_sync_nothing_more_is_acknowledged(tmp_path):
+    disk = FailingSync()
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA, files=disk) as store:
+        store.append(events([1], [NOW]))
+        disk.broken = True
+        with pytest.raises(errors.StoreFailedError):
+            store.append(events([1], [NOW + 1]))
+        disk.broken = False
+        with pytest.raises(errors.StoreFailedError, match="reopened"):
+            store.append(events([1], [NOW + 2]))
+        assert store.read([1], before=None, last_n=5).lengths[0] == 1
+    with SeqVault.open(tmp_path / "vault") as again:
+        assert again.append(events([2], [NOW])) == 1
+        assert again.read([1], before=None, last_n=5)["timestamp"][0, -1] in (0, NOW)
