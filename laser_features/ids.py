@@ -25,8 +25,9 @@ def direct_rows(ids: ArrayLike, rows: int) -> NDArray[np.int32]:
         >>> direct_rows([-1, 0, 2, 3], rows=4)
         array([0, 1, 3, 0], dtype=int32)
     """
-    values = np.asarray(ids).astype(np.int64)
-    return np.where((values >= 0) & (values <= rows - 2), values + 1, 0).astype(np.int32)
+    # As unsigned numbers, ids below -1 lie beyond every table: one comparison finds both ends.
+    shifted = np.asarray(np.add(ids, 1, dtype=np.int64))
+    return shifted.astype(np.int32) * (shifted.view(np.uint64) < np.uint64(rows))
 
 
 def splitmix64(ids: ArrayLike) -> NDArray[np.uint64]:

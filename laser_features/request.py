@@ -133,18 +133,17 @@ def build_model_inputs(
     _check_no_leak(requests, times, in_history)
 
     history_ids = _fit(history["item_id"], length, np.int64)
-    side = _SideInformation(spec, items, history_ids[in_history], requests, in_candidates)
+    side = _SideInformation(spec, items, history_ids, in_history, requests, in_candidates)
     inputs: dict[str, NDArray] = {}
     for model_input in spec.model_inputs():
         name, source = model_input.name, model_input.field
         if name == "history_age_seconds":
             ages = age_seconds(requests.time_ms[:, None], times)
-            inputs[name] = np.where(in_history, ages, np.int32(0))
+            inputs[name] = ages * in_history
         elif source is None:
             inputs[name] = lengths.astype(np.int32)
         elif source.section == "item":
-            valid = in_history if model_input.kind == "history" else in_candidates
-            inputs[name] = side.gather(model_input, valid)
+            inputs[name] = side.gather(model_input, source)
         elif model_input.kind == "history":
             raw = _fit(history[source.name], length, source.dtype)
             inputs[name] = _masked(spec, model_input, source, raw, in_history)
@@ -163,7 +162,8 @@ class _SideInformation:
         self,
         spec: FeatureSpec,
         items: Items,
-        history_ids: NDArray,
+        all_history_ids: NDArray,
+        in_history: NDArray,
         requests: RequestBatch,
         in_candidates: NDArray,
     ) -> None:
@@ -173,25 +173,30 @@ class _SideInformation:
         self.values: dict[str, NDArray] = {}
         if not self.fields:
             return
+        history_ids = all_history_ids[in_history]
         candidate_ids = np.asarray(requests.candidate_item_id, np.int64)[in_candidates]
         # Arrow's hash encoding finds the distinct ids several times faster than a sort.
         encoded = pa.array(np.concatenate([history_ids, candidate_ids])).dictionary_encode()
         codes = encoded.indices.to_numpy(zero_copy_only=False)
-        self.codes["history"] = codes[: len(history_ids)]
-        self.codes["candidate"] = codes[len(history_ids) :]
-        self.rows = items.read_items(encoded.dictionary.to_numpy(), fields=self.fields)
+        distinct = encoded.dictionary.to_numpy()
+        # Padding's code is one past the last item, where ``gather`` keeps the padding value.
+        for kind, valid, own in (
+            ("history", in_history, codes[: len(history_ids)]),
+            ("candidate", in_candidates, codes[len(history_ids) :]),
+        ):
+            placed = np.full(valid.shape, len(distinct), np.intp)
+            placed[valid] = own
+            self.codes[kind] = placed
+        self.rows = items.read_items(distinct, fields=self.fields)
         self.found = np.asarray(self.rows.found, bool)
 
-    def gather(self, model_input: ModelInput, valid: NDArray) -> NDArray:
-        """The field's values at the valid positions of [B, L] or [B, N], padding elsewhere."""
-        source = model_input.field
-        assert source is not None
+    def gather(self, model_input: ModelInput, source: Field) -> NDArray:
+        """The field's values [B, L] or [B, N], padding included."""
         if source.name not in self.values:
             raw = np.asarray(self.rows[source.name])
-            self.values[source.name] = _masked(self.spec, model_input, source, raw, self.found)
-        gathered = np.full(valid.shape, model_input.padding, model_input.dtype)
-        gathered[valid] = self.values[source.name][self.codes[model_input.kind]]
-        return gathered
+            known = _masked(self.spec, model_input, source, raw, self.found)
+            self.values[source.name] = np.append(known, known.dtype.type(model_input.padding))
+        return self.values[source.name].take(self.codes[model_input.kind])
 
 
 def _values(spec: FeatureSpec, model_input: ModelInput, source: Field, raw: NDArray) -> NDArray:
@@ -203,8 +208,10 @@ def _values(spec: FeatureSpec, model_input: ModelInput, source: Field, raw: NDAr
 def _masked(
     spec: FeatureSpec, model_input: ModelInput, source: Field, raw: NDArray, valid: NDArray
 ) -> NDArray:
-    padding = np.array(model_input.padding, model_input.dtype)
-    return np.where(valid, _values(spec, model_input, source, raw), padding)
+    values = _values(spec, model_input, source, raw)
+    if model_input.transform is None:
+        return values * valid  # rows: the padding is 0
+    return np.where(valid, values, values.dtype.type(model_input.padding))
 
 
 def _fit(values: NDArray, length: int, dtype: Any) -> NDArray:
