@@ -150,9 +150,7 @@ def _from_content(
         raise PipelineError(f"{source}: the entry 'name' is missing")
     given = content.get("splits") or _dataset_splits(dataset)
     try:
-        splits = {
-            name: TimeRange.parse(part["start"], part["end"]) for name, part in given.items()
-        }
+        splits = {name: TimeRange.parse(part["start"], part["end"]) for name, part in given.items()}
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise PipelineError(
             f"{source}: splits are time ranges like `train: {{start: 2022-04-25T00:00:00+08:00, "
@@ -168,9 +166,7 @@ def _dataset_splits(dataset: Path) -> dict[str, dict[str, int]]:
         prepared = PreparedDataset.load(dataset)
     except DatasetError as error:
         raise PipelineError(str(error)) from error
-    return {
-        name: {"start": start, "end": end} for name, (start, end) in prepared.splits.items()
-    }
+    return {name: {"start": start, "end": end} for name, (start, end) in prepared.splits.items()}
 
 
 def with_training(config: PipelineConfig, **training: Any) -> PipelineConfig:

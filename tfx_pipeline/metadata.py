@@ -32,8 +32,9 @@ class NodeRun:
 
 @dataclass(frozen=True)
 class PipelineRun:
-    """One run of a pipeline."""
+    """One run of a pipeline; nodes are in the order in which they ran."""
 
+    pipeline: str
     run_id: str
     nodes: dict[str, NodeRun]
 
@@ -74,12 +75,11 @@ _BLESSINGS = (
 )
 
 
-def read_runs(database: Path, pipeline: str) -> list[PipelineRun]:
-    """The runs of a pipeline, oldest first.
+def read_runs(database: Path) -> list[PipelineRun]:
+    """All runs that the database knows, oldest first.
 
     Args:
         database: The SQLite file of ML Metadata.
-        pipeline: Name of the pipeline.
 
     Raises:
         PipelineError: The file does not exist.
@@ -99,12 +99,11 @@ def read_runs(database: Path, pipeline: str) -> list[PipelineRun]:
         return []
     runs = []
     for context in sorted(contexts, key=lambda context: int(context.id)):
-        nodes = [
-            _node_run(store, execution) for execution in store.get_executions_by_context(context.id)
-        ]
-        mine = [run for owner, run in nodes if owner == pipeline]
-        if mine:
-            runs.append(PipelineRun(context.name, {run.node: run for run in mine}))
+        executions = store.get_executions_by_context(context.id)
+        nodes = [_node_run(store, each) for each in sorted(executions, key=lambda each: each.id)]
+        if nodes:
+            pipeline = nodes[0][0]
+            runs.append(PipelineRun(pipeline, context.name, {run.node: run for _, run in nodes}))
     return runs
 
 

@@ -26,10 +26,12 @@ from components.serving_check.component import ServingCheck
 from laser_features import FeatureSpec
 from tfx_pipeline.baseline_strategy import BaselineStrategy
 from tfx_pipeline.config import PipelineConfig
+from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.evaluation import make_eval_config
 from tfx_pipeline.fingerprint import code_fingerprint, combine, file_fingerprint
 from tfx_pipeline.schema import statistics_features, write_schema
 from tfx_pipeline.store import store_fingerprint
+from tfx_pipeline.training.settings import TrainingSettings
 
 PREPROCESSING_FN = "tfx_pipeline.preprocessing.preprocessing_fn"
 RUN_FN = "tfx_pipeline.training.run_fn.run_fn"
@@ -66,10 +68,12 @@ def create_pipeline(
             with ``config.baseline_model``, if given.
 
     Raises:
-        PipelineError: The dataset or the store is not there.
+        PipelineError: The dataset or the store is not there, or a training setting does not fit.
         FeatureSpecError: The dataset's feature spec is not valid.
     """
     config.check_inputs()
+    if run_fn == RUN_FN:
+        _check_training(config)
     spec = config.load_spec()
     items = file_fingerprint(config.dataset / "items.parquet")
     example_gen = SeqVaultExampleGen(
@@ -160,6 +164,13 @@ def create_pipeline(
         metadata_connection_config=metadata.sqlite_metadata_connection_config(str(config.metadata)),
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _check_training(config: PipelineConfig) -> None:
+    try:
+        TrainingSettings.from_dict(config.training)
+    except ValueError as error:
+        raise PipelineError(f"config {config.name!r}: {error}") from error
 
 
 def _baseline(config: PipelineConfig, model: BaseChannel, resolve: bool) -> BaseNode | None:

@@ -38,14 +38,14 @@ def group_auc(users: ArrayLike, labels: ArrayLike, scores: ArrayLike) -> float:
         0.7
     """
     _, user = np.unique(np.asarray(users), return_inverse=True)
-    scores = np.asarray(scores, np.float64)
-    order = np.lexsort((scores, user))
-    user, clicked, scores = user[order], (np.asarray(labels) > 0)[order], scores[order]
+    score = np.asarray(scores, np.float64)
+    order = np.lexsort((score, user))
+    user, clicked = user[order], (np.asarray(labels) > 0)[order]
     count = np.bincount(user)
     positives = np.bincount(user, weights=clicked)
     negatives = count - positives
     # Rank among the user's own impressions.
-    ranks = _tied_ranks(user, scores) - (np.cumsum(count) - count)[user]
+    ranks = _tied_ranks(user, score[order]) - (np.cumsum(count) - count)[user]
     rank_sum = np.bincount(user, weights=ranks * clicked)
     mixed = (positives > 0) & (negatives > 0)
     if not mixed.any():

@@ -66,9 +66,7 @@ def load_store(
         PipelineError: The store is there already, or a file of the dataset cannot be read.
     """
     if store.exists() and not replace:
-        raise PipelineError(
-            f"{store} exists; choose another folder, or replace it with --replace"
-        )
+        raise PipelineError(f"{store} exists; choose another folder, or replace it with --replace")
     if store.exists() and not (store / "segments").is_dir():
         raise PipelineError(f"{store} is no SeqVault and is not replaced; choose another folder")
     partial = store.parent / f".{store.name}.partial"
@@ -106,7 +104,7 @@ def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -
     def old_events() -> Iterator[pa.Table]:
         nonlocal done
         for batch in events.iter_batches(1 << 18):
-            table = pa.table(batch)
+            table = pa.Table.from_batches([batch])
             is_recent = pc.greater(table["timestamp"], cut)
             recent.append(table.filter(is_recent))
             yield table.filter(pc.invert(is_recent))

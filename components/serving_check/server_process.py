@@ -11,10 +11,11 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
+from pathlib import Path
 from types import TracebackType
 
 _POLL_SECONDS = 0.1
-_STOP_SECONDS = 10.0
+_STOP_SECONDS = 20.0
 
 
 class ServerError(RuntimeError):
@@ -28,16 +29,24 @@ class ServerProcess:
         command: The program and its arguments.
         ready_url: Answers 200 once the server is ready.
         start_seconds: How long that may take.
+        log: File for what the server prints; without one it is kept only while it runs.
 
     Raises:
         ServerError: On entry, if the program is not there, ends early or is not ready in time.
     """
 
-    def __init__(self, command: Sequence[str], ready_url: str, start_seconds: float = 120) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        ready_url: str,
+        start_seconds: float = 120,
+        log: Path | None = None,
+    ) -> None:
         self._command = list(command)
         self._ready_url = ready_url
         self._start_seconds = start_seconds
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by stop()
+        # Closed by stop().
+        self._log = log.open("w+b") if log else tempfile.TemporaryFile()  # noqa: SIM115
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> ServerProcess:
@@ -94,6 +103,11 @@ class ServerProcess:
                 break
             except subprocess.TimeoutExpired:
                 continue
+        self._process = None
+        self._log.close()
+
+    def detach(self) -> None:
+        """Leave the process running: ``stop`` does nothing from now on."""
         self._process = None
         self._log.close()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from datetime import datetime
+from typing import Any
 
 import absl.logging
 from ml_metadata import ListOptions, OrderByField
@@ -17,8 +19,9 @@ from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.errors import PipelineError
-from tfx_pipeline.metadata import PipelineRun, read_runs
+from tfx_pipeline.metadata import read_runs
 from tfx_pipeline.pipeline import PREPROCESSING_FN, RUN_FN, create_pipeline
+from tfx_pipeline.report import make_report, write_report
 
 
 def run_local(
@@ -26,31 +29,40 @@ def run_local(
     say: Callable[[str], None] = print,
     preprocessing_fn: str = PREPROCESSING_FN,
     run_fn: str = RUN_FN,
-) -> PipelineRun:
+) -> dict[str, Any]:
     """Run every component whose result is not cached.
 
     TFX calls a run a success that pushed nothing; here it is an error.
 
     Args:
         config: What to run.
-        say: Receives a line per component.
+        say: Receives a line when a component begins and one when it is done.
         preprocessing_fn: As in ``create_pipeline``.
         run_fn: As in ``create_pipeline``.
+
+    Returns:
+        The run's report (see ``tfx_pipeline.report``), also written to ``config.work``.
 
     Raises:
         PipelineError: No model was pushed; the message says why.
         Exception: Whatever a component raised.
     """
-    config.work.mkdir(parents=True, exist_ok=True)
+    pipeline = create_pipeline(config, preprocessing_fn, run_fn)
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
     absl.logging.set_verbosity(absl.logging.ERROR)
-    _ProgressRunner(say).run(create_pipeline(config, preprocessing_fn, run_fn))
-    run = read_runs(config.metadata, config.name)[-1]
+    _ProgressRunner(say).run(pipeline)
+    run = read_runs(config.metadata)[-1]
+    report = make_report(run, config.load_spec())
+    write_report(report, config.work)
     if run.problems:
+        auc = report.get("evaluation", {}).get("", {})
+        found = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if "auc" in name)
         raise PipelineError(
-            f"no model was pushed to {config.serving}: {'; '.join(run.problems)}. "
-            f"Artifacts of the run are in {config.work / 'pipeline'}"
+            f"no model was pushed to {config.serving}: {'; '.join(run.problems)} (eval {found}; "
+            f"asked are AUC above {config.min_auc} and no more than {config.max_auc_drop} below "
+            "the last blessed model)"
         )
-    return run
+    return report
 
 
 class _ProgressRunner(LocalDagRunner):

@@ -1,0 +1,217 @@
+"""``laser-pipeline``: prepare a dataset, load it, run the pipeline, look at runs, compile it."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+# TensorFlow and TFX take half a minute of processor time to import: only commands that need them
+# do, inside their functions.
+
+EXIT_INTERRUPTED = 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code.
+
+    Example:
+        >>> main(["status", "--work", "no-such-folder"])
+        1
+    """
+    arguments = _parser().parse_args(argv)
+    _quiet_libraries()
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        return int(arguments.run(arguments))
+    except KeyboardInterrupt:
+        print("laser-pipeline: interrupted", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:
+        print(f"laser-pipeline: error: {_explain(error, arguments)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="laser-pipeline", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    prepare = commands.add_parser("prepare", help="turn a dataset into a prepared dataset")
+    prepare.set_defaults(run=_prepare)
+    prepare.add_argument("--source", type=Path, help="published files; without it one is generated")
+    prepare.add_argument("--data", type=Path, required=True, help="folder to write")
+    for name in ("users", "items", "requests", "seed"):
+        prepare.add_argument(f"--{name}", type=int, help=f"{name} of the generated dataset")
+
+    load = commands.add_parser("load", help="load a prepared dataset into a new SeqVault")
+    load.set_defaults(run=_load)
+    _add_folders(load, "data", "store")
+    load.add_argument(
+        "--recent-hours",
+        type=float,
+        default=24,
+        help="events of the last hours go through the durable log (default %(default)s)",
+    )
+    load.add_argument("--replace", action="store_true", help="replace a store that is there")
+
+    run = commands.add_parser("run", help="run the pipeline on this machine")
+    run.set_defaults(run=_run)
+    _add_folders(run, "data", "store", "work")
+    _add_config(run)
+
+    status = commands.add_parser("status", help="what past runs did")
+    status.set_defaults(run=_status)
+    _add_folders(status, "work")
+
+    compiler = commands.add_parser("compile", help="compile the pipeline for another runner")
+    compiler.set_defaults(run=_compile)
+    compiler.add_argument("--target", choices=["kubeflow"], required=True)
+    compiler.add_argument("--output", type=Path, required=True, help="YAML file to write")
+    compiler.add_argument("--image", help="container image with this package")
+    _add_folders(compiler, "data", "store", "work")
+    _add_config(compiler)
+
+    demo = commands.add_parser("demo", help="the whole way, from events to a rank answer")
+    demo.set_defaults(run=_demo)
+    demo.add_argument("--data", type=Path, help="a dataset's folder; without it one is generated")
+    demo.add_argument("--work", type=Path, default=Path(".laser"), help="(default %(default)s)")
+    demo.add_argument("--keep", action="store_true", help="leave the servers running")
+    return parser
+
+
+_FOLDERS = {
+    "data": "a prepared dataset",
+    "store": "its SeqVault",
+    "work": "artifacts, metadata and pushed models",
+}
+
+
+def _add_folders(parser: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        parser.add_argument(f"--{name}", type=Path, required=True, help=f"folder: {_FOLDERS[name]}")
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--config", default="default", help="YAML file, or one of this package (default)"
+    )
+
+
+def _prepare(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.console import Console
+    from tfx_pipeline.datasets import GeneratorSettings, prepare
+
+    given = {name: getattr(arguments, name) for name in ("users", "items", "requests", "seed")}
+    settings = GeneratorSettings(**{name: n for name, n in given.items() if n is not None})
+    console = Console()
+    dataset = prepare(arguments.source, arguments.data, console.progress, settings)
+    counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
+    console.say(f"{dataset.path}: {counts}")
+    return 0
+
+
+def _load(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.console import Console
+    from tfx_pipeline.store import load_store
+
+    console = Console()
+    loaded = load_store(
+        arguments.data,
+        arguments.store,
+        recent_hours=arguments.recent_hours,
+        replace=arguments.replace,
+        progress=console.progress,
+    )
+    console.say(
+        f"{arguments.store}: {loaded.bulk_events:,} events in bulk, {loaded.appended_events:,} "
+        f"appended, {loaded.users:,} users, {loaded.items:,} items, "
+        f"{loaded.bytes_per_event:.2f} bytes per event"
+    )
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.config import load_config
+
+    config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
+    config.check_inputs()
+    from tfx_pipeline.runners.local import run_local
+
+    report = run_local(config)
+    overall = report["evaluation"][""]
+    print(f"pushed to {report['pushed']}; eval AUC {overall['auc']:.4f}")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.metadata import read_runs
+
+    for run in read_runs(arguments.work / "metadata.sqlite"):
+        outcome = f"pushed {run.pushed}" if run.pushed else "; ".join(run.problems)
+        print(f"{run.pipeline} {run.run_id}: {outcome}")
+        for node in run.nodes.values():
+            took = "" if node.state == "CACHED" else f"{node.seconds:8.1f} s"
+            print(f"  {node.node:24s} {node.state:9s}{took}")
+    return 0
+
+
+def _compile(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.config import load_config
+
+    config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
+    config.check_inputs()
+    from tfx_pipeline.runners.kubeflow import DEFAULT_IMAGE, compile_kubeflow
+
+    output = compile_kubeflow(config, arguments.output, arguments.image or DEFAULT_IMAGE)
+    print(f"{output}: Kubeflow pipeline {config.name}")
+    return 0
+
+
+def _demo(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.demo import run_demo
+
+    run_demo(arguments.work, source=arguments.data, keep=arguments.keep)
+    return 0
+
+
+def _quiet_libraries() -> None:
+    """Libraries' chatter at start-up is not ours; child processes inherit the wish."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault(
+        "PYTHONWARNINGS",
+        "ignore::FutureWarning:google.api_core._python_version_support,"
+        "ignore::FutureWarning:google.cloud.aiplatform.models",
+    )
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _explain(error: Exception, arguments: argparse.Namespace) -> str:
+    """One line for what a person did; the traceback, for what nobody expected, in a file."""
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full ({error.filename or 'while writing'}): free some space"
+    if type(error).__module__.split(".")[0] in _ROOMS:
+        return str(error)
+    work = getattr(arguments, "work", None) or Path(".")
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / "error.log"
+    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
+    first_line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {first_line} (the traceback is in {path})"
+
+
+_ROOMS = ("components", "laser_features", "seqvault", "tfx_pipeline")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

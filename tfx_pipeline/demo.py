@@ -1,0 +1,251 @@
+"""The whole way in one command: events, SeqVault, pipeline, served model, rank answer."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from components.serving_check.server_process import ServerProcess, free_port
+from tfx_pipeline.config import PipelineConfig, load_config
+from tfx_pipeline.console import Console
+from tfx_pipeline.datasets import PreparedDataset, prepare
+from tfx_pipeline.errors import PipelineError
+from tfx_pipeline.fingerprint import code_fingerprint, combine
+from tfx_pipeline.report import REPORT
+from tfx_pipeline.store import LoadSummary, load_store
+
+CONFIG = "demo"
+_CANDIDATES = 10
+_WARM_UP_REQUESTS = 5
+
+
+def run_demo(
+    work: Path, source: Path | None = None, keep: bool = False, config: str = CONFIG
+) -> dict[str, Any]:
+    """Run everything, show it, and stop what was started.
+
+    Args:
+        work: Folder for all that is made; a second demo there uses what did not change.
+        source: A dataset's folder; None generates one.
+        keep: Leave the servers running at the end.
+        config: Pipeline config.
+
+    Returns:
+        What the summary shows: ``load``, ``report`` and the rank answers ``before`` and ``after``
+        a live event.
+
+    Raises:
+        Exception: Whatever stage failed says why.
+    """
+    console = Console()
+    work = work.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    with console.stage("1/5 dataset"):
+        dataset = _prepare(work, source, console)
+        counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
+        console.say(f"   {dataset.source}: {counts}")
+    store = work / "store"
+    with console.stage("2/5 SeqVault: life-cycle history in bulk, the last day appended"):
+        loaded = load_store(dataset.path, store, replace=True, progress=console.progress)
+    settings = load_config(config, dataset.path, store, work / "run")
+    with console.stage("3/5 TFX pipeline"):
+        report = _run_pipeline(settings, config)
+    server, address = _server(settings, work)
+    with console.stage("4/5 model server and rank gateway"):
+        server.start()
+    try:
+        with console.stage("5/5 rank, append a live event, rank again"):
+            before, after, item = _rank_twice(address, dataset)
+        _summarise(console, dataset, loaded, report, (before, after, item))
+        console.say(f"all in {time.monotonic() - started:.0f} s")
+        if keep:
+            console.say(f"the gateway goes on at {address}: stop it with `kill {server.pid}`")
+            console.say(f"TensorBoard logs: {report['logs']}")
+            server.detach()
+    finally:
+        server.stop()
+    return {"load": loaded, "report": report, "before": before, "after": after}
+
+
+def _prepare(work: Path, source: Path | None, console: Console) -> PreparedDataset:
+    """Prepare the dataset, unless the same one was prepared here before."""
+    path, mark = work / "dataset", work / "dataset.made_from"
+    made_from = combine(code_fingerprint(["tfx_pipeline.datasets"]), _describe(source))
+    if mark.is_file() and mark.read_text() == made_from:
+        with contextlib.suppress(Exception):
+            return PreparedDataset.load(path)
+    mark.unlink(missing_ok=True)
+    dataset = prepare(source, path, console.progress)
+    mark.write_text(made_from)
+    return dataset
+
+
+def _describe(source: Path | None) -> str:
+    if source is None:
+        return "generated"
+    files = sorted(file for file in source.rglob("*") if file.is_file())
+    sizes = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    return json.dumps([str(source.resolve()), sizes])
+
+
+def _run_pipeline(settings: PipelineConfig, config: str) -> dict[str, Any]:
+    """In a process of its own: its memory is free again when the servers start."""
+    settings.work.mkdir(parents=True, exist_ok=True)
+    log = settings.work / "pipeline.log"
+    command = [sys.executable, "-m", "tfx_pipeline.cli", "run", "--config", config]
+    command += ["--data", str(settings.dataset), "--store", str(settings.store)]
+    command += ["--work", str(settings.work)]
+    with log.open("wb") as errors, _child(command, errors) as process:
+        if process.wait():
+            lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
+            raise PipelineError(f"{lines[-1].removeprefix('laser-pipeline: error: ')} ({log})")
+    return dict(json.loads((settings.work / REPORT).read_text(encoding="utf-8")))
+
+
+@contextlib.contextmanager
+def _child(command: list[str], errors: Any) -> Iterator[subprocess.Popen[bytes]]:
+    """A child in a group of its own, which is ended with all that it started if we are."""
+    process = subprocess.Popen(command, stderr=errors, start_new_session=True)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+
+def _server(settings: PipelineConfig, work: Path) -> tuple[ServerProcess, str]:
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "serving.cli", "start"]
+    command += [f"--store={settings.store}", f"--features={settings.dataset / 'features.yaml'}"]
+    command += [f"--model_base_path={settings.serving}", f"--model_name={settings.name}"]
+    command += [f"--port={port}", "--rest_api_port=auto", "--deadline_ms=10000"]
+    ready = f"{address}/healthz"
+    return ServerProcess(command, ready_url=ready, log=work / "serving.log"), address
+
+
+def _rank_twice(
+    address: str, dataset: PreparedDataset
+) -> tuple[dict[str, Any], dict[str, Any], int]:
+    """Rank candidates for an active user, click the one ranked last, and rank again."""
+    request, event = _live_example(dataset)
+    for _ in range(_WARM_UP_REQUESTS):
+        before = _post(f"{address}/v1/rank", request)
+    item = before["ranked"][-1]["item_id"]
+    _post(f"{address}/v1/events", {"events": [{**event, "item_id": item}]})
+    after = _post(f"{address}/v1/rank", request)
+    return before, after, item
+
+
+def _live_example(dataset: PreparedDataset) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A rank request a minute after the last impression, and the event that comes before it."""
+    impressions = pq.read_table(dataset.impressions_path)
+    last = impressions.slice(impressions.num_rows - 1).to_pylist()[0]
+    user = last["user_id"]
+    events = pq.read_table(dataset.events_path, filters=[("user_id", "==", user)])
+    now = max(last["timestamp"], pc.max(events["timestamp"]).as_py() if len(events) else 0)
+    candidates = _candidates(impressions, last["item_id"])
+    spec = dataset.spec
+    sections = {
+        "context": [name for name in spec.context_fields if name in spec.request_fields],
+        "user": [name for name in spec.user_fields if name in spec.request_fields],
+    }
+    request = {"user_id": user, "time_ms": now + 60_000, "candidates": candidates}
+    for section, names in sections.items():
+        request[section] = {name: last[name] for name in names if last[name] is not None}
+    event = events.slice(len(events) - 1).to_pylist()[0] if len(events) else {"user_id": user}
+    return request, {**event, "timestamp": now + 30_000}
+
+
+def _candidates(impressions: pa.Table, first: int) -> list[int]:
+    """Ids of the items that were shown last, all different."""
+    shown = impressions.slice(max(0, impressions.num_rows - 1000))["item_id"].to_numpy()
+    _, places = np.unique(shown[::-1], return_index=True)
+    newest = shown[::-1][np.sort(places)].tolist()
+    return [first, *(item for item in newest if item != first)][:_CANDIDATES]
+
+
+def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(url, data=json.dumps(body).encode(), method="POST")
+    try:
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return dict(json.load(answer))
+    except urllib.error.HTTPError as error:
+        text = error.read().decode(errors="replace")
+        raise PipelineError(f"{url} answered {error.code}: {text}") from error
+
+
+def _summarise(
+    console: Console,
+    dataset: PreparedDataset,
+    loaded: LoadSummary,
+    report: dict[str, Any],
+    ranking: tuple[dict[str, Any], dict[str, Any], int],
+) -> None:
+    say, evaluation = console.say, report["evaluation"]
+    join, training = report["join"], report["training"]
+    say()
+    say("Summary")
+    say(
+        f"  SeqVault     {loaded.bulk_events + loaded.appended_events:,} events of "
+        f"{loaded.users:,} users ({loaded.appended_events:,} through the log), "
+        f"{loaded.bytes_per_event:.2f} bytes per event, {loaded.items:,} items"
+    )
+    say(
+        f"  Examples     {join['impressions']:,} impressions in {join['requests']:,} requests: "
+        f"{join['requests_train']:,} to train, {join['requests_eval']:,} to evaluate; "
+        f"{join.get('empty_histories', 0):,} empty and {join.get('truncated_histories', 0):,} "
+        f"truncated histories"
+    )
+    for line in report.get("anomalies", []):
+        say(f"  Anomaly      {line}")
+    overall = evaluation[""]
+    say(f"  Training     AUC {training['train/auc']:.4f}, log loss {training['train/loss']:.4f}")
+    say(
+        f"  Evaluation   AUC {overall['auc']:.4f}, gAUC {overall['gauc']:.4f}, log loss "
+        f"{overall['log_loss']:.4f}, calibration {overall['calibration']:.3f}"
+    )
+    for name, value in dataset.facts.items():
+        say(f"    {name.replace('_', ' ')}: {value}")
+    for name, metrics in evaluation.items():
+        if name:
+            say(
+                f"    {name:24s} AUC {metrics['auc']:.4f}, gAUC {metrics['gauc']:.4f}, "
+                f"{metrics['impressions']:,.0f} impressions"
+            )
+    say(f"  Pushed       {report['pushed']}")
+    before, after, item = ranking
+    say(f"  Rank answer  {_shown(before)}")
+    say(f"  after a live event with item {item}:")
+    say(f"               {_shown(after)}")
+    latency = after["latency"]
+    say(
+        f"  Latency      {latency['total_ms']:.1f} ms: store {latency['store_ms']:.1f}, features "
+        f"{latency['features_ms']:.1f}, model {latency['model_ms']:.1f}"
+    )
+
+
+def _shown(answer: dict[str, Any]) -> str:
+    best = ", ".join(f"{each['item_id']} ({each['score']:.4f})" for each in answer["ranked"][:4])
+    return f"{best}, ... from {answer['history_length']} events"

@@ -1,0 +1,126 @@
+"""What a run found, as plain data: counts of the join, training curves, evaluation by slice."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_model_analysis as tfma
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorflow_metadata.proto.v0 import anomalies_pb2
+
+from laser_features import FeatureSpec
+from tfx_pipeline.evaluation import METRICS
+from tfx_pipeline.metadata import PipelineRun
+
+REPORT = "last_run.json"
+_COUNT = "count_"
+
+
+def make_report(run: PipelineRun, spec: FeatureSpec) -> dict[str, Any]:
+    """Collect what the artifacts of a run hold.
+
+    Args:
+        run: The run.
+        spec: Its feature spec: slices are named by ids again, not by embedding rows.
+
+    Returns:
+        ``run_id``; ``pushed`` (folder or None); ``problems``; ``join`` (counts); ``training``
+        (last value of each logged scalar); ``logs`` (folder for TensorBoard); ``evaluation``
+        ({slice: {metric: value}}, the whole split under ""); ``anomalies`` (lines about Examples
+        that do not fit the schema); ``seconds`` (by component, None where
+        the cache was used).
+    """
+    report: dict[str, Any] = {
+        "run_id": run.run_id,
+        "pushed": run.pushed,
+        "problems": run.problems,
+        "seconds": {
+            name: None if node.state == "CACHED" else node.seconds
+            for name, node in run.nodes.items()
+        },
+    }
+    if examples := _output(run, "SeqVaultExampleGen", "examples"):
+        report["join"] = {
+            name.removeprefix(_COUNT): value
+            for name, value in examples[1].items()
+            if name.startswith(_COUNT)
+        }
+    if model_run := _output(run, "Trainer", "model_run"):
+        report["logs"] = os.path.join(model_run[0], "logs")
+        report["training"] = read_scalars(report["logs"])
+    if evaluation := _output(run, "Evaluator", "evaluation"):
+        report["evaluation"] = {
+            ", ".join(_slice_name(column, value, spec) for column, value in key): metrics
+            for key, metrics in read_evaluation(evaluation[0])
+        }
+    if anomalies := _output(run, "ExampleValidator", "anomalies"):
+        report["anomalies"] = read_anomalies(anomalies[0])
+    return report
+
+
+def write_report(report: dict[str, Any], work: Path) -> Path:
+    """Write the report where ``status`` and ``demo`` find it."""
+    path = work / REPORT
+    partial = work / f".{REPORT}.partial"
+    partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    partial.replace(path)
+    return path
+
+
+def read_evaluation(uri: str) -> list[tuple[tuple[tuple[str, Any], ...], dict[str, float]]]:
+    """The candidate model's metrics by slice; the whole split has the empty slice."""
+    results = tfma.load_eval_results(uri)
+    candidate = results.get_results()[0] if hasattr(results, "get_results") else results
+    names = (*METRICS, *(f"{metric}_diff" for metric in METRICS))
+    return [
+        (
+            key,
+            {
+                name: metrics[""][""][name]["doubleValue"]
+                for name in names
+                if name in metrics[""][""]
+            },
+        )
+        for key, metrics in sorted(candidate.slicing_metrics, key=lambda entry: str(entry[0]))
+    ]
+
+
+def read_anomalies(uri: str) -> list[str]:
+    """What ExampleValidator found, a line per split and feature."""
+    lines = []
+    for path in sorted(Path(uri).glob("Split-*/SchemaDiff.pb")):
+        found = anomalies_pb2.Anomalies.FromString(path.read_bytes())
+        split = path.parent.name.removeprefix("Split-")
+        lines += [
+            f"{split}: {name}: {info.description}" for name, info in found.anomaly_info.items()
+        ]
+    return lines
+
+
+def read_scalars(folder: str) -> dict[str, float]:
+    """Last value of every scalar that was logged for TensorBoard below a folder."""
+    scalars = {}
+    for path in sorted({os.path.dirname(file) for file in Path(folder).rglob("*tfevents*")}):
+        events = EventAccumulator(path, size_guidance={"tensors": 0})
+        events.Reload()
+        for tag in events.Tags()["tensors"]:
+            scalars[tag] = float(tf.make_ndarray(events.Tensors(tag)[-1].tensor_proto))
+    return scalars
+
+
+def _slice_name(column: str, value: Any, spec: FeatureSpec) -> str:
+    name = column.removeprefix("context_")
+    field = spec.context_fields.get(name)
+    if field is None or field.table is None or spec.tables[field.table].ids != "direct":
+        return f"{column}={value}"
+    return f"{name}={value - 1}" if value else f"{name} missing"
+
+
+def _output(run: PipelineRun, node: str, name: str) -> tuple[str, dict[str, Any]] | None:
+    if node not in run.nodes or not run.nodes[node].outputs.get(name):
+        return None
+    return run.nodes[node].output(name)
