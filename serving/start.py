@@ -99,7 +99,7 @@ def _report_dead(children: dict[str, subprocess.Popen[bytes]]) -> bool:
 def _stop(children: dict[str, subprocess.Popen[bytes]]) -> None:
     for child in children.values():
         if child.poll() is None:
-            child.send_signal(signal.SIGINT)
+            child.terminate()
     deadline = time.monotonic() + _STOP_SECONDS
     for child in children.values():
         try:

@@ -30,6 +30,7 @@ from serving.model_server.tensors import to_proto
 
 Reply = TypeVar("Reply")
 MAX_MESSAGE_BYTES = 2**31 - 1
+_FOREVER_SECONDS = 1e9
 
 
 def _with_status(
@@ -46,6 +47,12 @@ def _with_status(
             raise
 
     return call
+
+
+def _time_left(context: grpc.ServicerContext) -> float | None:
+    """Seconds to the call's deadline; gRPC reports a call without one as centuries away."""
+    seconds = context.time_remaining()
+    return None if seconds is None or seconds > _FOREVER_SECONDS else seconds
 
 
 def _check_spec(request: Any) -> model_pb2.ModelSpec:
@@ -77,7 +84,7 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
             signature = find_signature(model, name)
             inputs = parse_inputs(request.inputs, signature)
             outputs = run_signature(
-                model, signature, inputs, request.output_filter, context.time_remaining()
+                model, signature, inputs, request.output_filter, _time_left(context)
             )
         reply = predict_pb2.PredictResponse()
         reply.model_spec.name = spec.name

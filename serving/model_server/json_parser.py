@@ -10,6 +10,9 @@ import json
 import re
 from typing import Any
 
+import numpy as np
+
+from serving.model_server.decimals import format_decimals
 from serving.model_server.status import ServingError, invalid
 
 # A number that may overflow a double, a lone surrogate, or a byte order mark.
@@ -60,7 +63,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
 def json_text(value: Any) -> str:
     """A parsed value as error messages print it."""
     if isinstance(value, float):
-        return format(value, "g") if value == value and abs(value) != float("inf") else _name(value)
+        in_range = abs(value) <= np.finfo(np.float32).max
+        return format_decimals(np.array([value], np.float32 if in_range else np.float64))[0].decode()
     return json.dumps(value, indent=4, ensure_ascii=False)
 
 
@@ -73,10 +77,6 @@ def json_type(value: Any) -> str:
     if isinstance(value, (int, float)):
         return "Number"
     return {str: "String", list: "Array", dict: "Object"}[type(value)]
-
-
-def _name(value: float) -> str:
-    return "NaN" if value != value else "Infinity" if value > 0 else "-Infinity"
 
 
 def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import zlib
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ from serving.model_server.saved_model import SavedModel
 from serving.model_server.status import ServingError, invalid
 from serving.model_server.tensors import dtype_name
 
+log = logging.getLogger(__name__)
 _FLAGS = re.IGNORECASE | re.ASCII
 _API = re.compile(r"/v1/.*", _FLAGS)
 _VERSION = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
@@ -104,6 +106,9 @@ class RestApi:
             return RestReply(
                 error.http_status, {**_JSON, **self._cors}, error_body(error.message)
             )
+        except Exception as error:
+            log.exception("%s %s failed", method, path)
+            return RestReply(500, {**_JSON, **self._cors}, error_body(f"Internal error: {error}"))
         return RestReply(200, {**_JSON, **self._cors}, content)
 
     def _dispatch(self, method: str, path: str, target: _Target | None, body: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -86,7 +87,7 @@ class SavedModel:
         try:
             # Session.run would check the placeholder's shape first and cast the value's type;
             # a server leaves both to the kernels, whose messages clients see.
-            return pywrap_tf_session.TF_SessionRun_wrapper(
+            fetched = pywrap_tf_session.TF_SessionRun_wrapper(
                 self._session._session,
                 buffer,
                 {self._tensor(name): np.asarray(value) for name, value in feeds.items()},
@@ -94,6 +95,7 @@ class SavedModel:
                 [],
                 None,
             )
+            return [_as_array(value) for value in fetched]
         except tf.errors.OpError as error:
             raise ServingError(NAMES.get(error.error_code, "UNKNOWN"), error.message) from error
         finally:
@@ -110,6 +112,15 @@ class SavedModel:
             tensor = self._graph.get_tensor_by_name(name)._as_tf_output()
             self._tensors[name] = tensor
         return tensor
+
+
+def _as_array(value: Any) -> NDArray:
+    """Scalars come out of a session bare; NumPy would cut a string's trailing zero bytes."""
+    if isinstance(value, bytes):
+        array = np.empty((), object)
+        array[()] = value
+        return array
+    return np.asarray(value)
 
 
 def _load_error(error: Exception, path: Path, tags: Sequence[str]) -> ServingError:
