@@ -49,7 +49,7 @@ lint: env  ## style, types, import directions
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
-	@$(PY) -m importlinter.cli lint 2>/dev/null || .venv/bin/lint-imports
+	@.venv/bin/lint-imports
 
 lock: env  ## refresh requirements/pipeline.lock from setup.py
 	uv pip compile setup.py --extra pipeline --extra dev --python-version 3.10 --python $(PY) \
