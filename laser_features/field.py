@@ -32,6 +32,7 @@ class Field:
         shape: Of a content vector, ``(width,)``; None for scalars.
         derive: Function of the request's time that gives the value; such a field has no column.
         utc_offset_hours: Offset of the derived value's clock.
+        of: The item field that ``age_minutes`` starts from, int64 milliseconds UTC.
 
     Example:
         >>> field = Field("tag", section="item", type="int64", table="tag")
@@ -48,6 +49,7 @@ class Field:
     shape: tuple[int, ...] | None = None
     derive: str | None = None
     utc_offset_hours: float = 0.0
+    of: str | None = None
 
     @property
     def arrow_type(self) -> pa.DataType:
@@ -79,7 +81,10 @@ class Field:
             entry["type"] = self.type
         else:
             entry["derive"] = self.derive
-            entry["utc_offset_hours"] = self.utc_offset_hours
+            if self.of is None:
+                entry["utc_offset_hours"] = self.utc_offset_hours
+            else:
+                entry["of"] = self.of
         if self.table is not None:
             entry["table"] = self.table
         if self.boundaries is not None:

@@ -15,12 +15,16 @@ from laser_features.table import ID_KINDS, Table
 FIELD_SECTIONS = ("event", "item", "user", "context", "candidate", "label")
 SECTIONS = ("name", "history", "tables", *FIELD_SECTIONS)
 REQUIRED_SECTIONS = ("name", "history", "tables", "event", "label")
-DERIVED_ROWS = {"hour_of_day": 24, "day_of_week": 7}
+# Derived fields: of the request's clock, and of a candidate's item.
+CLOCK_ROWS = {"hour_of_day": 24, "day_of_week": 7}
+DERIVED = {"context": tuple(CLOCK_ROWS), "candidate": ("age_minutes",)}
 # Names that the tables, Examples or model inputs already use.
 RESERVED = {"user_id", "timestamp", "request_id", "item_id", "age_seconds", "length", "count"}
 # Sections whose fields end up side by side in one table or under one prefix.
 SHARED_NAMES = (("event", "item"), ("item", "candidate"), ("user", "context", "candidate", "label"))
-_FIELD_KEYS = {"type", "table", "boundaries", "quantiles", "shape", "derive", "utc_offset_hours"}
+_CLOCK_KEYS = {"derive", "utc_offset_hours", "table"}
+_AGE_KEYS = {"derive", "of", "table", "boundaries", "quantiles"}
+_FIELD_KEYS = {"type", "shape"} | _CLOCK_KEYS | _AGE_KEYS
 _MAX_ROWS = 2**31 - 1
 
 
@@ -68,6 +72,7 @@ class _Parser:
         }
         self.check_names(sections)
         self.check_item_id(sections)
+        self.check_ages(sections)
         self.check_tables_used(tables, sections)
         return ParsedSpec(name, max_history, tables, sections)
 
@@ -89,8 +94,8 @@ class _Parser:
         derive = values.get("derive")
         if derive is not None:
             self.check_derived(section, where, values)
-        elif "utc_offset_hours" in values:
-            self.fail(f"{where}.utc_offset_hours", "is given", "only fields with 'derive' have it")
+        elif extra := sorted({"utc_offset_hours", "of"} & set(values)):
+            self.fail(f"{where}.{extra[0]}", "is given", "only fields with 'derive' have it")
         kind = "int64" if derive else self.one_of(values.get("type"), tuple(TYPES), f"{where}.type")
         shape = self.shape(values.get("shape"), where, section, kind)
         boundaries = self.boundaries(values.get("boundaries"), where)
@@ -108,6 +113,7 @@ class _Parser:
             shape=shape,
             derive=derive,
             utc_offset_hours=values.get("utc_offset_hours", 0.0),
+            of=values.get("of"),
         )
         if kind == "string" and section != "item":
             self.fail(f"{where}.type", "is string", "only item fields may be: give an integer id")
@@ -121,10 +127,11 @@ class _Parser:
         return field
 
     def check_derived(self, section: str, where: str, values: Mapping[str, Any]) -> None:
-        if section != "context":
-            self.fail(f"{where}.derive", "is given", "only context fields may be derived")
-        self.one_of(values["derive"], tuple(DERIVED_ROWS), f"{where}.derive")
-        extra = sorted(set(values) - {"derive", "utc_offset_hours", "table"})
+        if section not in DERIVED:
+            advice = "only context and candidate fields may be derived"
+            self.fail(f"{where}.derive", "is given", advice)
+        self.one_of(values["derive"], DERIVED[section], f"{where}.derive")
+        extra = sorted(set(values) - (_CLOCK_KEYS if section == "context" else _AGE_KEYS))
         if extra:
             self.fail(where, f"has {extra} beside 'derive'", "remove them: the value is computed")
         offset = values.get("utc_offset_hours", 0)
@@ -153,8 +160,10 @@ class _Parser:
         if field.type == "string" and table.ids != "hash":
             found = f"is a string in a table with ids {table.ids!r}"
             self.fail(where, found, f"set tables.{table.name}.ids to hash, or store integer ids")
+        if field.derive == "age_minutes":
+            self.fail(where, "has no buckets", "add 'boundaries' or 'quantiles': an age is no id")
         if field.derive is not None:
-            needed = DERIVED_ROWS[field.derive] + 1
+            needed = CLOCK_ROWS[field.derive] + 1
             if table.ids != "direct" or table.rows < needed:
                 found = f"has {table.rows} rows with ids {table.ids!r}"
                 advice = f"{where} needs ids 'direct' and at least {needed} rows"
@@ -202,6 +211,16 @@ class _Parser:
             self.fail(
                 "user.user_id", f"is {user_id.to_dict()}", "it must be int64, without buckets"
             )
+
+    def check_ages(self, sections: dict[str, dict[str, Field]]) -> None:
+        for name, field in sections["candidate"].items():
+            if field.derive != "age_minutes":
+                continue
+            start = sections["item"].get(str(field.of))
+            if start is None or start.type != "int64" or start.table is not None:
+                found = "is missing" if field.of is None else f"is {field.of!r}"
+                advice = "name an item field of type int64 without a table, in milliseconds UTC"
+                self.fail(f"candidate.{name}.of", found, advice)
 
     def check_tables_used(
         self, tables: dict[str, Table], sections: dict[str, dict[str, Field]]

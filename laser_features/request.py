@@ -15,7 +15,13 @@ from laser_features.field import Field
 from laser_features.ids import model_values
 from laser_features.model_input import ModelInput
 from laser_features.spec import FeatureSpec
-from laser_features.time import age_seconds, check_milliseconds, day_of_week, hour_of_day
+from laser_features.time import (
+    age_minutes,
+    age_seconds,
+    check_milliseconds,
+    day_of_week,
+    hour_of_day,
+)
 
 _DERIVE = {"hour_of_day": hour_of_day, "day_of_week": day_of_week}
 
@@ -148,7 +154,7 @@ def build_model_inputs(
             raw = _fit(history[source.name], length, source.dtype)
             inputs[name] = _masked(spec, model_input, source, raw, in_history)
         elif model_input.kind == "candidate":
-            raw = _candidate_values(requests, source)
+            raw = _candidate_values(requests, source, side)
             inputs[name] = _masked(spec, model_input, source, raw, in_candidates)
         else:
             inputs[name] = _values(spec, model_input, source, _request_values(requests, source))
@@ -168,7 +174,12 @@ class _SideInformation:
         in_candidates: NDArray,
     ) -> None:
         self.spec = spec
-        self.fields = [f.name for f in spec.item_fields.values() if f.table is not None]
+        starts = {field.of for field in spec.derived_candidate_fields.values()}
+        self.fields = [
+            name
+            for name, field in spec.item_fields.items()
+            if field.table is not None or name in starts
+        ]
         self.codes: dict[str, NDArray] = {}
         self.values: dict[str, NDArray] = {}
         if not self.fields:
@@ -198,6 +209,11 @@ class _SideInformation:
             self.values[source.name] = np.append(known, known.dtype.type(model_input.padding))
         return self.values[source.name].take(self.codes[model_input.kind])
 
+    def candidate_starts(self, name: str) -> NDArray:
+        """Raw times [B, N] of the candidates' items, 0 where not known."""
+        known = np.asarray(self.rows[name]) * self.found
+        return np.append(known, 0).take(self.codes["candidate"])
+
 
 def _values(spec: FeatureSpec, model_input: ModelInput, source: Field, raw: NDArray) -> NDArray:
     return model_values(source, spec.tables[source.table or ""], raw).astype(
@@ -224,7 +240,9 @@ def _fit(values: NDArray, length: int, dtype: Any) -> NDArray:
     return fitted
 
 
-def _candidate_values(requests: RequestBatch, source: Field) -> NDArray:
+def _candidate_values(requests: RequestBatch, source: Field, side: _SideInformation) -> NDArray:
+    if source.of is not None:
+        return age_minutes(requests.time_ms[:, None], side.candidate_starts(source.of))
     if source.name == "item_id":
         return requests.candidate_item_id
     given = requests.candidate_fields.get(source.name)

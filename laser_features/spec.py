@@ -35,7 +35,8 @@ class FeatureSpec:
         item_fields: Side information, once per item.
         user_fields: ``user_id``, if listed, is the request's; others are impression columns.
         context_fields: Of the request; fields with ``derive`` have no column.
-        candidate_fields: Of one candidate beyond its item.
+        candidate_fields: Of one candidate beyond its item, as sent with a request.
+        derived_candidate_fields: Likewise, but computed from the item and the request's time.
         labels: The first one is trained on.
 
     Example:
@@ -56,6 +57,7 @@ class FeatureSpec:
     user_fields: dict[str, Field]
     context_fields: dict[str, Field]
     candidate_fields: dict[str, Field]
+    derived_candidate_fields: dict[str, Field]
     labels: dict[str, Field]
 
     @classmethod
@@ -85,6 +87,7 @@ class FeatureSpec:
         """
         parsed = parse_spec(content, source)
         sections = parsed.sections
+        candidate = sections["candidate"].items()
         return cls(
             name=parsed.name,
             max_history=parsed.max_history,
@@ -93,7 +96,8 @@ class FeatureSpec:
             item_fields=sections["item"],
             user_fields=sections["user"],
             context_fields=sections["context"],
-            candidate_fields=sections["candidate"],
+            candidate_fields={name: field for name, field in candidate if not field.derive},
+            derived_candidate_fields={name: field for name, field in candidate if field.derive},
             labels=sections["label"],
         )
 
@@ -105,7 +109,7 @@ class FeatureSpec:
             "item": self.item_fields,
             "user": self.user_fields,
             "context": self.context_fields,
-            "candidate": self.candidate_fields,
+            "candidate": {**self.candidate_fields, **self.derived_candidate_fields},
             "label": self.labels,
         }
         content: dict[str, object] = {
@@ -177,6 +181,7 @@ class FeatureSpec:
             self.event_fields["item_id"],
             *item_side,
             *self.candidate_fields.values(),
+            *self.derived_candidate_fields.values(),
         ]
         return (
             *self._inputs("history", "history", history_side),

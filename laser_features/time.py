@@ -85,5 +85,17 @@ def age_seconds(time_ms: ArrayLike, event_ms: ArrayLike) -> NDArray[np.int32]:
     return np.clip(difference // 1000, 0, _INT32_MAX).astype(np.int32)
 
 
+def age_minutes(time_ms: ArrayLike, start_ms: ArrayLike) -> NDArray[np.int64]:
+    """Whole minutes from start to request, at least 0; -1 where the start is not known (<= 0).
+
+    Example:
+        >>> age_minutes(1_650_000_120_000, [1_650_000_000_001, 1_650_000_200_000, 0])
+        array([ 1,  0, -1])
+    """
+    start = np.asarray(start_ms, np.int64)
+    minutes = np.maximum((np.asarray(time_ms, np.int64) - start) // 60_000, 0)
+    return np.where(start > 0, minutes, -1)
+
+
 def _local(time_ms: ArrayLike, utc_offset_hours: float) -> NDArray[np.int64]:
     return np.asarray(time_ms, np.int64) + round(utc_offset_hours * MS_PER_HOUR)

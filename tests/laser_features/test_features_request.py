@@ -43,6 +43,7 @@ SPEC = FeatureSpec.from_dict(
             "duration_ms": {"type": "int32", "table": "duration", "quantiles": 8},
             "genre": {"type": "string", "table": "author"},
             "content": {"type": "float32", "shape": [2]},
+            "made_ms": {"type": "int64"},
         },
         "user": {
             "user_id": {"type": "int64", "table": "user"},
@@ -52,7 +53,15 @@ SPEC = FeatureSpec.from_dict(
             "scenario": {"type": "int8", "table": "scenario"},
             "hour": {"derive": "hour_of_day", "utc_offset_hours": 8, "table": "hour"},
         },
-        "candidate": {"position": {"type": "int8", "table": "scenario"}},
+        "candidate": {
+            "position": {"type": "int8", "table": "scenario"},
+            "freshness": {
+                "derive": "age_minutes",
+                "of": "made_ms",
+                "table": "duration",
+                "boundaries": [60, 1440],
+            },
+        },
         "label": {"click": {"type": "int8"}},
     }
 )
@@ -93,6 +102,7 @@ def make_items():
             "author_id": ids * 7,
             "tag": np.where(ids % 5 == 0, -1, ids % 5),
             "duration_ms": np.where(ids % 6 == 0, -1, ids * 1000).astype(np.int32),
+            "made_ms": np.where(ids % 7 == 0, 0, NOW - (ids - 3) * 1_700_000),
             "genre": np.array([("", "Comedy", "Drama")[i % 3] for i in ids], object),
         }
     )
@@ -184,7 +194,12 @@ def reference(spec, requests, history, items):
             elif model_input.kind == "candidate":
                 row = [model_input.padding] * width
                 for i in range(int(requests.candidate_count[b])):
-                    if field.section == "candidate":
+                    item = int(requests.candidate_item_id[b, i])
+                    if field.derive is not None:
+                        made = columns["made_ms"][known[item]] if item in known else 0
+                        minutes = max((int(requests.time_ms[b]) - int(made)) // 60_000, 0)
+                        row[i] = convert(field, minutes) if made > 0 else 0
+                    elif field.section == "candidate":
                         row[i] = convert(field, requests.candidate_fields[field.name][b, i])
                     else:
                         row[i] = item_value(model_input, int(requests.candidate_item_id[b, i]))
@@ -228,7 +243,7 @@ def test_items_are_read_once_and_each_only_once():
     build_model_inputs(SPEC, requests, history, items)
     [(ids, fields)] = items.asked
     assert len(ids) == len(set(ids)) and all(0 <= i < 35 for i in ids)
-    assert fields == ["author_id", "tag", "duration_ms", "genre"]
+    assert fields == ["author_id", "tag", "duration_ms", "genre", "made_ms"]
 
 
 def test_a_batch_equals_its_requests_one_by_one():
@@ -273,6 +288,8 @@ def test_golden_numbers():
     assert inputs["candidate_tag"].tolist() == [[2, -1]]
     np.testing.assert_array_equal(inputs["candidate_duration_ms"], [[2000.0, np.nan]])
     assert inputs["candidate_position"].tolist() == [[0, 0]]
+    # Item 2 is made 1700 s after the request's time: a clock apart counts as brand new.
+    assert inputs["candidate_freshness"].tolist() == [[1, 0]]
     assert inputs["context_hour"].tolist() == [14]
     assert inputs["context_scenario"].tolist() == [0]
     assert inputs["user_age"].tolist() == [2]
@@ -289,6 +306,7 @@ def test_an_event_at_or_after_the_request_is_a_leak(late):
 
 def test_a_spec_without_side_information_reads_no_items():
     content = SPEC.to_dict()
+    del content["candidate"]["freshness"]
     del content["item"], content["tables"]["tag"], content["tables"]["author"]
     spec = FeatureSpec.from_dict(content)
     requests, history, items = make_case()
@@ -393,6 +411,7 @@ GOOD = {"user_id": 9, "time_ms": NOW, "candidates": [4]}
         ({**GOOD, "candidates": [{"position": 1}]}, r"candidates\[0\]\.item_id is missing"),
         ({**GOOD, "candidates": [{"item_id": 1, "price": 1}]}, "unknown field 'price'"),
         ({**GOOD, "candidates": [{"item_id": 1, "position": 300}]}, "position is 300"),
+        ({**GOOD, "candidates": [{"item_id": 1, "freshness": 3}]}, "unknown field 'freshness'"),
         ({**GOOD, "context": {"moon": 1}}, "context has the unknown field 'moon'"),
         ({**GOOD, "context": {"hour": 1}}, "context has the unknown field 'hour'"),
         ({**GOOD, "context": {"age": 1}}, "context has the unknown field 'age'"),

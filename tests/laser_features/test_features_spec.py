@@ -33,16 +33,25 @@ CONTENT = {
         "tag": {"type": "int64", "table": "tag"},
         "duration_ms": {"type": "int32", "table": "duration", "quantiles": 8},
         "content": {"type": "float32", "shape": [3]},
+        "made_ms": {"type": "int64"},
     },
     "user": {
         "user_id": {"type": "int64", "table": "user"},
-        "age": {"type": "float32", "table": "duration", "boundaries": [18, 30, 50]},
+        "years": {"type": "float32", "table": "duration", "boundaries": [18, 30, 50]},
     },
     "context": {
         "scenario": {"type": "int8", "table": "scenario"},
         "hour": {"derive": "hour_of_day", "utc_offset_hours": 8, "table": "hour"},
     },
-    "candidate": {"position": {"type": "int8", "table": "scenario"}},
+    "candidate": {
+        "age": {
+            "derive": "age_minutes",
+            "of": "made_ms",
+            "table": "duration",
+            "boundaries": [60, 1440],
+        },
+        "position": {"type": "int8", "table": "scenario"},
+    },
     "label": {"click": {"type": "int8"}, "watch": {"type": "float32"}},
 }
 
@@ -81,10 +90,11 @@ def test_model_inputs_are_the_contract_in_a_fixed_order(spec):
         ("candidate_tag", "int64", "candidate", "tag", "vocabulary"),
         ("candidate_duration_ms", "float32", "candidate", "duration", "quantiles"),
         ("candidate_position", "int32", "candidate", "scenario", None),
+        ("candidate_age", "int32", "candidate", "duration", None),
         ("context_scenario", "int32", "request", "scenario", None),
         ("context_hour", "int32", "request", "hour", None),
         ("user_user_id", "int32", "request", "user", None),
-        ("user_age", "int32", "request", "duration", None),
+        ("user_years", "int32", "request", "duration", None),
     ]
     by_name = {i.name: i for i in spec.model_inputs()}
     assert by_name["history_tag"].padding == -1
@@ -109,6 +119,7 @@ def test_schemas_are_derived(spec):
             ("tag", pa.int64()),
             ("duration_ms", pa.int32()),
             ("content", pa.list_(pa.float32(), 3)),
+            ("made_ms", pa.int64()),
         ]
     )
     assert spec.impression_schema() == pa.schema(
@@ -117,7 +128,7 @@ def test_schemas_are_derived(spec):
             ("timestamp", pa.int64()),
             ("item_id", pa.int64()),
             ("scenario", pa.int8()),
-            ("age", pa.float32()),
+            ("years", pa.float32()),
             ("position", pa.int8()),
             ("click", pa.int8()),
             ("watch", pa.float32()),
@@ -152,7 +163,7 @@ def test_the_fingerprint_is_the_same_in_another_process_and_sees_every_change(sp
         ("history.max_length", 5),
         ("tables.item.rows", 101),
         ("item.duration_ms.quantiles", 7),
-        ("user.age.boundaries", [18, 31, 50]),
+        ("user.years.boundaries", [18, 31, 50]),
         ("context.hour.utc_offset_hours", 7),
     ]:
         assert FeatureSpec.from_dict(changed(path, value)).fingerprint() != spec.fingerprint()
@@ -170,12 +181,12 @@ MISTAKES = [
     ("event.my-field", {"type": "int8"}, "no plain name"),
     ("item.title", {"type": "string", "table": "tag"}, "string in a table with ids 'vocabulary'"),
     ("event.text", {"type": "string", "table": "author"}, "only item fields may be"),
-    ("user.age.boundaries", [18, 18, 50], "18 before 18; they must increase strictly"),
-    ("user.age.boundaries", [], "increasing numbers"),
-    ("user.age.boundaries", [1, "x"], "holds 'x'"),
-    ("user.age.boundaries", list(range(9)), "tables.duration.rows has 10 rows, too small for"),
-    ("user.age.boundaries", ..., "float32, which is no id"),
-    ("user.age.quantiles", 4, "boundaries and quantiles"),
+    ("user.years.boundaries", [18, 18, 50], "18 before 18; they must increase strictly"),
+    ("user.years.boundaries", [], "increasing numbers"),
+    ("user.years.boundaries", [1, "x"], "holds 'x'"),
+    ("user.years.boundaries", list(range(9)), "tables.duration.rows has 10 rows, too small for"),
+    ("user.years.boundaries", ..., "float32, which is no id"),
+    ("user.years.quantiles", 4, "boundaries and quantiles"),
     ("item.duration_ms.quantiles", 10, "too small for the 10 buckets"),
     ("item.duration_ms.quantiles", 1, "at least 2"),
     ("item.duration_ms.table", "author", "has buckets: set ids to direct"),
@@ -195,7 +206,15 @@ MISTAKES = [
     ("context.hour.derive", "moon_phase", "use one of hour_of_day"),
     ("context.hour.type", "int8", "beside 'derive'"),
     ("context.hour.utc_offset_hours", 99, "within -14 and 14"),
-    ("candidate.age", {"derive": "hour_of_day", "table": "hour"}, "only context fields"),
+    ("candidate.age.derive", "hour_of_day", "use one of age_minutes"),
+    ("item.age_of", {"derive": "hour_of_day", "table": "hour"}, "only context and candidate"),
+    ("candidate.age.of", ..., "candidate.age.of is missing; name an item field"),
+    ("candidate.age.of", "tag", "candidate.age.of is 'tag'; name an item field"),
+    ("candidate.age.boundaries", ..., "an age is no id"),
+    ("candidate.age.table", ..., "buckets but no table"),
+    ("candidate.age.type", "int32", "beside 'derive'"),
+    ("context.hour.boundaries", [6, 12], "beside 'derive'"),
+    ("candidate.position.of", "made_ms", "only fields with 'derive' have it"),
     ("context.scenario.utc_offset_hours", 8, "only fields with 'derive'"),
     ("event.item_id", ..., "event.item_id is missing"),
     ("event.item_id.type", "int32", "event.item_id"),

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from laser_features import TimeUnitError, check_milliseconds
-from laser_features.time import age_seconds, day_of_week, hour_of_day
+from laser_features.time import age_minutes, age_seconds, day_of_week, hour_of_day
 
 TIMES = st.integers(10**11, 4 * 10**12)
 
@@ -26,6 +26,12 @@ def test_ages_are_whole_seconds_within_int32(request_ms, event_ms):
     expected = min(max((request_ms - event_ms) // 1000, 0), 2**31 - 1)
     age = age_seconds(request_ms, np.array([event_ms]))
     assert age.dtype == np.int32 and age.tolist() == [expected]
+
+
+@given(TIMES, st.one_of(TIMES, st.integers(-5, 0)))
+def test_minutes_are_whole_and_never_negative_unless_unknown(request_ms, start_ms):
+    expected = max((request_ms - start_ms) // 60_000, 0) if start_ms > 0 else -1
+    assert age_minutes(request_ms, np.array([start_ms])).tolist() == [expected]
 
 
 def test_ages_are_exact_where_float32_is_not():

@@ -72,12 +72,10 @@ def read_ebnerd(folder: Path, progress: Progress = no_progress) -> DatasetTables
         progress("read splits", done, len(folders))
     items = _items(articles)
     shown = pa.concat_tables(impressions)
-    age = _article_age_minutes(shown, items)
-    shown = shown.append_column("article_age_minutes", pa.array(age))
     return DatasetTables(
         spec=_spec(items, shown),
         events=_events(views),
-        items=pa.table({name: values for name, values in items.items() if name != "published"}),
+        items=pa.table(items),
         impressions=shown,
         splits=_splits(impressions),
         source=f"EB-NeRD, Parquet files in {folder.name}",
@@ -198,17 +196,6 @@ def _impression_time(behaviors: pa.Table) -> NDArray:
     return timestamps_ms(behaviors["impression_time"], "behaviors.parquet: impression_time")
 
 
-def _article_age_minutes(shown: pa.Table, items: dict[str, NDArray]) -> NDArray:
-    """Minutes from publication to impression, -1 where not known."""
-    order = np.argsort(items["item_id"])
-    ids = items["item_id"][order]
-    wanted = shown["item_id"].to_numpy()
-    places = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    published = np.where(ids[places] == wanted, items["published"][order][places], 0)
-    minutes = np.maximum((shown["timestamp"].to_numpy() - published) // 60_000, 0)
-    return np.where(published > 0, np.minimum(minutes, 2**31 - 1), -1).astype(np.int32)
-
-
 def _items(articles: pa.Table) -> dict[str, NDArray]:
     if "subcategory" in articles.column_names:
         lists = articles["subcategory"]
@@ -231,7 +218,7 @@ def _items(articles: pa.Table) -> dict[str, NDArray]:
         "article_type": np.unique(article_type.astype(str), return_inverse=True)[1].astype(np.int8),
         "premium": _optional(articles, "premium", 1).astype(np.int8),
         "sentiment_percent": score.astype(np.int8),
-        "published": published,
+        "published_ms": published,
     }
 
 
@@ -304,6 +291,7 @@ def _spec(items: dict[str, NDArray], shown: pa.Table) -> FeatureSpec:
                     "table": "sentiment",
                     "boundaries": [50, 70, 85, 95],
                 },
+                "published_ms": {"type": "int64"},
             },
             "user": {
                 "user_id": {"type": "int64", "table": "user"},
@@ -319,8 +307,9 @@ def _spec(items: dict[str, NDArray], shown: pa.Table) -> FeatureSpec:
                 "weekday": {"derive": "day_of_week", "table": "weekday"},
             },
             "candidate": {
-                "article_age_minutes": {
-                    "type": "int32",
+                "article_age": {
+                    "derive": "age_minutes",
+                    "of": "published_ms",
                     "table": "article_age",
                     "boundaries": _AGE_BOUNDARIES_MINUTES,
                 }

@@ -103,7 +103,6 @@ def test_published_files_become_three_tables(tmp_path):
     assert impressions["item_id"] == [100, 101, 102, 100, 102, 103, 100]
     assert impressions["click"] == [0, 1, 0, 0, 1, 1, 0]
     assert impressions["on_article"] == [0, 0, 0, 1, 1, 0, 0]
-    assert impressions["article_age_minutes"] == [90, 90, 90, 100, 100, -1, 7 * 1440 + 90]
     assert impressions["gender"] == [-1] * 7 and impressions["is_subscriber"] == [1] * 7
     # Impression 1 is there in both splits: two requests.
     assert len(set(impressions["request_id"])) == 3
@@ -114,6 +113,8 @@ def test_published_files_become_three_tables(tmp_path):
     assert items["premium"] == [0, 1, 0, 0]
     assert items["sentiment_percent"] == [99, 50, -1, 10]
     assert items["article_type"] == [0, 1, 0, 0]
+    assert items["published_ms"] == [MS - 90 * 60_000] * 3 + [0]
+    assert dataset.spec.derived_candidate_fields["article_age"].of == "published_ms"
 
 
 def test_each_reading_is_one_event(tmp_path):
