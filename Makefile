@@ -35,12 +35,12 @@ test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to
 
 test-store:  ## seqvault alone, Python 3.11 to 3.13 (3.10 is part of `make test`)
 	@set -e; for python in $(STORE_MATRIX); do echo "== seqvault on Python $$python"; \
-	  tools/setup_env.sh light store-$$python $$python '.[seqvault]' pytest pytest-timeout hypothesis; \
+	  tools/setup_env.sh light store-$$python $$python '.[seqvault]' pytest pytest-timeout hypothesis pandas; \
 	  .venv-store-$$python/bin/python -m pytest -q tests/seqvault; done
 
 test-serving:  ## serving alone with current TensorFlow, Python 3.11 to 3.13 (3.10 is part of `make test`)
 	@set -e; for python in $(SERVING_MATRIX); do echo "== serving on Python $$python"; \
-	  tools/setup_env.sh light serving-$$python $$python '.[serving]' pytest pytest-timeout; \
+	  tools/setup_env.sh light serving-$$python $$python '.[serving]' pytest pytest-timeout hypothesis; \
 	  .venv-serving-$$python/bin/python -m pytest -q tests/serving tests/laser_features; done
 
 test-light: test-layers test-store test-serving  ## the three light environments
