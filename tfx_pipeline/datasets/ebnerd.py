@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from laser_features import FeatureSpec
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
 from tfx_pipeline.datasets.errors import DatasetError
+from tfx_pipeline.datasets.first_rows import first_rows
 from tfx_pipeline.datasets.id_tables import id_table
 from tfx_pipeline.datasets.reading import column, read_parquet, strings, timestamps_ms
 
@@ -153,8 +154,7 @@ def _events(views: list[dict[str, NDArray]]) -> pa.Table:
     clicked = {name: np.concatenate([view[name] for view in clicks]) for name in _VIEW}
     fresh = ~np.isin(_pairs(clicked), _pairs(pages))
     events = {name: np.concatenate([pages[name], clicked[name][fresh]]) for name in _VIEW}
-    keys = np.rec.fromarrays([events["user_id"], events["timestamp"], events["item_id"]])
-    first = np.sort(np.unique(keys, return_index=True)[1])
+    first = first_rows(events["user_id"], events["timestamp"], events["item_id"])
     types = {"read_seconds": np.int16, "scroll_percent": np.int8}
     return pa.table({name: events[name][first].astype(types.get(name, np.int64)) for name in _VIEW})
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from laser_features import FeatureSpec
 from laser_features.ids import hash_strings
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
+from tfx_pipeline.datasets.first_rows import first_rows
 from tfx_pipeline.datasets.id_tables import id_table
 from tfx_pipeline.datasets.reading import (
     checked_ms,
@@ -215,8 +216,7 @@ def _tables(
         }
     )
     # The published log holds some rows twice; a history needs each exposure once.
-    keys = np.rec.fromarrays([log.user_id, log.timestamp, log.item_id])
-    events = events.take(pa.array(np.sort(np.unique(keys, return_index=True)[1])))
+    events = events.take(pa.array(first_rows(log.user_id, log.timestamp, log.item_id)))
     shown = log.candidate
     impressions = {
         "user_id": log.user_id[shown],

@@ -18,12 +18,14 @@ from tfx_pipeline.datasets.kuairand import (
     read_kuairand_parquet,
 )
 from tfx_pipeline.datasets.movielens import read_movielens_csv, read_movielens_parquet
+from tfx_pipeline.datasets.own_tables import is_own_tables, read_own_tables
 from tfx_pipeline.datasets.prepared_dataset import SUMMARY, PreparedDataset
 
 Reader = Callable[[Path, Progress], DatasetTables]
 _KNOWN = (
     "KuaiRand (log_standard_*.csv), MovieLens (ratings.csv), EB-NeRD (articles.parquet), "
-    "or events.parquet with the columns of one of the first two"
+    "events.parquet with the columns of one of the first two, or your own features.yaml, "
+    "events.parquet, items.parquet and impressions.parquet"
 )
 
 
@@ -65,6 +67,8 @@ def find_reader(folder: Path) -> Reader:
     Raises:
         DatasetError: No adapter knows them.
     """
+    if is_own_tables(folder):
+        return read_own_tables
     if is_kuairand(folder):
         return read_kuairand_csv
     if (folder / "ratings.csv").is_file():

@@ -14,7 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from laser_features import FeatureSpec, FeatureSpecError, TimeUnitError, check_milliseconds
+from laser_features import (
+    FeatureSpec,
+    FeatureSpecError,
+    Field,
+    TimeUnitError,
+    check_milliseconds,
+)
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
 from tfx_pipeline.datasets.errors import DatasetError
 
@@ -108,9 +114,12 @@ class PreparedDataset:
         """
         folder = Path(path)
         _check_replaceable(folder)
+        spec = tables.spec
         checked = {
-            "events": _checked(tables.events, tables.spec.event_schema(), "events"),
-            "items": _checked_items(tables.items, tables.spec),
+            "events": _filled(
+                _checked(tables.events, spec.event_schema(), "events"), spec.event_fields
+            ),
+            "items": _filled(_checked_items(tables.items, spec), spec.item_fields),
             "impressions": _checked_impressions(tables),
         }
         checked["events"] = checked["events"].sort_by(
@@ -187,6 +196,21 @@ def _checked(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
             check_milliseconds(table["timestamp"].to_numpy(), f"{name}.timestamp")
         except TimeUnitError as error:
             raise DatasetError(str(error)) from error
+    return table
+
+
+def _filled(table: pa.Table, fields: Mapping[str, Field]) -> pa.Table:
+    """Nulls as the missing value of their field: the store holds plain values."""
+    for name, field in fields.items():
+        if not table[name].null_count:
+            continue
+        if field.shape is not None:
+            raise DatasetError(
+                f"{field.section}.{name} is null in {table[name].null_count} rows; give every "
+                "item a vector (zeros, if it has none)"
+            )
+        filled = pc.fill_null(table[name], pa.scalar(field.missing, field.arrow_type))
+        table = table.set_column(table.column_names.index(name), table.schema.field(name), filled)
     return table
 
 

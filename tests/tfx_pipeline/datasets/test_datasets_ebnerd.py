@@ -117,6 +117,30 @@ def test_published_files_become_three_tables(tmp_path):
     assert dataset.spec.derived_candidate_fields["article_age"].of == "published_ms"
 
 
+def test_large_lists_as_some_writers_make_them_are_read_alike(tmp_path):
+    folder = write(tmp_path / "raw")
+    plain = prepare(folder, tmp_path / "plain")
+    for path in folder.rglob("*.parquet"):
+        pq.write_table(with_large_types(pq.read_table(path)), path)
+    large = prepare(folder, tmp_path / "large")
+    for name in ("events_path", "items_path", "impressions_path"):
+        assert pq.read_table(getattr(large, name)).equals(pq.read_table(getattr(plain, name)))
+
+
+def with_large_types(table):
+    """Lists and texts with 64-bit offsets."""
+    fields = []
+    for field in table.schema:
+        kind = field.type
+        if pa.types.is_list(kind):
+            kind = pa.large_list(kind.value_type)
+        if pa.types.is_string(kind):
+            kind = pa.large_string()
+        fields.append(pa.field(field.name, kind))
+    columns = [pa.array(table[field.name].to_pylist(), field.type) for field in fields]
+    return pa.table(columns, schema=pa.schema(fields))
+
+
 def test_each_reading_is_one_event(tmp_path):
     dataset = prepare(write(tmp_path / "raw"), tmp_path / "out")
     events = pq.read_table(dataset.events_path).to_pydict()

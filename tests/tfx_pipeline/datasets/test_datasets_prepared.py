@@ -8,10 +8,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from laser_features import FeatureSpec
+from laser_features.ids import direct_rows, hash_rows
 from tfx_pipeline.datasets import DatasetError, PreparedDataset, prepare
 from tfx_pipeline.datasets.dataset_tables import DatasetTables
+from tfx_pipeline.datasets.first_rows import first_rows
+from tfx_pipeline.datasets.id_tables import id_table
 
 NOW = 1_650_000_000_000
 SPEC = FeatureSpec.from_dict(
@@ -166,6 +171,100 @@ def test_a_damaged_summary_is_reported(tmp_path, text):
     (tmp_path / "out" / "dataset.json").write_text(text)
     with pytest.raises(DatasetError, match=r"dataset\.json or features\.yaml is damaged"):
         PreparedDataset.load(tmp_path / "out")
+
+
+def write_own(folder, spec=None, **changes):
+    folder.mkdir()
+    tables = {"events": EVENTS, "items": ITEMS, "impressions": IMPRESSIONS, **changes}
+    for name, table in tables.items():
+        pq.write_table(table, folder / f"{name}.parquet")
+    SPEC.save(folder / "features.yaml")
+    if spec is not None:
+        (folder / "features.yaml").write_text(spec)
+    return folder
+
+
+def test_own_tables_are_checked_and_split_by_time(tmp_path):
+    impressions = pa.table(
+        {
+            "user_id": [1] * 10,
+            "timestamp": [NOW + 10 * row for row in range(10)],
+            "item_id": [1] * 10,
+            "click": [0, 1] * 5,
+            "request_id": list(range(10)),
+            "note": ["not in the spec"] * 10,
+        }
+    )
+    dataset = prepare(write_own(tmp_path / "raw", impressions=impressions), tmp_path / "out")
+    assert dataset.splits == {"train": (NOW, NOW + 80), "eval": (NOW + 80, NOW + 91)}
+    columns = pq.read_schema(dataset.impressions_path).names
+    assert columns == [*SPEC.impression_schema().names, "request_id"]
+    assert pq.read_table(dataset.events_path)["user_id"].to_pylist() == [1, 1, 2]
+
+
+def test_nulls_become_the_missing_value_of_their_field(tmp_path):
+    spec = FeatureSpec.from_dict(
+        {
+            **SPEC.to_dict(),
+            "item": {
+                "kind": {"type": "int8"},
+                "price": {"type": "float32"},
+                "title": {"type": "string"},
+                "content": {"type": "float32", "shape": [2]},
+            },
+        }
+    )
+    items = pa.table(
+        {
+            "item_id": [1, 2],
+            "kind": [None, 3],
+            "price": [None, 1.5],
+            "title": [None, "b"],
+            "content": pa.array([[1.0, 2.0], [3.0, 4.0]], pa.list_(pa.float32(), 2)),
+        }
+    )
+    dataset = PreparedDataset.write(make_tables(spec=spec, items=items), tmp_path / "out")
+    first = pq.read_table(dataset.items_path).slice(0, 1).to_pylist()[0]
+    assert np.isnan(first.pop("price"))
+    assert first == {"item_id": 1, "kind": -1, "title": "", "content": [1.0, 2.0]}
+    vectors = pa.array([[1.0, 2.0], None], pa.list_(pa.float32(), 2))
+    items = items.set_column(4, "content", vectors)
+    with pytest.raises(DatasetError, match=r"item\.content is null in 1 rows"):
+        PreparedDataset.write(make_tables(spec=spec, items=items), tmp_path / "other")
+
+
+def test_bad_own_tables_are_reported(tmp_path):
+    folder = write_own(tmp_path / "a", impressions=IMPRESSIONS.drop(["click"]))
+    with pytest.raises(DatasetError, match=r"impressions\.parquet lacks the columns \['click'\]"):
+        prepare(folder, tmp_path / "out")
+    seconds = changed(IMPRESSIONS, "timestamp", [NOW // 1000, NOW // 1000])
+    folder = write_own(tmp_path / "b", impressions=seconds)
+    with pytest.raises(DatasetError, match=r"impressions\.parquet: timestamp .*like seconds"):
+        prepare(folder, tmp_path / "out")
+    folder = write_own(tmp_path / "c", spec="name: tiny\n")
+    with pytest.raises(DatasetError, match=r"features\.yaml: history is missing"):
+        prepare(folder, tmp_path / "out")
+    folder = write_own(tmp_path / "d")
+    (folder / "items.parquet").unlink()
+    with pytest.raises(DatasetError, match=r"has no items\.parquet"):
+        prepare(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
+def test_first_rows_equal_the_plain_form(rows):
+    expected = [place for place, row in enumerate(rows) if row not in rows[:place]]
+    keys = np.array(rows, np.int64).reshape(-1, 2)
+    assert first_rows(keys[:, 0], keys[:, 1]).tolist() == expected
+
+
+@given(st.lists(st.integers(-1, 10**12), min_size=1, max_size=200))
+def test_every_id_of_a_dataset_has_a_row_in_its_table(ids):
+    values = np.array(ids)
+    entry = id_table(values, width=4)
+    map_rows = direct_rows if entry["ids"] == "direct" else hash_rows
+    rows = map_rows(values, entry["rows"])
+    assert ((rows > 0) == (values >= 0)).all() and rows.max() < entry["rows"]
 
 
 def test_unknown_folders_are_refused(tmp_path):

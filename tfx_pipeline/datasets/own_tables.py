@@ -1,0 +1,60 @@
+"""Your own data: the three tables and the feature spec, made by whatever you like.
+
+A folder with ``features.yaml``, ``events.parquet``, ``items.parquet`` and ``impressions.parquet``.
+Columns, their types and units are checked against the spec; rows may come in any order. The newest
+fifth of the impressions evaluates the model, unless the pipeline's config gives other splits.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from laser_features import FeatureSpec, FeatureSpecError
+from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
+from tfx_pipeline.datasets.errors import DatasetError
+from tfx_pipeline.datasets.reading import checked_ms, column, find_file, read_parquet
+
+TRAIN_SHARE = 0.8
+
+
+def is_own_tables(folder: Path) -> bool:
+    """Whether the folder holds a feature spec beside its impressions."""
+    return (folder / "features.yaml").is_file() and (folder / "impressions.parquet").is_file()
+
+
+def read_own_tables(folder: Path, progress: Progress = no_progress) -> DatasetTables:
+    """Read the three tables that a feature spec describes.
+
+    Raises:
+        DatasetError: A file or column is missing or unreadable, or the spec is not valid.
+    """
+    try:
+        spec = FeatureSpec.load(folder / "features.yaml")
+    except FeatureSpecError as error:
+        raise DatasetError(str(error)) from error
+    schemas = {
+        "events": spec.event_schema(),
+        "items": spec.item_schema(),
+        "impressions": spec.impression_schema(),
+    }
+    tables: dict[str, pa.Table] = {}
+    for done, (name, schema) in enumerate(schemas.items(), start=1):
+        optional = ["request_id"] if name == "impressions" else []
+        path = find_file(folder, f"{name}.parquet")
+        tables[name] = read_parquet(path, schema.names, optional)
+        progress("read tables", done, len(schemas))
+    times = checked_ms(
+        column(tables["impressions"], "timestamp", np.int64, 0), "impressions.parquet: timestamp"
+    )
+    cut = int(np.sort(times)[int(TRAIN_SHARE * len(times))])
+    return DatasetTables(
+        spec=spec,
+        events=tables["events"],
+        items=tables["items"],
+        impressions=tables["impressions"],
+        splits={"train": (int(times.min()), cut), "eval": (cut, int(times.max()) + 1)},
+        source=f"own tables in {folder.name}",
+    )
