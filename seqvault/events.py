@@ -66,11 +66,12 @@ def to_dtype(values: Any, dtype: np.dtype[Any], what: str) -> np.ndarray:
         raise WrongTypeError(f"{what} has type {array.dtype}; expected {dtype}.")
     if dtype.kind == "f":
         return array.astype(dtype)
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or (array != np.trunc(array)).any():
-            raise WrongTypeError(
-                f"{what} has type {array.dtype} with fractions or missing values; expected {dtype}."
-            )
+    if array.dtype.kind == "f" and (
+        not np.isfinite(array).all() or (array != np.trunc(array)).any()
+    ):
+        raise WrongTypeError(
+            f"{what} has type {array.dtype} with fractions or missing values; expected {dtype}."
+        )
     low, high = array.min(), array.max()
     limits = np.iinfo(dtype)
     if int(low) < limits.min or int(high) > limits.max:

@@ -19,6 +19,7 @@ class Files:
     """
 
     def open_read(self, path: str) -> int:
+        """Opens a file for reading."""
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def create(self, path: str) -> int:
@@ -26,30 +27,55 @@ class Files:
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
 
     def close(self, fd: int) -> None:
+        """Closes a descriptor."""
         os.close(fd)
 
     def size(self, fd: int) -> int:
+        """Bytes of an open file."""
         return os.fstat(fd).st_size
 
     def pwrite(self, fd: int, data: memoryview, offset: int) -> int:
+        """Writes some of ``data`` at ``offset``; returns how many bytes."""
         return os.pwrite(fd, data, offset)
 
     def preadv(self, fd: int, out: memoryview, offset: int) -> int:
+        """Reads some bytes into ``out``; returns how many, 0 at the end."""
         return os.preadv(fd, [out], offset)
 
     def allocate(self, fd: int, size: int) -> None:
+        """Makes the file at least ``size`` bytes long, zeros at the end."""
         os.posix_fallocate(fd, 0, size)
 
+    def truncate(self, fd: int, size: int) -> None:
+        """Cuts the file off behind ``size`` bytes."""
+        os.ftruncate(fd, size)
+
     def fdatasync(self, fd: int) -> None:
+        """Returns when all written to the file is on the disk."""
         os.fdatasync(fd)
 
     def rename(self, old: str, new: str) -> None:
+        """Gives a file the name ``new``, in place of what had it."""
         os.replace(old, new)
 
     def unlink(self, path: str) -> None:
+        """Removes a name."""
         os.unlink(path)
 
+    def link(self, old: str, new: str) -> None:
+        """Gives a file a second name."""
+        os.link(old, new)
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a name."""
+        return os.path.exists(path)
+
+    def list_directory(self, path: str) -> list[str]:
+        """Names in a directory."""
+        return os.listdir(path)
+
     def sync_directory(self, path: str) -> None:
+        """Returns when names made or removed there are on the disk."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -57,6 +83,7 @@ class Files:
             os.close(fd)
 
     def make_directory(self, path: str) -> None:
+        """Makes a directory and those above it."""
         os.makedirs(path, exist_ok=True)
 
     def lock(self, path: str) -> int:
@@ -73,7 +100,7 @@ class Files:
 
     def write_all(self, fd: int, data: bytes | memoryview | np.ndarray, offset: int) -> int:
         """Writes everything at ``offset`` and returns the offset behind it."""
-        view = memoryview(data).cast("B")
+        view = memoryview(data).cast("B")  # type: ignore[arg-type]
         done = 0
         while done < len(view):
             done += self.pwrite(fd, view[done : done + (1 << 30)], offset + done)
@@ -82,9 +109,10 @@ class Files:
     def read_all(self, fd: int, size: int, offset: int) -> np.ndarray:
         """Reads up to ``size`` bytes; fewer only where the file ends."""
         out = np.empty(size, np.uint8)
-        return out[: self.read_into(fd, memoryview(out), offset)]
+        return out[: self.read_into(fd, memoryview(out), offset)]  # type: ignore[arg-type]
 
     def read_into(self, fd: int, out: memoryview, offset: int) -> int:
+        """Fills ``out`` from ``offset`` on; returns the bytes read, fewer at the end."""
         done = 0
         while done < len(out):
             got = self.preadv(fd, out[done : done + (1 << 30)], offset + done)

@@ -60,6 +60,7 @@ class KeyTable:
 
     @property
     def keys(self) -> np.ndarray:
+        """int64, all keys in order of first sight."""
         return self._keys[: self._used]
 
     def find(self, keys: np.ndarray) -> np.ndarray:
@@ -179,11 +180,12 @@ class Index:
         slots = np.arange(len(self.users), dtype=np.int64)
         _, segments, _, lengths, _ = self.extents(slots)
         numbers, where = np.unique(segments, return_inverse=True)
-        sums = np.bincount(where, weights=lengths) if len(numbers) else []
+        sums = np.bincount(where, weights=lengths, minlength=len(numbers))
         return {int(number): int(size) for number, size in zip(numbers, sums, strict=True)}
 
     @property
     def bytes(self) -> int:
+        """Bytes in memory."""
         arrays = (
             self.users._table, self.users._keys, self.arrivals, self._latest, self._previous,
             self._segment, self._offset, self._length, self._count,

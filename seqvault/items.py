@@ -23,6 +23,7 @@ KEY = "item_id"
 
 
 def path_of(directory: str, number: int) -> str:
+    """Path of an item file."""
     return f"{directory}/items/{number:010d}.items"
 
 

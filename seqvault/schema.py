@@ -175,6 +175,7 @@ class Schema:
         return tuple(dict.fromkeys(fields))
 
     def to_json(self) -> list[dict[str, Any]]:
+        """The fields as plain data."""
         return [
             {"name": f.name, "dtype": f.dtype, "role": f.role, "default": f.default}
             for f in self.fields
@@ -182,4 +183,5 @@ class Schema:
 
     @classmethod
     def from_json(cls, entries: Iterable[dict[str, Any]]) -> "Schema":
+        """Undoes ``to_json``."""
         return cls(tuple(Field(**entry) for entry in entries))

@@ -74,6 +74,7 @@ def pack(
 
 
 def path_of(directory: str, number: int) -> str:
+    """Path of a segment file."""
     return f"{directory}/segments/{number:010d}.seg"
 
 

@@ -3,6 +3,7 @@
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -155,7 +156,7 @@ class SeqVault:
         return store
 
     def _load_for_writing(self, schema: Schema | None) -> None:
-        if schema is None and not os.path.exists(f"{self.path}/{MANIFEST_NAME}"):
+        if schema is None and not self._files.exists(f"{self.path}/{MANIFEST_NAME}"):
             raise StoreNotFoundError(
                 f"no SeqVault store at {self.path}; create one with a schema "
                 "(SeqVault.open(path, schema=...) or `seqvault init`)."
@@ -170,15 +171,17 @@ class SeqVault:
                     f"the store at {self.path} is already open for writing; close it there, or "
                     "open it here with read_only=True."
                 ) from None
-            if not os.path.exists(f"{self.path}/{MANIFEST_NAME}"):
+            if not self._files.exists(f"{self.path}/{MANIFEST_NAME}"):
                 assert schema is not None
                 Manifest(schemas=[schema.to_json()]).save(self._files, self.path)
             self._load(Manifest.load(self._files, self.path))
             last, end, data = self._replay()
-            if last >= self._manifest.wal_start and data is not None:
+            number = max(last + 1, self._manifest.wal_start)
+            if data is not None and end == wal.FIRST:
+                number = last  # a file without events is begun anew
+            elif data is not None and not wal.is_sealed(data, end, last):
                 wal.repair(self._files, self.path, last, data, end)
             self._remove_strangers(last)
-            number = max(last + 1, self._manifest.wal_start)
             self._writer = wal.WalWriter(self._files, self.path, number)
             self._writer.begin()
 
@@ -199,7 +202,7 @@ class SeqVault:
     def _load(self, manifest: Manifest) -> None:
         """Builds the state in memory from the files the manifest names, but the log."""
         for number in manifest.segments:
-            if not os.path.exists(segment_files.path_of(self.path, number)):
+            if not self._files.exists(segment_files.path_of(self.path, number)):
                 raise FileNotFoundError(
                     f"segment {number} of {self.path} is missing; restore it from a snapshot."
                 )
@@ -226,7 +229,9 @@ class SeqVault:
     def _replay(self) -> tuple[int, int, np.ndarray | None]:
         """Takes in the log; returns the last file's number, sound length and bytes."""
         numbers = sorted(
-            int(name[:-4]) for name in os.listdir(f"{self.path}/wal") if name.endswith(".wal")
+            int(name[:-4])
+            for name in self._files.list_directory(f"{self.path}/wal")
+            if name.endswith(".wal")
         )
         numbers = [number for number in numbers if number >= self._manifest.wal_start]
         if numbers and numbers != list(range(self._manifest.wal_start, numbers[-1] + 1)):
@@ -264,7 +269,7 @@ class SeqVault:
             "wal": {f"{n:010d}.wal" for n in range(self._manifest.wal_start, last_log + 1)},
         }
         for folder, names in keep.items():
-            for name in os.listdir(f"{self.path}/{folder}"):
+            for name in self._files.list_directory(f"{self.path}/{folder}"):
                 if name not in names and name.split(".")[0].isdigit():
                     self._files.unlink(f"{self.path}/{folder}/{name}")
 
@@ -277,6 +282,9 @@ class SeqVault:
                 self._log.wait()
             self._closed = True
             if self._writer is not None:
+                if self._failed is None:
+                    with suppress(OSError):  # without a seal the next open repairs the file
+                        self._writer.seal()
                 self._writer.close()
                 self._writer = None
         if self._lock_fd >= 0:
@@ -536,7 +544,7 @@ class SeqVault:
         ends = np.cumsum(found.lengths)
         total = int(ends[-1]) if len(ends) else 0
         data = np.empty(total + kernels.PADDING, np.uint8)
-        view = memoryview(data)
+        view = memoryview(data)  # type: ignore[arg-type]
         starts = ends - found.lengths
         # one read for records that lie side by side, as bulk reads find them
         k, many = 0, len(starts)
@@ -602,7 +610,7 @@ class SeqVault:
         dest = np.empty((most, kernels.BLOCK), np.int32)
         mem_dest = np.full(len(found.mem_rows), -1, np.int32)
         counts = np.zeros(rows, np.int64)
-        blocks, status, record = kernels.plan_read(
+        blocks, status, record = kernels.plan_read(  # type: ignore[call-arg]
             data, records, found.lengths, record_columns, found.starts, found.users,
             found.mem_starts, found.mem_columns["timestamp"][found.mem_rows], mem_keep,
             before, np.zeros(rows, np.int64), last_n, version,
@@ -629,7 +637,7 @@ class SeqVault:
         if name not in ("", "timestamp"):
             value = np.array([self.schema.field(name).default]).astype(out.dtype)
             default = to_bits(value).view(np.uint64)[0]
-        status, record = kernels.unpack_column(
+        status, record = kernels.unpack_column(  # type: ignore[call-arg]
             plan.data, plan.blocks, *plan.block_arrays, plan.dest,
             self._column_of(found, name), default, row_starts,
             out.view(f"u{out.dtype.itemsize}"),
@@ -739,7 +747,7 @@ class SeqVault:
             self._memtable = self._memtable.rest(limit, self._index.arrivals)
         for worn_number in rewrite:
             self._discard(segment_files.path_of(self.path, worn_number))
-        for name in os.listdir(f"{self.path}/wal"):
+        for name in self._files.list_directory(f"{self.path}/wal"):
             if name.endswith(".wal") and int(name[:-4]) < wal_start:
                 self._discard(f"{self.path}/wal/{name}")
         return {**written, "bytes": size}
@@ -765,10 +773,8 @@ class SeqVault:
     def _discard(self, *paths: str) -> None:
         """Removes files that nothing needs; what cannot go now goes at the next open."""
         for path in paths:
-            try:
+            with suppress(OSError):
                 self._files.unlink(path)
-            except OSError:
-                pass
 
     def _pack_users(self, users: np.ndarray, fold: np.ndarray, limit: int) -> segment_files.Packed:
         """Packs users' events in memory, and for ``fold`` also those on disk."""
@@ -938,7 +944,7 @@ class SeqVault:
                 data = wal.read_file(self._files, self.path, number)
             except FileNotFoundError:
                 break
-            later = os.path.exists(wal.path_of(self.path, number + 1))
+            later = self._files.exists(wal.path_of(self.path, number + 1))
             path = wal.path_of(self.path, number)
             for _ in wal.scan(data, number, path, sealed=later):
                 pass
@@ -981,8 +987,8 @@ class SeqVault:
         """
         self._check_writable()
         target = os.path.abspath(os.fspath(path))
-        if os.path.exists(target) and (not os.path.isdir(target) or os.listdir(target)):
-            raise InvalidRequestError(f"{target} exists and is not an empty directory.")
+        if self._files.exists(target):
+            raise InvalidRequestError(f"{target} exists already; name a new directory.")
         with self._merging, disk_full_is_typed("take a snapshot"):
             self._merge()
             for folder in ("", "/segments", "/wal", "/items"):
@@ -1000,7 +1006,7 @@ class SeqVault:
 
     def _copy(self, old: str, new: str) -> None:
         try:
-            os.link(old, new)
+            self._files.link(old, new)
         except OSError:
             source = self._files.open_read(old)
             try:

@@ -1,6 +1,7 @@
 """The write-ahead log: what makes an append durable before it is in a segment."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +42,7 @@ class Frame:
 
 
 def path_of(directory: str, number: int) -> str:
+    """Path of a log file."""
     return f"{directory}/wal/{number:010d}.wal"
 
 
@@ -119,10 +121,16 @@ def scan(
             data[body:payload].tobytes().decode(),
             int(head["offset"]),
             int(head["count"]),
-            memoryview(data[payload : body + length]),
+            memoryview(data[payload : body + length]),  # type: ignore[arg-type]
             end,
         )
         position = end
+
+
+def is_sealed(data: np.ndarray, end: int, number: int) -> bool:
+    """Whether the file ends in a seal behind its last frame at ``end``."""
+    head = _frame_at(data, end, number)
+    return head is not None and int(head["kind"]) == SEAL
 
 
 def _durable_beyond(data: np.ndarray, position: int, number: int) -> bool:
@@ -164,10 +172,8 @@ class WalWriter:
     def discard(self) -> None:
         """Gives up a file that was not begun."""
         self._files.close(self.fd)
-        try:
+        with suppress(OSError):
             self._files.unlink(self.path + ".tmp")
-        except OSError:
-            pass
 
     def write(self, schema_id: int, source: str, offset: int, count: int, payload: bytes) -> None:
         """Writes a frame; it is durable after the next ``sync``."""
@@ -188,9 +194,11 @@ class WalWriter:
     def seal(self) -> None:
         """Ends the file; nothing can follow."""
         self._put(SEAL, 0, "", -1, 0, b"")
+        self._files.truncate(self.fd, self.position)
         self.sync()
 
     def close(self) -> None:
+        """Closes the file, which stays as it is."""
         self._files.close(self.fd)
 
 

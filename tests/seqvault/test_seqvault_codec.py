@@ -1,0 +1,136 @@
+"""Packing against a plain reading of the format, and unpacking of rubbish."""
+
+import struct
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from seqvault.codec import kernels
+from seqvault.codec.primitives import checksum, crc32c_portable
+
+
+def pad(data: bytes) -> np.ndarray:
+    return np.frombuffer(data + bytes(kernels.PADDING), np.uint8).copy()
+
+
+def read_chunk(data: bytes, n: int) -> list[int]:
+    """Unpacks a chunk as docs/seqvault/format.md says, with Python integers."""
+    width, base_bytes, size = data[0], data[1] & 15, 1 << (data[1] >> 4)
+    exceptions = data[2]
+    zigzag = int.from_bytes(data[3 : 3 + base_bytes], "little")
+    base = (zigzag >> 1) ^ -(zigzag & 1)
+    at = 3 + base_bytes
+    packed = (n * width + 7) // 8
+    bits = int.from_bytes(data[at : at + packed], "little")
+    values = [(bits >> (i * width)) & ((1 << width) - 1) for i in range(n)]
+    at += packed
+    for j in range(exceptions):
+        place = data[at + j]
+        start = at + exceptions + j * size
+        values[place] |= int.from_bytes(data[start : start + size], "little") << width
+    signed = [(value + base) % 2**64 for value in values]
+    return [value - 2**64 if value >= 2**63 else value for value in signed]
+
+
+def crc32c_by_the_bit(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def test_checksum_is_crc32c():
+    assert checksum(b"123456789") == 0xE3069283
+    for n in (0, 1, 7, 8, 9, 1000):
+        data = np.random.default_rng(n).bytes(n)
+        assert checksum(data) == crc32c_by_the_bit(data)
+        assert int(crc32c_portable(np.frombuffer(data, np.uint8), 0, n)) == checksum(data)
+
+
+INTEGERS = st.one_of(
+    st.integers(-(2**63), 2**63 - 1), st.integers(-3, 300), st.integers(0, 2**40), st.just(7)
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(INTEGERS, min_size=1, max_size=256) | st.lists(st.integers(0, 3), min_size=250,
+       max_size=256))  # fmt: skip
+def test_a_chunk_reads_back_by_the_kernel_and_by_the_book(values):
+    array = np.array(values, np.int64)
+    out = np.full(kernels.PADDING + kernels.chunk_bound(len(array)), 255, np.uint8)
+    end = kernels._pack_chunk(array, len(array), out, 0)
+    assert end <= kernels.chunk_bound(len(array))
+    assert read_chunk(out[:end].tobytes(), len(array)) == values
+    back = np.empty(len(array), np.uint64)
+    assert kernels._unpack_chunk(out, 0, end, len(array), back) == kernels.OK
+    assert back.view(np.int64).tolist() == values
+
+
+def test_rare_large_values_are_patched_and_cost_little():
+    values = np.arange(256, dtype=np.int64) % 8
+    values[[3, 200]] = 10**12
+    out = np.zeros(kernels.PADDING + kernels.chunk_bound(256), np.uint8)
+    assert kernels._pack_chunk(values, 256, out, 0) == 3 + 96 + 2 + 16
+    constant = np.full(256, -5, np.int64)
+    assert kernels._pack_chunk(constant, 256, out, 0) == 4
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.binary(min_size=1, max_size=300), st.integers(1, 256), st.integers(0, 300))
+def test_rubbish_is_refused_or_read_without_harm(data, n, length):
+    guard = np.full(n + 8, 77, np.uint64)
+    padded = pad(data)
+    status = kernels._unpack_chunk(padded, 0, min(length, len(data)), n, guard[:n])
+    assert status in (kernels.OK, kernels.BAD_CHUNK)
+    assert (guard[n:] == 77).all()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(INTEGERS, max_size=700))
+def test_arrays_of_any_length_read_back(values):
+    array = np.array(values, np.int64)
+    out = np.empty(kernels.PADDING + len(array) * 9 + 64, np.uint8)
+    size = kernels.pack_array(array, out)
+    back = np.empty(len(array), np.uint64)
+    assert kernels.unpack_array(out, size, back) == kernels.OK
+    assert back.view(np.int64).tolist() == values
+    if size:
+        assert kernels.unpack_array(out, size - 1, back) == kernels.BAD_CHUNK
+
+
+def test_a_record_by_the_book():
+    times = np.arange(1000, 1000 + 300 * 3, 3, dtype=np.int64)
+    items = (np.arange(300, dtype=np.int64) * 7919) % 1000 - 500
+    arrival = np.arange(40, 340, dtype=np.int64)
+    columns = np.stack([times, arrival, items])
+    out = np.zeros(kernels.records_bound(1, 300, 3), np.uint8)
+    offsets = np.empty(2, np.int64)
+    kernels.pack_records(np.array([-9]), np.array([0, 300]), columns, out, offsets)
+    record = out[: offsets[1]].tobytes()
+    assert len(record) % 8 == 0
+    user, count = struct.unpack_from("<qI", record)
+    assert (user, count) == (-9, 300)
+    (first, end), (second, last) = (struct.unpack_from("<qI", record, 12 + 12 * b) for b in (0, 1))
+    assert (first, second) == (1000, 1000 + 256 * 3)
+    assert struct.unpack_from("<I", record, 36)[0] == crc32c_by_the_bit(record[:36])
+    got: list[list[int]] = [[], [], []]
+    for start, stop, n, time in ((40, end, 256, first), (end, last, 44, second)):
+        assert struct.unpack_from("<I", record, start)[0] == crc32c_by_the_bit(
+            record[start + 4 : stop]
+        )
+        lengths = struct.unpack_from("<3H", record, start + 4)
+        at = start + 10
+        for c, length in enumerate(lengths):
+            values = read_chunk(record[at : at + length], n)
+            at += length
+            if c == 0:
+                values = (time + np.cumsum(values)).tolist()
+            if c == 1:
+                skip = len(got[1])
+                values = [value + skip + i for i, value in enumerate(values)]
+            got[c] += values
+        assert at == stop
+    assert got == columns.tolist()
