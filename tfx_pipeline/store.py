@@ -69,6 +69,8 @@ def load_store(
         raise PipelineError(f"{store} exists; choose another folder, or replace it with --replace")
     if store.exists() and not (store / "segments").is_dir():
         raise PipelineError(f"{store} is no SeqVault and is not replaced; choose another folder")
+    if store.exists():
+        SeqVault.open(store).close()  # says so if somebody is using it
     partial = store.parent / f".{store.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:

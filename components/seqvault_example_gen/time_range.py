@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
 
 from laser_features.time import check_milliseconds
 
@@ -30,7 +30,7 @@ class TimeRange:
             )
 
     @classmethod
-    def parse(cls, start: int | str | datetime, end: int | str | datetime) -> TimeRange:
+    def parse(cls, start: int | str | date, end: int | str | date) -> TimeRange:
         """From milliseconds, or ISO 8601 times with an offset (a date alone is midnight UTC)."""
         return cls(_milliseconds(start), _milliseconds(end))
 
@@ -53,9 +53,11 @@ def format_ms(milliseconds: int) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _milliseconds(moment: int | str | datetime) -> int:
+def _milliseconds(moment: int | str | date) -> int:
     if isinstance(moment, int):
         return moment
+    if isinstance(moment, date) and not isinstance(moment, datetime):
+        moment = moment.isoformat()
     if isinstance(moment, str):
         try:
             moment = datetime.fromisoformat(moment)
@@ -64,6 +66,7 @@ def _milliseconds(moment: int | str | datetime) -> int:
                 f"a time is milliseconds or ISO 8601 like 2022-05-05T00:00:00+08:00; "
                 f"received {moment!r}"
             ) from error
+    assert isinstance(moment, datetime)
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=timezone.utc)
     return round(moment.timestamp() * 1000)

@@ -118,9 +118,7 @@ def test_malformed_rows_go_to_the_dead_letters_with_their_reason(
     assert artifact.get_int_custom_property("count_malformed__no_user") == 1
 
 
-def test_too_many_malformed_rows_end_the_run_with_examples(
-    run, write_dataset, table_of, row, now
-):
+def test_too_many_malformed_rows_end_the_run_with_examples(run, write_dataset, table_of, row, now):
     rows = [row(), row(time=now + HOUR), row(user=None, item=77), row(time=now // 1000)]
     dataset = write_dataset(table_of(rows))
     run(dataset, "within", max_bad_fraction=0.5)

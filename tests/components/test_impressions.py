@@ -100,15 +100,19 @@ def test_grouping_equals_a_plain_dict_whatever_the_order_of_arrival(
     order = list(range(len(rows)))
     random.Random(seed).shuffle(order)
     requests = group_requests(good.take(pa.array(order, pa.int64())), spec)
-    got = [
-        (user, time, items.tolist())
-        for user, time, items in zip(
-            requests.of_request("user_id").tolist(),
-            requests.of_request("timestamp").tolist(),
-            requests.of_candidate("item_id"),
-            strict=True,
-        )
-    ] if len(requests) else []
+    got = (
+        [
+            (user, time, items.tolist())
+            for user, time, items in zip(
+                requests.of_request("user_id").tolist(),
+                requests.of_request("timestamp").tolist(),
+                requests.of_candidate("item_id"),
+                strict=True,
+            )
+        ]
+        if len(requests)
+        else []
+    )
     assert got == plain_groups(rows)
 
 

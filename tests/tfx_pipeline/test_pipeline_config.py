@@ -1,0 +1,99 @@
+"""Config files: what is read, and what is said about bad ones."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tfx_pipeline.config import CONFIGS, load_config
+from tfx_pipeline.errors import PipelineError
+from tfx_pipeline.fingerprint import code_fingerprint, combine, file_fingerprint
+from tfx_pipeline.training.settings import TrainingSettings
+
+SPLITS = """
+splits:
+  train: {start: 2022-04-25T00:00:00+08:00, end: 2022-05-05T00:00:00+08:00}
+  eval: {start: 2022-05-05T00:00:00+08:00, end: 2022-05-09T00:00:00+08:00}
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def read(text):
+        path = tmp_path / "config.yaml"
+        path.write_text(text)
+        return load_config(str(path), tmp_path / "data", tmp_path / "store", tmp_path / "work")
+
+    return read
+
+
+def test_times_with_an_offset_become_milliseconds(load):
+    config = load(f"name: mine\nslices: [scenario]{SPLITS}")
+    assert config.splits["eval"].start == 1_651_680_000_000
+    assert config.splits["train"].end == config.splits["eval"].start
+    assert config.slices == ("scenario",)
+    assert config.serving.parts[-2:] == ("serving", "mine")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (SPLITS, "the entry 'name' is missing"),
+        (f"name: mine\nsplitz: 1{SPLITS}", "unknown entry 'splitz'; known are .*'splits'"),
+        ("name: [", "is not valid YAML"),
+        ("- name", "must hold entries like"),
+        ("name: mine\nsplits: {train: 5}", "splits are time ranges like"),
+        ("name: mine\nsplits: {train: {start: 2022-05-01, end: 2022-04-01}}", "end after it sta"),
+        ("name: mine\nsplits: {train: {start: 1650000000, end: 1650000001}}", "like seconds"),
+        ("name: mine\nsplits: {train: {start: 2022-04-01, end: 2022-05-01}}", "train and eval"),
+        ("name: mine", "is not a prepared dataset"),
+    ],
+)
+def test_each_mistake_gets_one_clear_line(load, text, message):
+    with pytest.raises(PipelineError, match=message) as caught:
+        load(text)
+    if "YAML" not in message:
+        assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_config_name_lists_those_there_are(tmp_path):
+    with pytest.raises(PipelineError, match="no config 'nope'; give a YAML file or one of .*demo"):
+        load_config("nope", tmp_path, tmp_path, tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_of_the_package_is_valid(path, tmp_path):
+    spec = {"name": "x", "tables": {"item": {"rows": 3, "width": 2, "ids": "direct"}},
+            "history": {"max_length": 2}, "event": {"item_id": {"type": "int64", "table": "item"}},
+            "label": {"click": {"type": "int8"}}}  # fmt: skip
+    for name in ("events.parquet", "items.parquet", "impressions.parquet"):
+        (tmp_path / name).touch()
+    (tmp_path / "features.yaml").write_text(json.dumps(spec))
+    day = 86_400_000
+    splits = {"train": [10**12, 10**12 + day], "eval": [10**12 + day, 10**12 + 2 * day]}
+    (tmp_path / "dataset.json").write_text(
+        json.dumps({"counts": {}, "splits": splits, "source": "", "facts": {}})
+    )
+    config = load_config(path.stem, tmp_path, tmp_path, tmp_path)
+    TrainingSettings.from_dict(config.training)
+
+
+def test_the_fingerprint_of_code_changes_with_any_file(tmp_path, monkeypatch):
+    package = tmp_path / "some_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "deep.py").write_text("A = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = code_fingerprint(["some_package"])
+    assert code_fingerprint(["some_package"]) == before
+    (package / "deep.py").write_text("A = 2\n")
+    assert code_fingerprint(["some_package"]) != before
+
+
+def test_fingerprints_of_files_and_combinations(tmp_path):
+    path = Path(tmp_path, "file")
+    path.write_bytes(b"one")
+    before = file_fingerprint(path)
+    path.write_bytes(b"two")
+    assert file_fingerprint(path) != before
+    assert combine("a", "bc") != combine("ab", "c")
