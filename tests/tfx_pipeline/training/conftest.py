@@ -89,6 +89,7 @@ def make_example() -> Callable[[FeatureSpec, np.random.Generator], bytes]:
         features["history_length"] = [length]
         features["candidate_count"] = [count]
         features["request_user_id"] = [int(rng.integers(50))]
+        features["request_time_ms"] = [1_700_000_000_000]
         seen = set(features["history_tag"])
         odd = features["candidate_item_id"] % 2 == 1
         features["label_click"] = [
