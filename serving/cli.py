@@ -74,9 +74,7 @@ def _add_model_server(commands: argparse._SubParsersAction[argparse.ArgumentPars
 
 
 def _add_gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = commands.add_parser(
-        "gateway", help="rank candidates over HTTP", allow_abbrev=False
-    )
+    parser = commands.add_parser("gateway", help="rank candidates over HTTP", allow_abbrev=False)
     parser.set_defaults(run=_gateway)
     _add_gateway_arguments(parser)
     parser.add_argument("--model_server", default="127.0.0.1:8500", help="gRPC host:port")
@@ -170,9 +168,7 @@ def _model_server(arguments: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 130
     if arguments.ready_file:
-        write_ready_file(
-            arguments.ready_file, grpc=server.grpc_address, rest=server.rest_address
-        )
+        write_ready_file(arguments.ready_file, grpc=server.grpc_address, rest=server.rest_address)
     _wait_for_signal()
     server.stop()
     return 0

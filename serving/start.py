@@ -62,8 +62,9 @@ def start(arguments: argparse.Namespace) -> int:
                     if _report_dead(children):
                         return 1
                 content = json.loads(ready.read_text(encoding="utf-8"))
-                addresses |= {key: content[key] for key in ("gateway", "grpc", "rest")
-                              if key in content}
+                addresses |= {
+                    key: content[key] for key in ("gateway", "grpc", "rest") if key in content
+                }
             for key, what in (
                 ("gateway", "rank requests   http://"),
                 ("grpc", "model over gRPC "),

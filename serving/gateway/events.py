@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-from laser_features import FeatureSpec, RequestError, TimeUnitError, check_milliseconds
 from numpy.typing import NDArray
+
+from laser_features import FeatureSpec, RequestError, TimeUnitError, check_milliseconds
 
 _INT64 = np.dtype(np.int64)
 
@@ -81,7 +82,5 @@ def _value(value: object, default: Any, dtype: np.dtype, where: str) -> Any:
     if dtype.kind in "iu":
         limits = np.iinfo(dtype)
         if not limits.min <= int(value) <= limits.max:  # type: ignore[call-overload]
-            raise RequestError(
-                f"{where} is {value}; {dtype} holds {limits.min} to {limits.max}"
-            )
+            raise RequestError(f"{where} is {value}; {dtype} holds {limits.min} to {limits.max}")
     return value

@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiohttp import web
+
 from laser_features import FeatureSpec, FeatureSpecError, RequestError
 from seqvault.errors import InvalidRequestError, SeqVaultError
-
 from serving.gateway.errors import GatewayError
 from serving.gateway.events import parse_events
 from serving.gateway.metrics import Metrics
@@ -87,9 +87,7 @@ class Gateway:
         return web.json_response({"appended": number})
 
     async def _healthz(self, request: web.Request) -> web.Response:
-        versions = await self._in_thread(
-            lambda: self._model.available_versions(_HEALTH_SECONDS)
-        )
+        versions = await self._in_thread(lambda: self._model.available_versions(_HEALTH_SECONDS))
         if not versions:
             raise GatewayError(503, "the model server has no version of the model available")
         return web.json_response({"status": "ok", "model_versions": versions})

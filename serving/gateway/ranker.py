@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+
 from laser_features import (
     FeatureSpec,
     RequestError,
@@ -14,9 +16,7 @@ from laser_features import (
     history_fields,
     parse_rank_request,
 )
-from numpy.typing import NDArray
 from seqvault.errors import InvalidRequestError, SeqVaultError
-
 from serving.gateway.errors import GatewayError
 from serving.gateway.model_client import ModelClient
 from serving.gateway.store import Store
@@ -83,8 +83,7 @@ class Ranker:
         store_seconds = read - parsed + items.seconds
         return {
             "ranked": [
-                {"item_id": int(item_ids[index]), "score": float(scores[index])}
-                for index in order
+                {"item_id": int(item_ids[index]), "score": float(scores[index])} for index in order
             ],
             "model_version": version,
             "history_length": int(history.lengths[0]),
@@ -121,13 +120,15 @@ def _take_top_k(content: object) -> tuple[object, int | None]:
 
 
 def _check_scores(probability: NDArray, count: int) -> NDArray:
-    if probability.shape != (1, count):
+    # A model server that batches requests answers all of them as wide as the widest.
+    if probability.ndim != 2 or len(probability) != 1 or probability.shape[1] < count:
         raise GatewayError(
             502, f"the model answered shape {list(probability.shape)} for {count} candidates"
         )
-    if not np.isfinite(probability).all():
+    scores = probability[0, :count]
+    if not np.isfinite(scores).all():
         raise GatewayError(502, "the model answered a score that is not a finite number")
-    return probability[0]
+    return scores
 
 
 def _milliseconds(seconds: float) -> float:

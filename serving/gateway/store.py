@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+
 import seqvault
 from laser_features import FeatureSpec, FeatureSpecError, history_fields
 from seqvault.errors import InvalidRequestError

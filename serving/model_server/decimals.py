@@ -14,13 +14,13 @@ def format_decimals(values: NDArray) -> list[bytes]:
         [b'0.2', b'3.0', b'5e+09', b'61728396.0', b'NaN']
     """
     flat = values.ravel()
-    texts = ["%g" % value for value in flat.tolist()]
+    texts = [f"{value:g}" for value in flat.tolist()]
     digits = 9 if flat.dtype == np.float32 else 17
     with np.errstate(over="ignore", invalid="ignore"):
         back = np.array(texts, np.float64).astype(flat.dtype)
     finite = np.isfinite(flat)
     for index in np.flatnonzero(finite & (back != flat)):
-        texts[index] = "%.*g" % (digits, float(flat[index]))
+        texts[index] = f"{float(flat[index]):.{digits}g}"
     for index in np.flatnonzero(~finite):
         value = flat[index]
         texts[index] = "NaN" if np.isnan(value) else "Infinity" if value > 0 else "-Infinity"

@@ -63,8 +63,8 @@ def parse_json(body: bytes) -> dict[str, Any]:
 def json_text(value: Any) -> str:
     """A parsed value as error messages print it."""
     if isinstance(value, float):
-        in_range = abs(value) <= np.finfo(np.float32).max
-        return format_decimals(np.array([value], np.float32 if in_range else np.float64))[0].decode()
+        dtype = np.float32 if abs(value) <= np.finfo(np.float32).max else np.float64
+        return format_decimals(np.array([value], dtype))[0].decode()
     return json.dumps(value, indent=4, ensure_ascii=False)
 
 
@@ -76,7 +76,7 @@ def json_type(value: Any) -> str:
         return "True" if value else "False"
     if isinstance(value, (int, float)):
         return "Number"
-    return {str: "String", list: "Array", dict: "Object"}[type(value)]
+    return "String" if isinstance(value, str) else "Array" if isinstance(value, list) else "Object"
 
 
 def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

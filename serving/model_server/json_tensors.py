@@ -18,7 +18,7 @@ from serving.model_server.json_parser import json_text, json_type
 from serving.model_server.status import ServingError, invalid
 
 _FLOATS = {"float": np.float32, "double": np.float64}
-_INTEGERS = {
+_INTEGERS: dict[str, Any] = {
     "int8": np.int8,
     "int16": np.int16,
     "int32": np.int32,

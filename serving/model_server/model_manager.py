@@ -153,9 +153,7 @@ class ModelManager:
             }
         if version is not None:
             if version not in known:
-                raise ServingError(
-                    "NOT_FOUND", f"Could not find version {version} of model {name}"
-                )
+                raise ServingError("NOT_FOUND", f"Could not find version {version} of model {name}")
             return [known[version]]
         if not known:
             raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}")
@@ -190,8 +188,7 @@ class ModelManager:
         if failed:
             raise ServingError(
                 "UNKNOWN",
-                f"{len(failed)} servable(s) did not become available: "
-                f"{{{', '.join(failed)}, }}",
+                f"{len(failed)} servable(s) did not become available: {{{', '.join(failed)}, }}",
             )
         return True
 

@@ -77,9 +77,7 @@ class RestApi:
         self._timeout_seconds = timeout_seconds
         self._cors = _CORS if cors else {}
 
-    def answer(
-        self, method: str, path: str, headers: Mapping[str, str], body: bytes
-    ) -> RestReply:
+    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> RestReply:
         """Answer one request.
 
         Args:
@@ -103,9 +101,7 @@ class RestApi:
                 body = _inflate(body)
             content = self._dispatch(method, path, target, body)
         except ServingError as error:
-            return RestReply(
-                error.http_status, {**_JSON, **self._cors}, error_body(error.message)
-            )
+            return RestReply(error.http_status, {**_JSON, **self._cors}, error_body(error.message))
         except Exception as error:
             log.exception("%s %s failed", method, path)
             return RestReply(500, {**_JSON, **self._cors}, error_body(f"Internal error: {error}"))

@@ -54,7 +54,7 @@ def single_model(name: str, base_path: str) -> ModelConfig:
 def _model(entry: model_server_config_pb2.ModelConfig) -> ModelConfig:
     if entry.model_platform != "tensorflow":
         raise invalid(
-            f"Illegal setting of model {entry.name}: model_platform must be \"tensorflow\"; "
+            f'Illegal setting of model {entry.name}: model_platform must be "tensorflow"; '
             f"got {entry.model_platform!r}"
         )
     if entry.version_labels:

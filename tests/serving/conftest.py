@@ -8,11 +8,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from serving_helpers import SPEC, make_store, save_basic, save_ranker  # noqa: E402
+from serving_helpers import SPEC, make_store, save_basic, save_ranker
 
-from laser_features import FeatureSpec  # noqa: E402
-from serving.model_server.model_server import ModelServer, ServerOptions  # noqa: E402
-from serving.model_server.versions import ModelConfig  # noqa: E402
+from laser_features import FeatureSpec
+from serving.model_server.model_server import ModelServer, ServerOptions
+from serving.model_server.versions import ModelConfig
 
 
 @pytest.fixture(scope="session")

@@ -156,8 +156,12 @@ def test_g11_typed_fields(stub):
 )  # fmt: skip
 def test_g11_both_forms_of_every_type(stub, dtype, values):
     content = tf.make_tensor_proto(values)
-    content = content if content.tensor_content else TensorProto(
-        dtype=content.dtype, tensor_shape=content.tensor_shape, tensor_content=values.tobytes()
+    content = (
+        content
+        if content.tensor_content
+        else TensorProto(
+            dtype=content.dtype, tensor_shape=content.tensor_shape, tensor_content=values.tobytes()
+        )
     )
     reply = stub.Predict(request(f"as_{dtype}", x=content)).outputs["y"]
     assert not reply.tensor_content

@@ -354,7 +354,8 @@ def test_l14_config_file(tmp_path):
         ("", "expected a model_config_list"),
         ('model_config_list { config { name: "a" base_path: "/a" } }', "model_platform"),
         (
-            'model_config_list { config { name: "a" base_path: "a" model_platform: "tensorflow" } }',
+            'model_config_list { config { name: "a" base_path: "a" '
+            'model_platform: "tensorflow" } }',
             "to have an absolute path or URI",
         ),
         (

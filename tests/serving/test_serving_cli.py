@@ -1,0 +1,255 @@
+"""The command line: flags, ready files, what goes wrong at start, and stopping."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+import yaml
+from serving_helpers import REPOSITORY, make_store, running, save_basic, save_ranker, wait_for
+
+import serving
+from serving.cli import main
+from serving.model_server.server_config import read_config
+
+CONFIGURATION = Path(serving.__file__).parent
+
+
+def post(address, path, content):
+    request = urllib.request.Request(f"http://{address}{path}", json.dumps(content).encode())
+    with urllib.request.urlopen(request, timeout=30) as reply:
+        return json.loads(reply.read())
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_l4_model_server_waits_for_a_model_and_then_opens_its_ports(tmp_path):
+    base = tmp_path / "m"
+    base.mkdir()
+    grpc_port, rest_port = free_port(), free_port()
+    ready = tmp_path / "ready.json"
+    log = tmp_path / "log"
+    command = [
+        sys.executable, "-m", "serving.cli", "model-server", "--model_name=m",
+        "--model_base_path", str(base), f"--port={grpc_port}", "--rest_api_port", str(rest_port),
+        "--file_system_poll_wait_seconds=0.05", "--enable_batching=false",
+        "--ready_file", str(ready),
+    ]  # fmt: skip
+    with log.open("w") as output:
+        process = subprocess.Popen(command, cwd=REPOSITORY, stderr=output)
+    try:
+        wait_for(lambda: "No versions of servable m found" in log.read_text(), 120)
+        assert f"{base}/<number>/saved_model.pb" in log.read_text()
+        assert "ignored: --enable_batching=false" in log.read_text()
+        assert not is_open(grpc_port) and not is_open(rest_port) and not ready.exists()
+        save_basic(base / "1")
+        wait_for(ready.exists, 60)
+        content = json.loads(ready.read_text())
+        assert content == {
+            "grpc": f"127.0.0.1:{grpc_port}",
+            "rest": f"127.0.0.1:{rest_port}",
+            "pid": process.pid,
+        }
+        answer = post(content["rest"], "/v1/models/m:predict", {"instances": [[1, 2]]})
+        assert answer == {"predictions": [[3.0, 3.0, 3.0]]}
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+    assert not is_open(grpc_port) and not is_open(rest_port)
+
+
+def test_start_runs_both_and_stops_both(tmp_path, spec):
+    base = tmp_path / "ranker"
+    base.mkdir()
+    save_ranker(base / "1", spec)
+    store = make_store(tmp_path / "vault", spec)
+    spec.save(tmp_path / "features.yaml")
+    command = [
+        "start", f"--store={store}", f"--features={tmp_path / 'features.yaml'}",
+        f"--model_base_path={base}", "--port=auto", "--rest_api_port=auto", "--deadline_ms=20000",
+    ]  # fmt: skip
+    with running(command, tmp_path / "ready.json", 120) as (addresses, process):
+        event = {"user_id": 1, "timestamp": 1_700_000_000_000, "item_id": 2}
+        assert post(addresses["gateway"], "/v1/events", {"events": [event]}) == {"appended": 1}
+        answer = post(addresses["gateway"], "/v1/rank", {"user_id": 1, "candidates": [1, 2]})
+        assert [entry["item_id"] for entry in answer["ranked"]] == [2, 1]
+        status = urllib.request.urlopen(f"http://{addresses['rest']}/v1/models/ranker", timeout=30)
+        assert status.status == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
+        for name in ("gateway", "grpc", "rest"):
+            assert not is_open(int(addresses[name].split(":")[1]))
+        printed = process.stdout.read()
+        assert f"http://{addresses['gateway']}" in printed
+    # Nothing holds the store any more, and the event is in it.
+    from seqvault import SeqVault
+
+    with SeqVault.open(str(store)) as vault:
+        assert vault.read([1], before=None, last_n=5).lengths.tolist() == [1]
+
+
+def test_start_ends_when_one_of_them_fails(tmp_path, spec, capfd):
+    spec.save(tmp_path / "features.yaml")
+    command = [
+        sys.executable, "-m", "serving.cli", "start", f"--store={tmp_path / 'nowhere'}",
+        f"--features={tmp_path / 'features.yaml'}", f"--model_base_path={tmp_path}",
+    ]  # fmt: skip
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert str(tmp_path / "nowhere") in done.stderr
+    assert "gateway ended with code 1" in done.stderr
+
+
+@pytest.fixture
+def taken():
+    """A port that something listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("flag", ["--port", "--rest_api_port"])
+def test_model_server_port_in_use(basic_model, taken, capsys, flag):
+    other = "--rest_api_port=0" if flag == "--port" else "--port=0"
+    code = main(["model-server", f"--model_base_path={basic_model}", f"{flag}={taken}", other])
+    assert code == 255
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "in use" in line and str(taken) in line and flag in line
+
+
+def test_l7_model_that_does_not_load_ends_the_server(tmp_path, capsys):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / "saved_model.pb").write_bytes(b"half")
+    code = main(
+        ["model-server", "--port=auto", f"--model_base_path={tmp_path}", "--max_num_load_retries=0"]
+    )
+    assert code == 255
+    text = capsys.readouterr().err
+    assert "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become available:" in text
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ([], "--model_base_path"),
+        (["--model_base_path=models"], "absolute path"),
+        (["--model_config_file=/nowhere.config"], "/nowhere.config"),
+    ],
+)
+def test_model_server_without_a_model(capsys, flags, text):
+    assert main(["model-server", *flags]) == 255
+    assert text in capsys.readouterr().err
+
+
+def gateway(tmp_path, spec, *flags, features=None):
+    spec.save(tmp_path / "features.yaml")
+    return main(["gateway", f"--features={features or tmp_path / 'features.yaml'}", *flags])
+
+
+def test_gateway_without_a_store(tmp_path, spec, capsys):
+    assert gateway(tmp_path, spec, f"--store={tmp_path / 'nowhere'}") == 1
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err
+
+
+def test_gateway_without_a_feature_spec(tmp_path, spec, capsys):
+    assert gateway(tmp_path, spec, f"--store={tmp_path}", features="/nowhere.yaml") == 1
+    assert "/nowhere.yaml" in capsys.readouterr().err
+
+
+def test_gateway_with_a_store_of_another_spec(tmp_path, spec, capsys):
+    import pyarrow as pa
+
+    from seqvault import Schema, SeqVault
+
+    schema = Schema.from_arrow(pa.schema([("item_id", pa.int64())]))
+    SeqVault.open(str(tmp_path / "vault"), schema=schema).close()
+    assert gateway(tmp_path, spec, f"--store={tmp_path / 'vault'}") == 1
+    text = capsys.readouterr().err
+    assert "does not fit the feature spec 'tiny'" in text and "scenario" in text
+
+
+def test_gateway_with_a_field_of_another_type(tmp_path, spec, capsys):
+    import pyarrow as pa
+
+    from seqvault import Schema, SeqVault
+
+    schema = Schema.from_arrow(pa.schema([("item_id", pa.int64()), ("scenario", pa.int32())]))
+    vault = SeqVault.open(str(tmp_path / "vault"), schema=schema)
+    vault.put_items({"item_id": [1], "author_id": [1], "tag": [1], "length_ms": [1]})
+    vault.close()
+    assert gateway(tmp_path, spec, f"--store={tmp_path / 'vault'}") == 1
+    assert "'scenario' is int32 in the store and int8 in the spec" in capsys.readouterr().err
+
+
+def test_gateway_port_in_use(tmp_path, spec, taken, capsys):
+    store = make_store(tmp_path / "vault", spec)
+    assert gateway(tmp_path, spec, f"--store={store}", f"--port={taken}") == 1
+    assert str(taken) in capsys.readouterr().err
+
+
+def test_gateway_store_that_is_open_elsewhere(tmp_path, spec, capsys):
+    from seqvault import SeqVault
+
+    store = make_store(tmp_path / "vault", spec)
+    with SeqVault.open(str(store)):
+        assert gateway(tmp_path, spec, f"--store={store}") == 1
+    assert "vault" in capsys.readouterr().err
+
+
+def test_gateway_does_not_load_tensorflow():
+    code = (
+        "import sys, serving.cli, serving.gateway.gateway; "
+        "print([name for name in ('tensorflow', 'keras') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=120
+    )
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_wrong_port():
+    for port in ("65536", "-1", "http"):
+        with pytest.raises(SystemExit) as caught:
+            main(["gateway", "--store=s", "--features=f", f"--port={port}"])
+        assert caught.value.code == 2
+
+
+# What TensorFlow Serving itself reads
+
+
+def test_models_config_is_read_by_the_published_message():
+    (model,) = read_config(CONFIGURATION / "tf_serving" / "models.config")
+    assert (model.name, str(model.base_path)) == ("ranker", "/models/ranker")
+
+
+def test_compose_file_names_files_and_flags_that_exist():
+    deploy = CONFIGURATION / "deploy"
+    services = yaml.safe_load((deploy / "docker-compose.yml").read_text())["services"]
+    for flag in services["model-server"]["command"]:
+        value = flag.split("=")[1]
+        if value.startswith("/config/"):
+            assert (CONFIGURATION / "tf_serving" / Path(value).name).is_file()
+    build = services["gateway"]["build"]
+    root = (deploy / build["context"]).resolve()
+    dockerfile = (root / build["dockerfile"]).read_text()
+    for source in re.findall(r"^COPY (.+) \S+$", dockerfile, re.MULTILINE):
+        for name in source.split():
+            assert (root / name).exists(), name
+    from serving.cli import _parser
+
+    _parser().parse_args(["gateway", *services["gateway"]["command"]])
