@@ -75,7 +75,7 @@ def is_missing(values: NDArray) -> NDArray[np.bool_]:
     return np.isnan(values) if values.dtype.kind == "f" else values == MISSING_ID
 
 
-@lru_cache(maxsize=1 << 20)
+@lru_cache(maxsize=1 << 16)
 def hash_string(text: str) -> int:
     """A stable id of a string: 8 bytes of BLAKE2b(utf-8) as a little-endian 63-bit number.
 

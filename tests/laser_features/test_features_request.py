@@ -264,6 +264,28 @@ def test_a_batch_equals_its_requests_one_by_one():
         assert_same(inputs, {name: values[one] for name, values in together.items()})
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_padding_changes_no_byte(seed):
+    requests, history, items = make_case(seed, batch=6)
+    clean = build_model_inputs(SPEC, requests, history, items)
+    rng = np.random.default_rng(seed)
+    padding = np.arange(4) >= history.lengths[:, None]
+    for name, values in history.items():
+        limits = np.iinfo(values.dtype)
+        noise = rng.integers(limits.min, limits.max, values.shape, values.dtype, endpoint=True)
+        history[name] = np.where(padding, noise, values)
+    padding = np.arange(3) >= requests.candidate_count[:, None]
+    noise = rng.integers(0, 30, padding.shape)
+    noisy = replace(
+        requests,
+        candidate_item_id=np.where(padding, noise, requests.candidate_item_id),
+        candidate_fields={"position": np.where(padding, 3, requests.candidate_fields["position"])},
+    )
+    assert padding.any()
+    for name, values in build_model_inputs(SPEC, noisy, history, items).items():
+        assert values.tobytes() == clean[name].tobytes(), name
+
+
 def test_golden_numbers():
     requests = RequestBatch(
         np.array([1]),

@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from laser_features import (
     FeatureSpec,
@@ -192,11 +193,15 @@ def _checked(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
             count = table[column].null_count
             raise DatasetError(f"{name}.{column} is null in {count} rows; drop these rows")
     if "timestamp" in table.column_names:
-        try:
-            check_milliseconds(table["timestamp"].to_numpy(), f"{name}.timestamp")
-        except TimeUnitError as error:
-            raise DatasetError(str(error)) from error
+        _check_times(table["timestamp"].to_numpy(), f"{name}.timestamp")
     return table
+
+
+def _check_times(times: NDArray, what: str) -> None:
+    try:
+        check_milliseconds(times, what)
+    except TimeUnitError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _filled(table: pa.Table, fields: Mapping[str, Field]) -> pa.Table:
@@ -221,6 +226,9 @@ def _checked_items(items: pa.Table, spec: FeatureSpec) -> pa.Table:
         raise DatasetError(
             f"the items table has {checked.num_rows} rows for {distinct} items; keep one per item"
         )
+    for field in spec.derived_candidate_fields.values():
+        starts = pc.fill_null(checked[field.of], 0).to_numpy()
+        _check_times(starts[starts > 0], f"items.{field.of}")
     return checked
 
 

@@ -233,6 +233,21 @@ def test_nulls_become_the_missing_value_of_their_field(tmp_path):
         PreparedDataset.write(make_tables(spec=spec, items=items), tmp_path / "other")
 
 
+def test_item_times_that_ages_start_from_are_checked(tmp_path):
+    content = SPEC.to_dict()
+    content["tables"]["age"] = {"rows": 3, "width": 2, "ids": "direct"}
+    content["item"] = {"made_ms": {"type": "int64"}}
+    age = {"derive": "age_minutes", "of": "made_ms", "table": "age", "boundaries": [60]}
+    content["candidate"] = {"age": age}
+    spec = FeatureSpec.from_dict(content)
+    items = pa.table({"item_id": [1, 2], "made_ms": [None, NOW]})
+    dataset = PreparedDataset.write(make_tables(spec=spec, items=items), tmp_path / "good")
+    assert pq.read_table(dataset.items_path)["made_ms"].to_pylist() == [-1, NOW]
+    items = changed(items, "made_ms", [0, NOW // 1000])
+    with pytest.raises(DatasetError, match=r"items\.made_ms holds .*looks like seconds"):
+        PreparedDataset.write(make_tables(spec=spec, items=items), tmp_path / "bad")
+
+
 def test_bad_own_tables_are_reported(tmp_path):
     folder = write_own(tmp_path / "a", impressions=IMPRESSIONS.drop(["click"]))
     with pytest.raises(DatasetError, match=r"impressions\.parquet lacks the columns \['click'\]"):
