@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from components.serving_check.server_process import ServerProcess, free_port
 from tfx_pipeline.config import PipelineConfig, load_config
 from tfx_pipeline.console import Console
-from tfx_pipeline.datasets import PreparedDataset, prepare
+from tfx_pipeline.datasets import GeneratorSettings, PreparedDataset, prepare
 from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.fingerprint import code_fingerprint, combine
 from tfx_pipeline.report import REPORT
@@ -35,7 +35,11 @@ _WARM_UP_REQUESTS = 5
 
 
 def run_demo(
-    work: Path, source: Path | None = None, keep: bool = False, config: str = CONFIG
+    work: Path,
+    source: Path | None = None,
+    keep: bool = False,
+    config: str = CONFIG,
+    generator: GeneratorSettings | None = None,
 ) -> dict[str, Any]:
     """Run everything, show it, and stop what was started.
 
@@ -44,6 +48,7 @@ def run_demo(
         source: A dataset's folder; None generates one.
         keep: Leave the servers running at the end.
         config: Pipeline config.
+        generator: Size and seed of a generated dataset.
 
     Returns:
         What the summary shows: ``load``, ``report`` and the rank answers ``before`` and ``after``
@@ -57,7 +62,7 @@ def run_demo(
     work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     with console.stage("1/5 dataset"):
-        dataset = _prepare(work, source, console)
+        dataset = _prepare(work, source, generator or GeneratorSettings(), console)
         counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
         console.say(f"   {dataset.source}: {counts}")
     store = work / "store"
@@ -83,22 +88,24 @@ def run_demo(
     return {"load": loaded, "report": report, "before": before, "after": after}
 
 
-def _prepare(work: Path, source: Path | None, console: Console) -> PreparedDataset:
+def _prepare(
+    work: Path, source: Path | None, generator: GeneratorSettings, console: Console
+) -> PreparedDataset:
     """Prepare the dataset, unless the same one was prepared here before."""
     path, mark = work / "dataset", work / "dataset.made_from"
-    made_from = combine(code_fingerprint(["tfx_pipeline.datasets"]), _describe(source))
+    made_from = combine(code_fingerprint(["tfx_pipeline.datasets"]), _describe(source, generator))
     if mark.is_file() and mark.read_text() == made_from:
         with contextlib.suppress(Exception):
             return PreparedDataset.load(path)
     mark.unlink(missing_ok=True)
-    dataset = prepare(source, path, console.progress)
+    dataset = prepare(source, path, console.progress, generator)
     mark.write_text(made_from)
     return dataset
 
 
-def _describe(source: Path | None) -> str:
+def _describe(source: Path | None, generator: GeneratorSettings) -> str:
     if source is None:
-        return "generated"
+        return repr(generator)
     files = sorted(file for file in source.rglob("*") if file.is_file())
     sizes = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     return json.dumps([str(source.resolve()), sizes])

@@ -136,7 +136,7 @@ def test_a_split_without_impressions_ends_the_run(run, write_dataset, table_of, 
 
 def test_overlapping_splits_are_refused(spec, now):
     ranges = {"train": TimeRange(now, now + 10), "eval": TimeRange(now + 9, now + 20)}
-    with pytest.raises(ValueError, match="splits train .* and eval .* overlap"):
+    with pytest.raises(ValueError, match=r"splits train .* and eval .* overlap"):
         Settings(spec.to_dict(), "store", ranges, "dead", 0.01, 100, "")
 
 
@@ -147,5 +147,5 @@ def test_settings_survive_the_journey_as_text(spec, now):
 
 
 def test_a_time_range_in_seconds_is_refused():
-    with pytest.raises(ValueError, match="looks like seconds"):
+    with pytest.raises(ValueError, match=r"looks like seconds"):
         TimeRange(1_650_000_000, 1_650_000_001)

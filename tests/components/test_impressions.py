@@ -57,7 +57,7 @@ def test_columns_of_a_wider_type_are_narrowed_and_others_refused(spec, row, tabl
     wide = table.set_column(3, "scenario", pa.array([2], pa.int64()))
     assert check_rows(wide, 0, spec).good["scenario"].type == pa.int8()
     text = table.set_column(3, "scenario", pa.array(["feed"]))
-    with pytest.raises(ImpressionsError, match="column scenario .* is string .* says int8"):
+    with pytest.raises(ImpressionsError, match=r"column scenario .* is string .* says int8"):
         check_rows(text, 0, spec)
 
 
@@ -70,7 +70,7 @@ def test_a_missing_column_is_named(spec, row, table_of):
 def test_a_file_that_is_no_parquet_is_named(tmp_path):
     path = tmp_path / "impressions.parquet"
     path.write_bytes(b"no parquet at all")
-    with pytest.raises(ImpressionsError, match="impressions.parquet cannot be read as Parquet"):
+    with pytest.raises(ImpressionsError, match=r"impressions.parquet cannot be read as Parquet"):
         open_parquet(str(path))
 
 

@@ -56,7 +56,7 @@ def test_a_store_is_replaced_only_when_asked(dataset, tmp_path):
     store = tmp_path / "store"
     load_store(dataset, store)
     first = store_fingerprint(store)
-    with pytest.raises(PipelineError, match="store exists; .*--replace"):
+    with pytest.raises(PipelineError, match=r"store exists; .*--replace"):
         load_store(dataset, store)
     load_store(dataset, store, replace=True)
     assert store_fingerprint(store) == first
@@ -66,7 +66,7 @@ def test_what_is_no_store_is_never_replaced(dataset, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "cat.jpg").touch()
-    with pytest.raises(PipelineError, match="photos is no SeqVault and is not replaced"):
+    with pytest.raises(PipelineError, match=r"photos is no SeqVault and is not replaced"):
         load_store(dataset, folder, replace=True)
     assert (folder / "cat.jpg").exists()
 
@@ -74,7 +74,7 @@ def test_what_is_no_store_is_never_replaced(dataset, tmp_path):
 def test_a_store_in_use_is_not_replaced(dataset, tmp_path):
     store = tmp_path / "store"
     load_store(dataset, store)
-    with SeqVault.open(store), pytest.raises(Exception, match="already open for writing"):
+    with SeqVault.open(store), pytest.raises(Exception, match=r"already open for writing"):
         load_store(dataset, store, replace=True)
     with SeqVault.open(store, read_only=True) as vault:
         assert vault.stats()["events"] == 1500
@@ -82,7 +82,7 @@ def test_a_store_in_use_is_not_replaced(dataset, tmp_path):
 
 def test_a_failed_load_leaves_nothing(dataset, tmp_path):
     (dataset / "items.parquet").write_bytes(b"PAR1 cut short")
-    with pytest.raises(PipelineError, match="items.parquet cannot be read as Parquet"):
+    with pytest.raises(PipelineError, match=r"items.parquet cannot be read as Parquet"):
         load_store(dataset, tmp_path / "store")
     assert [path.name for path in tmp_path.iterdir()] == ["dataset"]
 

@@ -57,7 +57,7 @@ def test_each_mistake_gets_one_clear_line(load, text, message):
 
 
 def test_an_unknown_config_name_lists_those_there_are(tmp_path):
-    with pytest.raises(PipelineError, match="no config 'nope'; give a YAML file or one of .*demo"):
+    with pytest.raises(PipelineError, match=r"no config 'nope'; give a YAML file or one of .*demo"):
         load_config("nope", tmp_path, tmp_path, tmp_path)
 
 
