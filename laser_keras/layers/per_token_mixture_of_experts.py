@@ -140,12 +140,12 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
         """Add the L1 penalty (mean over samples of all gates) and adapt its weight."""
         dtype = self.penalty_weight.dtype
         samples = ops.cast(ops.shape(gates)[1], dtype)
-        self.add_loss(self.penalty_weight * ops.sum(ops.cast(gates, dtype)) / samples)
+        # A copy: PyTorch must still find the old value when it differentiates the loss.
+        weight = self.penalty_weight * 1.0
+        self.add_loss(weight * ops.sum(ops.cast(gates, dtype)) / samples)
         active = ops.mean(ops.cast(gates > 0, dtype))
         self.active_ratio.assign(active)
-        self.penalty_weight.assign(
-            self.penalty_weight * _PENALTY_STEP ** ops.sign(active - self.active_budget)
-        )
+        self.penalty_weight.assign(weight * _PENALTY_STEP ** ops.sign(active - self.active_budget))
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The output's shape for inputs of these shapes."""

@@ -83,6 +83,76 @@ def _cases() -> dict[str, Case]:
             (3, 2, 2, 8),
             masked_by=padded,
         ),
+        "TargetAttention": Case(
+            lambda **k: laser_keras.TargetAttention(**k), sequence, (3, 2, 8), masked_by=padded
+        ),
+        "TargetAttention_sigmoid": Case(
+            lambda **k: laser_keras.TargetAttention(2, 3, "sigmoid", "project", **k),
+            sequence,
+            (3, 2, 8),
+            masked_by=padded,
+        ),
+        "ActivationUnitAttention": Case(
+            lambda **k: laser_keras.ActivationUnitAttention((4, 3), **k),
+            sequence,
+            (3, 2, 8),
+            masked_by=padded,
+        ),
+        "Dice": Case(
+            lambda **k: laser_keras.Dice(**k), {"inputs": history, "mask": mask}, (3, 11, 8)
+        ),
+        "DINEncoder": Case(
+            lambda **k: laser_keras.DINEncoder(**k), sequence, (3, 2, 1, 8), masked_by=padded
+        ),
+        "DINEncoder_unit": Case(
+            lambda **k: laser_keras.DINEncoder(
+                "activation_unit", 2, (4,), "relu", "softmax", "oldest_first", **k
+            ),
+            sequence,
+            (3, 2, 1, 8),
+            masked_by=padded,
+        ),
+        "TransformerEncoder": Case(
+            lambda **k: laser_keras.TransformerEncoder(**k),
+            sequence,
+            (3, 2, 1, 8),
+            masked_by=padded,
+        ),
+        "TransformerEncoder_options": Case(
+            lambda **k: laser_keras.TransformerEncoder(
+                2, 2, 2, False, recent_events=6, mode="parallel", **k
+            ),
+            sequence,
+            (3, 2, 2, 8),
+            masked_by=padded,
+        ),
+        "HSTUEncoder": Case(
+            lambda **k: laser_keras.HSTUEncoder(**k), sequence, (3, 2, 1, 8), masked_by=padded
+        ),
+        "HSTUEncoder_options": Case(
+            lambda **k: laser_keras.HSTUEncoder(2, 2, "dlrm_v3", "target_position", "length", **k),
+            sequence,
+            (3, 2, 1, 8),
+            masked_by=padded,
+        ),
+        "TWINEncoder": Case(
+            lambda **k: laser_keras.TWINEncoder(4, 2, 3, **k),
+            sequence,
+            (3, 2, 2, 8),
+            masked_by=padded,
+        ),
+        "SIMEncoder": Case(
+            lambda **k: laser_keras.SIMEncoder("soft", 4, 2, 3, **k),
+            sequence,
+            (3, 2, 3, 8),
+            masked_by=padded,
+        ),
+        "SIMEncoder_hard": Case(
+            lambda **k: laser_keras.SIMEncoder("hard", 4, 2, 3, "oldest_first", **k),
+            {**sequence, "category_match": rng.random((3, 2, 11)) < 0.5},
+            (3, 2, 3, 8),
+            masked_by=padded,
+        ),
         "FeedForward": Case(
             lambda **k: laser_keras.FeedForward(2, "relu", 0.5, **k),
             {"inputs": history},

@@ -1,0 +1,82 @@
+"""Base of the comparison encoders: one contract for targets, history, mask and order."""
+
+from collections.abc import Callable
+from typing import Any
+
+from keras import ops
+
+from laser_keras.checks import check_agrees, check_choice, check_rank, check_same_width
+from laser_keras.layers.sequence_layer import SequenceLayer
+from laser_keras.sequence import reverse_valid, zero_masked
+from laser_keras.types import Shape, Tensor
+
+
+class SequenceEncoder(SequenceLayer):
+    """Turns a target and a history into tokens; subclasses implement ``encode``.
+
+    ``call`` checks the inputs, brings the history into the canonical order (newest first,
+    right-padded, zeros where masked) and lets a target [B, d] through as one candidate.
+
+    ``encode(target, history, mask, training)`` gets a target [B, N, d], a canonical history
+    [B, L, d] and a boolean mask [B, L], and returns [B, N, num_output_tokens, d].
+
+    Args:
+        order: ``"newest_first"`` or ``"oldest_first"``.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+    """
+
+    encode: Callable[[Tensor, Tensor, Tensor, bool | None], Tensor]
+
+    def __init__(self, order: str = "newest_first", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.order = check_choice(self.name, "order", order, ("newest_first", "oldest_first"))
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens per candidate."""
+        return 1
+
+    def call(
+        self,
+        target: Tensor,
+        history: Tensor,
+        mask: Tensor | None = None,
+        training: bool | None = None,
+    ) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
+        single = len(target.shape) == 2
+        tokens = self.encode(*self._canonical(target, history, mask), training)
+        return ops.squeeze(tokens, 1) if single else tokens
+
+    def _canonical(
+        self, target: Tensor, history: Tensor, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Checked targets [B, N, d], history in the canonical order, and its mask."""
+        self._check_shapes(tuple(target.shape), tuple(history.shape))
+        mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
+        if len(target.shape) == 2:
+            target = ops.expand_dims(target, 1)
+        if self.order == "oldest_first":
+            history = reverse_valid(history, mask)
+            mask = None if mask is None else reverse_valid(mask, mask)
+        history = zero_masked(history, mask)
+        if mask is None:
+            mask = ops.ones(ops.shape(history)[:2], dtype="bool")
+        return target, history, mask
+
+    def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> int:
+        check_rank(self.name, "target", target_shape, (2, 3), "[B, N, d] or [B, d]")
+        check_rank(self.name, "history", history_shape, (3,), "[B, L, d]")
+        check_agrees(
+            self.name, "history", history_shape[:1], target_shape[:1], "with the target's batch"
+        )
+        return check_same_width(self.name, "history", history_shape, "target", target_shape)
+
+    def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
+        """The output's shape for inputs of these shapes."""
+        width = self._check_shapes(target_shape, history_shape)
+        return (*target_shape[:-1], self.num_output_tokens, width)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
+        return {**super().get_config(), "order": self.order}

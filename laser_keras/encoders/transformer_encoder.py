@@ -1,0 +1,186 @@
+"""Self-attention over the history and the target, read out by target attention."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from laser_keras.checks import check_choice, check_divides, check_int, check_rate
+from laser_keras.encoders.sequence_encoder import SequenceEncoder
+from laser_keras.layers.feed_forward import FeedForward
+from laser_keras.layers.target_attention import TargetAttention
+from laser_keras.sequence import linear, masked_softmax, stable_dtype
+from laser_keras.types import Shape, Tensor
+
+
+@keras.saving.register_keras_serializable(package="laser_keras")
+class TransformerEncoder(SequenceEncoder):
+    """The LASER paper's "Transformer" row, and with ``recent_events=100`` its "Base" row.
+
+    Self-attention (four projections, padding mask, no causal mask) over the events and the target,
+    which is appended as one more token, then a target attention over its output. The target's
+    presence makes the self-attention a cost per candidate; ``append_target=False`` computes it
+    once per request.
+
+    Without a feed-forward network each layer is ``x + attention(x)``, as the paper's cost formula
+    charges; with one it is ``x + attention(LN(x))`` then ``x + FFN(LN(x))``.
+
+    Args:
+        num_layers: Integer. Defaults to 1.
+        num_heads: Integer, divides the width d. Defaults to 2.
+        ffn_expansion: Integer; 0 leaves the feed-forward network out. Defaults to 0.
+        append_target: Boolean. Defaults to True.
+        recent_events: Integer, only that many newest events are used; None for all.
+            Defaults to None.
+        mode: ``"serial"``, the target attention reads the self-attention's output, or
+            ``"parallel"``, it reads the events and the self-attention's mean over valid events is
+            a token of its own. Defaults to ``"serial"``.
+        dropout: Float in [0, 1), inside the feed-forward network. Defaults to 0.
+        order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Call arguments:
+        target: Float tensor [B, N, d] or [B, d].
+        history: Float tensor [B, L, d].
+        mask: Boolean tensor [B, L], True for valid events; None if all are valid.
+
+    Returns:
+        Float tensor [B, N, T, d] or [B, T, d]; T is 1, or 2 in the parallel mode.
+
+    Example:
+
+    >>> import numpy as np
+    >>> target, history = np.ones((2, 3, 8), "float32"), np.ones((2, 5, 8), "float32")
+    >>> tuple(TransformerEncoder()(target, history).shape)
+    (2, 3, 1, 8)
+
+    Source: LASER (arXiv 2602.11562), section 4.1.3 and equations 19 and 20; Vaswani et al. 2017.
+    """
+
+    def __init__(
+        self,
+        num_layers: int = 1,
+        num_heads: int = 2,
+        ffn_expansion: int = 0,
+        append_target: bool = True,
+        recent_events: int | None = None,
+        mode: str = "serial",
+        dropout: float = 0.0,
+        order: str = "newest_first",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(order=order, **kwargs)
+        self.num_layers = check_int(self.name, "num_layers", num_layers, 1)
+        self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
+        self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 0)
+        self.append_target = append_target
+        if recent_events is not None:
+            check_int(self.name, "recent_events", recent_events, 1)
+        self.recent_events = recent_events
+        self.mode = check_choice(self.name, "mode", mode, ("serial", "parallel"))
+        self.dropout = check_rate(self.name, "dropout", dropout)
+        self._ffns = [
+            FeedForward(ffn_expansion, dropout=dropout, dtype=self.dtype_policy, name=f"ffn_{i}")
+            for i in range(num_layers if ffn_expansion else 0)
+        ]
+        self._norms = [
+            keras.layers.LayerNormalization(
+                epsilon=1e-6, dtype=self.dtype_policy, name=f"{place}_norm_{i}"
+            )
+            for i in range(num_layers if ffn_expansion else 0)
+            for place in ("attention", "ffn")
+        ]
+        self._read_out = TargetAttention(num_heads, dtype=self.dtype_policy, name="read_out")
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens per candidate."""
+        return 1 if self.mode == "serial" else 2
+
+    def build(self, target_shape: Shape, history_shape: Shape) -> None:
+        """Create the weights for inputs of these shapes."""
+        width = self._check_shapes(target_shape, history_shape)
+        check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
+        self._kernels = [
+            [
+                self.add_weight(shape=(width, width), name=f"{kind}_kernel_{i}")
+                for kind in ("query", "key", "value", "output")
+            ]
+            for i in range(self.num_layers)
+        ]
+        sequence_shape = (None, None, width)
+        for sublayer in (*self._ffns, *self._norms):
+            sublayer.build(sequence_shape)
+        self._read_out.build((None, None, width), sequence_shape)
+
+    def encode(
+        self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
+    ) -> Tensor:
+        """Tokens [B, N, T, d]."""
+        if self.recent_events is not None:
+            history, mask = history[:, : self.recent_events], mask[:, : self.recent_events]
+        events, events_mask = history, mask
+        batch, candidates, width = ops.shape(target)
+        per_candidate = self.append_target
+        query = target
+        if per_candidate:
+            length = ops.shape(history)[1]
+            shape = (batch, candidates, length, width)
+            history = ops.broadcast_to(ops.expand_dims(history, 1), shape)
+            history = ops.concatenate([ops.expand_dims(target, 2), history], axis=2)
+            history = ops.reshape(history, (batch * candidates, length + 1, width))
+            mask = ops.concatenate([ops.ones((batch, 1), dtype="bool"), mask], axis=1)
+            mask = ops.repeat(mask, candidates, axis=0)
+            query = ops.reshape(target, (batch * candidates, 1, width))
+        for i, kernels in enumerate(self._kernels):
+            if self._ffns:
+                history = history + self._attend(self._norms[2 * i](history), mask, *kernels)
+                inputs = self._norms[2 * i + 1](history)
+                history = history + self._ffns[i](inputs, training=training)
+            else:
+                history = history + self._attend(history, mask, *kernels)
+        if self.mode == "serial":
+            output = self._read_out(query, history, mask=mask)
+            return ops.reshape(output, (batch, candidates, 1, width))
+        counted = ops.cast(ops.expand_dims(mask, -1), history.dtype)
+        mean = ops.sum(history * counted, axis=1) / ops.maximum(ops.sum(counted, axis=1), 1.0)
+        if not per_candidate:
+            mean = ops.repeat(mean, candidates, axis=0)
+        mean = ops.reshape(mean, (batch, candidates, width))
+        return ops.stack([self._read_out(target, events, mask=events_mask), mean], axis=2)
+
+    def _attend(
+        self,
+        sequence: Tensor,
+        mask: Tensor,
+        query_kernel: Tensor,
+        key_kernel: Tensor,
+        value_kernel: Tensor,
+        output_kernel: Tensor,
+    ) -> Tensor:
+        heads, head_width = self.num_heads, sequence.shape[-1] // self.num_heads
+        shape = (*ops.shape(sequence)[:-1], heads, head_width)
+        query, keys, values = (
+            ops.reshape(linear(sequence, kernel), shape)
+            for kernel in (query_kernel, key_kernel, value_kernel)
+        )
+        scores = ops.einsum("bihe,bjhe->bhij", query, keys)
+        scores = ops.cast(scores, stable_dtype(self.compute_dtype)) / math.sqrt(head_width)
+        weights = masked_softmax(scores, ops.expand_dims(ops.expand_dims(mask, 1), 1))
+        weights = ops.cast(weights, self.compute_dtype)
+        outputs = ops.einsum("bhij,bjhe->bihe", weights, values)
+        return linear(ops.reshape(outputs, ops.shape(sequence)), output_kernel)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
+        return {
+            **super().get_config(),
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
+            "ffn_expansion": self.ffn_expansion,
+            "append_target": self.append_target,
+            "recent_events": self.recent_events,
+            "mode": self.mode,
+            "dropout": self.dropout,
+        }

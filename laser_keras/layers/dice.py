@@ -1,0 +1,86 @@
+"""Dice, DIN's activation that adapts to the data."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from laser_keras.checks import check_known_width, check_mask, check_rate
+from laser_keras.layers.sequence_layer import SequenceLayer
+from laser_keras.sequence import stable_dtype
+from laser_keras.types import Shape, Tensor
+
+
+@keras.saving.register_keras_serializable(package="laser_keras")
+class Dice(SequenceLayer):
+    """``p s + (1 - p) alpha s`` with ``p = sigmoid((s - mean) / sqrt(variance + epsilon))``.
+
+    Moments per channel over all other axes: of the batch in training, moving averages otherwise.
+
+    Args:
+        momentum: Float in [0, 1), of the moving averages. Defaults to 0.99.
+        epsilon: Float. Defaults to 1e-8.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Call arguments:
+        inputs: Float tensor [..., d].
+        mask: Optional boolean tensor [...]: positions that count for the moments.
+
+    Returns:
+        Float tensor [..., d].
+
+    Example:
+
+    >>> import numpy as np
+    >>> keras.ops.convert_to_numpy(Dice()(np.array([[0.0, 50.0]], "float32"))).tolist()
+    [[0.0, 50.0]]
+
+    Source: DIN (arXiv 1706.06978), section 5.3.
+    """
+
+    def __init__(self, momentum: float = 0.99, epsilon: float = 1e-8, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.momentum = check_rate(self.name, "momentum", momentum)
+        self.epsilon = epsilon
+
+    def build(self, inputs_shape: Shape) -> None:
+        """Create the weights for inputs of these shapes."""
+        width = check_known_width(self.name, "inputs", inputs_shape)
+        self.alpha = self.add_weight(shape=(width,), initializer="zeros", name="alpha")
+        self.moving_mean, self.moving_variance = (
+            self.add_weight(
+                shape=(width,), initializer=start, trainable=False, autocast=False, name=name
+            )
+            for name, start in (("moving_mean", "zeros"), ("moving_variance", "ones"))
+        )
+
+    def call(
+        self, inputs: Tensor, mask: Tensor | None = None, training: bool | None = None
+    ) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
+        dtype = stable_dtype(self.compute_dtype)
+        values = ops.cast(inputs, dtype)
+        mean, variance = ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)
+        if training:
+            counted = ops.ones_like(values[..., :1])
+            if mask is not None:
+                mask = check_mask(self.name, "mask", mask, tuple(inputs.shape[:-1]), "[...]")
+                counted = ops.cast(ops.expand_dims(mask, -1), dtype)
+            axes = list(range(len(inputs.shape) - 1))
+            total = ops.maximum(ops.sum(counted), 1.0)
+            mean = ops.sum(values * counted, axis=axes) / total
+            variance = ops.sum(ops.square(values - mean) * counted, axis=axes) / total
+            for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
+                new = moving * self.momentum + ops.cast(batch, moving.dtype) * (1 - self.momentum)
+                moving.assign(ops.stop_gradient(new))
+        gate = ops.sigmoid((values - mean) / ops.sqrt(variance + self.epsilon))
+        gate = ops.cast(gate, self.compute_dtype)
+        return inputs * (gate + (1.0 - gate) * self.alpha)
+
+    def compute_output_shape(self, inputs_shape: Shape) -> Shape:
+        """The output's shape for inputs of these shapes."""
+        return tuple(inputs_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
+        return {**super().get_config(), "momentum": self.momentum, "epsilon": self.epsilon}

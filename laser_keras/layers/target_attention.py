@@ -1,0 +1,163 @@
+"""Plain multi-head attention of a target over a sequence."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from laser_keras.checks import (
+    check_agrees,
+    check_choice,
+    check_divides,
+    check_int,
+    check_rank,
+    check_same_width,
+)
+from laser_keras.layers.sequence_layer import SequenceLayer
+from laser_keras.sequence import linear, masked_softmax, stable_dtype, zero_masked
+from laser_keras.types import Shape, Tensor
+
+
+@keras.saving.register_keras_serializable(package="laser_keras")
+class TargetAttention(SequenceLayer):
+    """``softmax((t Wq)(H Wk)^T / sqrt(key_dim)) (H Wv)`` per head, without output projection.
+
+    What the LASER paper's "DIN" row costs: ``2 L d^2 + 2 L d``. Without a valid event the output
+    is zero.
+
+    Args:
+        num_heads: Integer, divides the width d. Defaults to 2.
+        key_dim: Integer, width of queries and keys per head; None for ``d / num_heads``.
+            Defaults to None.
+        score: ``"softmax"`` or ``"sigmoid"``. Defaults to ``"softmax"``.
+        implementation: ``"auto"``, ``"project"`` or ``"absorb"``, as in
+            ``SegmentedTargetAttention``. Defaults to ``"auto"``.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Call arguments:
+        target: Float tensor [B, N, d] or [B, d].
+        history: Float tensor [B, L, d].
+        mask: Boolean tensor [B, L], True for valid events; None for the Keras mask that
+            ``history`` carries, or all valid.
+
+    Returns:
+        Float tensor of the target's shape.
+
+    Example:
+
+    >>> import numpy as np
+    >>> layer = TargetAttention()
+    >>> tuple(layer(np.ones((2, 3, 8), "float32"), np.ones((2, 5, 8), "float32")).shape)
+    (2, 3, 8)
+
+    Source: LASER (arXiv 2602.11562), equation 20.
+    """
+
+    def __init__(
+        self,
+        num_heads: int = 2,
+        key_dim: int | None = None,
+        score: str = "softmax",
+        implementation: str = "auto",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
+        if key_dim is not None:
+            check_int(self.name, "key_dim", key_dim, 1)
+        self.key_dim = key_dim
+        self.score = check_choice(self.name, "score", score, ("softmax", "sigmoid"))
+        self.implementation = check_choice(
+            self.name, "implementation", implementation, ("auto", "project", "absorb")
+        )
+
+    def build(self, target_shape: Shape, history_shape: Shape) -> None:
+        """Create the weights for inputs of these shapes."""
+        width = self._check_shapes(target_shape, history_shape)
+        check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
+        self._head_key_dim = self.key_dim or width // self.num_heads
+        key_width = self.num_heads * self._head_key_dim
+        self.query_kernel = self.add_weight(shape=(width, key_width), name="query_kernel")
+        self.key_kernel = self.add_weight(shape=(width, key_width), name="key_kernel")
+        self.value_kernel = self.add_weight(shape=(width, width), name="value_kernel")
+
+    def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
+        width = self._check_shapes(tuple(target.shape), tuple(history.shape))
+        mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
+        history = zero_masked(history, mask)
+        single = len(target.shape) == 2
+        if single:
+            target = ops.expand_dims(target, 1)
+        query = self._split(linear(target, self.query_kernel))
+        absorb = self.absorbs(target.shape[1], history.shape[1], width)
+        if absorb:
+            query = ops.einsum("bnhe,dhe->bnhd", query, self._split(self.key_kernel))
+            scores = ops.einsum("bnhd,bld->bnhl", query, history)
+        else:
+            keys = self._split(linear(history, self.key_kernel))
+            scores = ops.einsum("bnhe,blhe->bnhl", query, keys)
+        weights = self._weights(scores, mask)
+        if absorb:
+            sums = ops.einsum("bnhl,bld->bnhd", weights, history)
+            outputs = ops.einsum("bnhd,dhe->bnhe", sums, self._split(self.value_kernel))
+        else:
+            values = self._split(linear(history, self.value_kernel))
+            outputs = ops.einsum("bnhl,blhe->bnhe", weights, values)
+        outputs = ops.reshape(outputs, ops.shape(target))
+        return ops.squeeze(outputs, 1) if single else outputs
+
+    def _split(self, inputs: Tensor) -> Tensor:
+        """[..., heads * e] to [..., heads, e]."""
+        head_width = inputs.shape[-1] // self.num_heads
+        return ops.reshape(inputs, (*ops.shape(inputs)[:-1], self.num_heads, head_width))
+
+    def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:
+        scores = ops.cast(scores, stable_dtype(self.compute_dtype))
+        scores = scores / math.sqrt(self._head_key_dim)
+        if mask is not None:
+            mask = ops.expand_dims(ops.expand_dims(mask, 1), 1)
+        if self.score == "softmax":
+            weights = masked_softmax(scores, mask)
+        else:
+            weights = ops.sigmoid(scores)
+            weights = weights if mask is None else ops.where(mask, weights, 0.0)
+        return ops.cast(weights, self.compute_dtype)
+
+    def absorbs(self, candidates: int | None, length: int | None, width: int) -> bool:
+        """Whether N candidates of L events [d] are computed without keys and values.
+
+        With ``implementation="auto"`` this is decided by the multiply-accumulates per request.
+        """
+        if self.implementation != "auto":
+            return self.implementation == "absorb"
+        if candidates is None or length is None:
+            return False
+        key_width = self.num_heads * (self.key_dim or width // self.num_heads)
+        project = length * (width + candidates) * (key_width + width)
+        absorb = candidates * width * (key_width + width + 2 * self.num_heads * length)
+        return absorb < project
+
+    def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> int:
+        check_rank(self.name, "target", target_shape, (2, 3), "[B, N, d] or [B, d]")
+        check_rank(self.name, "history", history_shape, (3,), "[B, L, d]")
+        check_agrees(
+            self.name, "history", history_shape[:1], target_shape[:1], "with the target's batch"
+        )
+        return check_same_width(self.name, "history", history_shape, "target", target_shape)
+
+    def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
+        """The output's shape for inputs of these shapes."""
+        self._check_shapes(target_shape, history_shape)
+        return tuple(target_shape)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
+        return {
+            **super().get_config(),
+            "num_heads": self.num_heads,
+            "key_dim": self.key_dim,
+            "score": self.score,
+            "implementation": self.implementation,
+        }
