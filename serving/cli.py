@@ -66,6 +66,7 @@ def _add_model_server(commands: argparse._SubParsersAction[argparse.ArgumentPars
     add("--load_retry_interval_micros", type=int, default=60_000_000)
     add("--rest_api_timeout_in_ms", type=int, default=30_000)
     add("--rest_api_enable_cors_support", type=_boolean, nargs="?", const=True, default=False)
+    add("--enable_model_warmup", type=_boolean, nargs="?", const=True, default=True)
     add("--saved_model_tags", default="serve", help="comma-separated")
     add("--tensorflow_intra_op_parallelism", type=int, default=0)
     add("--tensorflow_inter_op_parallelism", type=int, default=0)
@@ -158,6 +159,7 @@ def _model_server(arguments: argparse.Namespace) -> int:
                 intra_op_threads=arguments.tensorflow_intra_op_parallelism,
                 inter_op_threads=arguments.tensorflow_inter_op_parallelism,
                 tags=tuple(arguments.saved_model_tags.split(",")),
+                warm_up=arguments.enable_model_warmup,
             ),
         )
         server.start()

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import grpc
 
@@ -18,6 +19,7 @@ from serving.model_server.model_manager import ModelManager
 from serving.model_server.rest_api import RestApi
 from serving.model_server.saved_model import SavedModel
 from serving.model_server.versions import ModelConfig
+from serving.model_server.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +41,7 @@ class ServerOptions:
         intra_op_threads: Of each model; 0 lets TensorFlow choose.
         inter_op_threads: Of each model; 0 lets TensorFlow choose.
         tags: Tags of the graph to load.
+        warm_up: Run the requests stored with a version before it is served.
     """
 
     host: str = "127.0.0.1"
@@ -53,6 +56,7 @@ class ServerOptions:
     intra_op_threads: int = 0
     inter_op_threads: int = 0
     tags: tuple[str, ...] = ("serve",)
+    warm_up: bool = True
 
 
 class ModelServer:
@@ -75,12 +79,7 @@ class ModelServer:
         self._options = options
         self.manager = ModelManager(
             models,
-            partial(
-                SavedModel,
-                tags=options.tags,
-                intra_op_threads=options.intra_op_threads,
-                inter_op_threads=options.inter_op_threads,
-            ),
+            partial(_load, options=options),
             options.poll_seconds,
             options.max_load_retries,
             options.load_retry_seconds,
@@ -138,6 +137,22 @@ class ModelServer:
             port = self._http.start()
             self.rest_address = f"{options.host}:{port}"
             log.info("Exporting HTTP/REST API at: %s ...", self.rest_address)
+
+
+def _load(path: Path, options: ServerOptions) -> SavedModel:
+    """A model that is ready to answer.
+
+    Raises:
+        ServingError: It does not load, or a warm-up request fails.
+    """
+    model = SavedModel(path, options.tags, options.intra_op_threads, options.inter_op_threads)
+    if options.warm_up:
+        try:
+            warm_up(model)
+        except BaseException:
+            model.close()
+            raise
+    return model
 
 
 def _bind_grpc(server: grpc.Server, host: str, port: int) -> int:

@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import math
+import socket
 from http.client import HTTPConnection
 
 import numpy as np
@@ -512,3 +513,21 @@ def test_other_verbs_are_not_served(call):
     for verb in ("classify", "regress"):
         status, _, body = call("POST", f"/v1/models/m:{verb}", b"{}")
         assert "call :predict" in error_of((status, json.loads(body)), 501)
+
+
+def test_large_bodies_of_clients_that_wait_for_100_continue(server):
+    """curl asks before it sends more than a kilobyte."""
+    host, port = server.rest_address.split(":")
+    body = json.dumps({"instances": [[1, 2]] * 500}).encode()
+    with socket.create_connection((host, int(port)), timeout=30) as connection:
+        connection.sendall(
+            b"POST /v1/models/m:predict HTTP/1.1\r\nHost: h\r\nExpect: 100-continue\r\n"
+            b"Connection: close\r\nContent-Length: %d\r\n\r\n" % len(body)
+        )
+        assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(body)
+        reply = b"".join(iter(lambda: connection.recv(65536), b""))
+    head, content = reply.split(b"\r\n\r\n", 1)
+    assert head.startswith(b"HTTP/1.1 200 OK")
+    assert f"Content-Length: {len(content)}".encode() in head
+    assert len(json.loads(content)["predictions"]) == 500
