@@ -52,11 +52,17 @@ class Checkpoints:
         """Read the newest checkpoint, if there is one; its position, or the beginning.
 
         Raises:
-            AssertionError: The checkpoint does not hold every variable of the state.
+            ValueError: The checkpoint is of a model with other tables or sizes.
         """
         if self.latest is None:
             return Position()
-        self._checkpoint.restore(self.latest).assert_existing_objects_matched()
+        try:
+            self._checkpoint.restore(self.latest).assert_existing_objects_matched()
+        except (ValueError, AssertionError) as error:
+            raise ValueError(
+                f"checkpoint {self.latest} is of another model ({error}); train in an empty "
+                "directory, or with the feature spec and settings that wrote it"
+            ) from error
         return Position(int(self._epoch.numpy()), int(self._files_done.numpy()))
 
     @staticmethod
