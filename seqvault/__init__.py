@@ -12,9 +12,42 @@ Example:
     >>> vault.close()
 """
 
+from typing import TYPE_CHECKING
+
 from seqvault.item_batch import ItemBatch
 from seqvault.schema import Field, Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.store import SeqVault
 
-__all__ = ["Field", "ItemBatch", "Schema", "SeqVault", "SequenceBatch"]
+if TYPE_CHECKING:
+    from seqvault.service.client import SeqVaultClient
+
+__all__ = ["Field", "ItemBatch", "Schema", "SeqVault", "SequenceBatch", "connect"]
+
+
+def connect(
+    target: str,
+    token: str | None = None,
+    ca: bytes | None = None,
+    key: bytes | None = None,
+    certificate: bytes | None = None,
+    timeout: float = 10.0,
+    compress: bool = False,
+) -> "SeqVaultClient":
+    """Connects to a SeqVault server; the answer has the interface of ``SeqVault``.
+
+    Args:
+        target: ``host:port``.
+        token: bearer token, if the server asks for one.
+        ca: PEM of the authority that signed the server's certificate; None: plain text.
+        key, certificate: PEM of the client's own, for mutual TLS.
+        timeout: seconds that a call may take.
+        compress: answers compressed with zstd, for slow links.
+
+    Raises:
+        ServerUnavailableError: nobody answers there.
+        AccessDeniedError: the token is not good.
+    """
+    from seqvault.service.client import SeqVaultClient
+
+    return SeqVaultClient(target, token, ca, key, certificate, timeout, compress)

@@ -2,9 +2,13 @@
 
 import argparse
 import json
+import logging
+import signal
 import sys
+import threading
 import time
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -143,6 +147,44 @@ def _snapshot(arguments: argparse.Namespace) -> Any:
     return {"snapshot": arguments.target}
 
 
+def _serve(arguments: argparse.Namespace) -> Any:
+    from seqvault.service.metrics import serve_metrics
+    from seqvault.service.server import Server, Tls
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    tokens = None
+    if arguments.tokens:
+        tokens = {
+            token: tuple(scopes)
+            for token, scopes in json.loads(Path(arguments.tokens).read_text()).items()
+        }
+    tls = None
+    if arguments.tls_key:
+        tls = Tls(
+            Path(arguments.tls_key).read_bytes(),
+            Path(arguments.tls_cert).read_bytes(),
+            Path(arguments.tls_client_ca).read_bytes() if arguments.tls_client_ca else None,
+        )
+    vault = SeqVault.open(arguments.path)
+    try:
+        server = Server(vault, f"{arguments.host}:{arguments.port}", tokens, tls)
+    except SeqVaultError:
+        vault.close()
+        raise
+    web = None
+    if arguments.metrics_port is not None:
+        web = serve_metrics(arguments.host, arguments.metrics_port, server.metrics_text)
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    print(f"serving {vault.path} on {arguments.host}:{server.port}", flush=True)
+    ended.wait()
+    if web is not None:
+        web.shutdown()
+    server.stop()
+    return None
+
+
 def parser() -> argparse.ArgumentParser:
     """The argument parser, one subcommand per thing to do."""
     whole = argparse.ArgumentParser(
@@ -187,12 +229,23 @@ def parser() -> argparse.ArgumentParser:
     command("merge", _merge, "Move the log into segments and tidy up.")
     sub = command("snapshot", _snapshot, "Make a complete copy of the store.")
     sub.add_argument("target", help="directory to create")
+
+    sub = command("serve", _serve, "Serve the store over gRPC until SIGTERM.")
+    sub.add_argument("--host", default="127.0.0.1")
+    sub.add_argument("--port", type=int, default=7420, help="0 takes a free one (default 7420)")
+    sub.add_argument("--tokens", metavar="JSON", help='file like {"secret": ["read", "write"]}')
+    sub.add_argument("--tls-key", metavar="PEM")
+    sub.add_argument("--tls-cert", metavar="PEM")
+    sub.add_argument("--tls-client-ca", metavar="PEM", help="ask clients for a certificate of it")
+    sub.add_argument("--metrics-port", type=int, help="Prometheus metrics at /metrics")
     return whole
 
 
 def main(argv: list[str] | None = None) -> int:
     """Runs the command; returns the exit status (2: the request or the store is bad)."""
     arguments = parser().parse_args(argv)
+    if getattr(arguments, "tls_key", None) and not arguments.tls_cert:
+        parser().error("--tls-key needs --tls-cert")
     try:
         result = arguments.function(arguments)
     except (SeqVaultError, OSError, pa.ArrowInvalid, json.JSONDecodeError) as error:

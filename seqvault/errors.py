@@ -79,3 +79,17 @@ class LimitError(SeqVaultError):
     """A limit of the store was reached; try a smaller call, or later."""
 
     retryable = True
+
+
+class ServerUnavailableError(SeqVaultError):
+    """The server cannot be reached, or did not answer in time.
+
+    Whether an append arrived is unknown; give appends a source and an offset, and
+    calling again is harmless.
+    """
+
+    retryable = True
+
+
+class AccessDeniedError(SeqVaultError):
+    """The token is missing, unknown, expired or not good for this call."""

@@ -86,7 +86,8 @@ def to_table(items: Any) -> pa.Table:
     return table.replace_schema_metadata(None)
 
 
-def _to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
+    """An item column as NumPy: strings as objects, vectors as [n, d]."""
     kind = column.type
     if pa.types.is_fixed_size_list(kind):
         chunks = [
@@ -131,7 +132,7 @@ class Items:
         for name in table.column_names:
             if name == KEY:
                 continue
-            values = _to_numpy(table.column(name))
+            values = to_numpy(table.column(name))
             if name not in self._columns:
                 self._columns[name] = np.zeros((0, *values.shape[1:]), values.dtype)
             old = self._columns[name]

@@ -475,8 +475,57 @@ class SeqVault:
             LimitError: the answer would be too large.
             DamagedFileError: a record's checksum does not fit.
         """
+        plan, names, answer = self._plan_request(
+            user_ids, before, last_n, scenarios, actions, fields, version
+        )
+        rows = len(plan.counts)
+        row_starts = np.arange(rows, dtype=np.int64) * int(last_n)
+        columns = {}
+        for name in names:
+            out = np.zeros((rows, int(last_n)), self.schema.dtype(name))
+            self._unpack(plan, name, row_starts, out.reshape(-1))
+            columns[name] = out
+        return SequenceBatch(plan.found.users, plan.counts.astype(np.int32), columns, answer)
+
+    def read_ragged(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+        fields: Sequence[str] | None = None,
+        version: np.ndarray | None = None,
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """``read`` without padding, as it goes over a network.
+
+        Returns:
+            int32 [B] lengths, int64 [B] version, and by field name flat arrays of one
+            user's events behind the other's.
+        """
+        plan, names, answer = self._plan_request(
+            user_ids, before, last_n, scenarios, actions, fields, version
+        )
+        row_starts = np.cumsum(plan.counts) - plan.counts
+        columns = {}
+        for name in names:
+            columns[name] = np.zeros(int(plan.counts.sum()), self.schema.dtype(name))
+            self._unpack(plan, name, row_starts, columns[name])
+        return plan.counts.astype(np.int32), answer, columns
+
+    def _plan_request(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None,
+        actions: Sequence[int] | None,
+        fields: Sequence[str] | None,
+        version: np.ndarray | None,
+    ) -> tuple[_Plan, tuple[str, ...], np.ndarray]:
+        """Checks a read and plans it; also the fields and the version of the answer."""
         self._check_open()
-        users = _ids(user_ids, "user_ids")
+        users = ids_of(user_ids, "user_ids")
         rows = len(users)
         if isinstance(last_n, bool) or not isinstance(last_n, int | np.integer) or last_n < 1:
             raise InvalidRequestError(f"last_n must be a whole number of at least 1; got {last_n}.")
@@ -486,10 +535,10 @@ class SeqVault:
                 f"{MAX_LAST_N} events a user and {MAX_READ_EVENTS} a call; ask for less."
             )
         names = self.schema.select(fields)
-        bound = _bounds(before, rows)
+        bound = bounds_of(before, rows)
         seen = np.full(rows, -1, np.int64)
         if version is not None:
-            seen = _ids(version, "version")
+            seen = ids_of(version, "version")
             if len(seen) != rows or (seen < 0).any():
                 raise InvalidRequestError(
                     f"version must be the {rows} numbers of an earlier read of these users."
@@ -497,18 +546,8 @@ class SeqVault:
         filters = self._filters(scenarios, actions)
         found = self._find(users)
         plan = self._plan(found, bound, np.full(rows, last_n, np.int64), seen, filters)
-        row_starts = np.arange(rows, dtype=np.int64) * last_n
-        columns = {}
-        for name in names:
-            out = np.zeros((rows, last_n), self.schema.dtype(name))
-            self._unpack(plan, name, row_starts, out.reshape(-1))
-            columns[name] = out
-        return SequenceBatch(
-            users,
-            plan.counts.astype(np.int32),
-            columns,
-            found.version if version is None else np.minimum(seen, found.version),
-        )
+        answer = found.version if version is None else np.minimum(seen, found.version)
+        return plan, names, answer
 
     def _filters(
         self, scenarios: Sequence[int] | None, actions: Sequence[int] | None
@@ -523,7 +562,7 @@ class SeqVault:
                     f"{role}s were given but no field has the role {role!r}; set "
                     f"seqvault.role={role} in the metadata of one, or leave {role}s out."
                 )
-            filters.append((field.name, np.unique(_ids(wanted, f"{role}s"))))
+            filters.append((field.name, np.unique(ids_of(wanted, f"{role}s"))))
         return filters
 
     def _find(self, users: np.ndarray, mem_limit: int | None = None) -> _Found:
@@ -822,7 +861,7 @@ class SeqVault:
         self._check_writable()
         total = 0
         with self._merging, disk_full_is_typed("load events"):
-            for batch in _batches(source):
+            for batch in batches_of(source):
                 columns = to_columns(batch, self.schema)
                 if len(columns["user_id"]):
                     self._apply(columns, "", -1)
@@ -1017,7 +1056,8 @@ class SeqVault:
                 self._files.close(source)
 
 
-def _ids(values: Any, what: str) -> np.ndarray:
+def ids_of(values: Any, what: str) -> np.ndarray:
+    """int64 [B] of ids, checked."""
     array = np.asarray(values)
     if array.ndim != 1:
         raise InvalidRequestError(f"{what} must be a flat list of ids; received {array.ndim} axes.")
@@ -1028,7 +1068,7 @@ def _ids(values: Any, what: str) -> np.ndarray:
     return np.ascontiguousarray(array, np.int64)
 
 
-def _bounds(before: Any, rows: int) -> np.ndarray:
+def bounds_of(before: Any, rows: int) -> np.ndarray:
     """int64 [B] of the bound on time; None is no bound."""
     array = np.asarray(NO_BOUND if before is None else before)
     if array.dtype.kind not in "iu":
@@ -1052,7 +1092,8 @@ def _slices(work: np.ndarray, budget: int) -> Iterable[tuple[int, int]]:
         first = last
 
 
-def _batches(source: Any) -> Iterable[Any]:
+def batches_of(source: Any) -> Iterable[Any]:
+    """Batches of events from Parquet paths, tables or batches."""
     if isinstance(source, str | os.PathLike):
         file = pq.ParquetFile(os.fspath(source))
         yield from file.iter_batches(batch_size=1 << 18)
@@ -1060,7 +1101,7 @@ def _batches(source: Any) -> Iterable[Any]:
         yield source
     elif isinstance(source, Iterable):
         for one in source:
-            yield from _batches(one)
+            yield from batches_of(one)
     else:
         raise WrongTypeError(
             f"bulk_load takes Parquet paths or Arrow batches; received {type(source).__name__}."

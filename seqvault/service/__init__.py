@@ -1,0 +1,1 @@
+"""SeqVault over gRPC: server and client with the interface of the store."""

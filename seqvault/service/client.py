@@ -1,0 +1,194 @@
+"""The client: the store's interface over gRPC."""
+
+import json
+import os
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import zstandard
+
+from seqvault.errors import InvalidRequestError
+from seqvault.events import NO_BOUND, to_columns
+from seqvault.item_batch import ItemBatch
+from seqvault.items import to_numpy, to_table
+from seqvault.schema import Schema
+from seqvault.sequence_batch import SequenceBatch
+from seqvault.service import seqvault_pb2 as pb
+from seqvault.service import wire
+from seqvault.service.server import NAME
+from seqvault.store import batches_of, bounds_of, ids_of
+
+
+class SeqVaultClient:
+    """A store on a server; made by ``seqvault.connect``. Safe for many threads.
+
+    Methods are those of ``SeqVault`` and raise the same errors, and beyond them
+    ``ServerUnavailableError`` and ``AccessDeniedError``.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        token: str | None = None,
+        ca: bytes | None = None,
+        key: bytes | None = None,
+        certificate: bytes | None = None,
+        timeout: float = 10.0,
+        compress: bool = False,
+    ) -> None:
+        options = [
+            ("grpc.max_receive_message_length", wire.MAX_MESSAGE),
+            ("grpc.max_send_message_length", wire.MAX_MESSAGE),
+        ]
+        if ca is None:
+            self._channel = grpc.insecure_channel(target, options=options)
+        else:
+            credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+            self._channel = grpc.secure_channel(target, credentials, options=options)
+        self.path, self._timeout = target, timeout
+        self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._encoding = pb.DENSE_ZSTD if compress else pb.DENSE
+        self._calls: dict[str, Any] = {}
+        try:
+            self.schema, self.item_schema = self._describe()
+        except BaseException:
+            self.close()
+            raise
+
+    def _call(self, method: str, request: Any, reply: Any, timeout: float | None = None) -> Any:
+        if method not in self._calls:
+            self._calls[method] = self._channel.unary_unary(
+                f"/{NAME}/{method}",
+                request_serializer=lambda message: message.SerializeToString(),
+                response_deserializer=reply.FromString,
+            )
+        try:
+            return self._calls[method](
+                request, timeout=timeout or self._timeout, metadata=self._metadata
+            )
+        except grpc.RpcError as error:
+            raise wire.error_of(error, self.path) from None
+
+    def _describe(self) -> tuple[Schema, pa.Schema | None]:
+        reply = self._call("Describe", pb.DescribeRequest(), pb.DescribeReply)
+        items = reply.item_schema
+        return (
+            Schema.from_arrow(pa.ipc.read_schema(pa.py_buffer(reply.event_schema))),
+            pa.ipc.read_schema(pa.py_buffer(items)) if items else None,
+        )
+
+    def append(self, events: Any, source: str = "", offset: int = -1) -> int:
+        """See ``SeqVault.append``. Not repeated by itself when it fails."""
+        table = pa.table(to_columns(events, self.schema))
+        request = pb.AppendRequest(events=wire.table_to_bytes(table), source=source, offset=offset)
+        return int(self._call("Append", request, pb.AppendReply).stored)
+
+    def read(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+        fields: Sequence[str] | None = None,
+        version: np.ndarray | None = None,
+    ) -> SequenceBatch:
+        """See ``SeqVault.read``."""
+        users = ids_of(user_ids, "user_ids")
+        bound = np.asarray(NO_BOUND if before is None else before)
+        bounds = bounds_of(bound, len(users)) if bound.ndim else bounds_of(bound, 1)
+        if isinstance(last_n, bool) or not isinstance(last_n, int | np.integer) or last_n < 1:
+            raise InvalidRequestError(f"last_n must be a whole number of at least 1; got {last_n}.")
+        request = pb.ReadRequest(
+            user_ids=users.tobytes(),
+            before=bounds.tobytes(),
+            last_n=min(int(last_n), NO_BOUND),
+            scenarios=None if scenarios is None else pb.IntegerList(values=scenarios),
+            actions=None if actions is None else pb.IntegerList(values=actions),
+            fields=None if fields is None else pb.StringList(values=fields),
+            version=b"" if version is None else ids_of(version, "version").tobytes(),
+            encoding=self._encoding,
+        )
+        reply = self._call("Read", request, pb.ReadReply)
+        lengths = np.frombuffer(reply.lengths, "<i4")
+        mask = np.arange(last_n)[None, :] < lengths[:, None]
+        columns = {}
+        for column in reply.columns:
+            data = column.values
+            if reply.encoding == pb.DENSE_ZSTD:
+                data = zstandard.ZstdDecompressor().decompress(data)
+            columns[column.name] = np.zeros((len(users), last_n), column.dtype)
+            columns[column.name][mask] = np.frombuffer(data, column.dtype)
+        return SequenceBatch(users, lengths, columns, np.frombuffer(reply.version, "<i8"))
+
+    def put_items(self, table: Any) -> int:
+        """See ``SeqVault.put_items``."""
+        request = pb.PutItemsRequest(items=wire.table_to_bytes(to_table(table)))
+        version = int(self._call("PutItems", request, pb.PutItemsReply).version)
+        self.item_schema = self._describe()[1]
+        return version
+
+    def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
+        """See ``SeqVault.read_items``."""
+        wanted = np.asarray(ids)
+        flat = ids_of(wanted.reshape(-1), "item ids")
+        request = pb.ReadItemsRequest(
+            item_ids=flat.tobytes(),
+            fields=None if fields is None else pb.StringList(values=fields),
+        )
+        reply = self._call("ReadItems", request, pb.ReadItemsReply)
+        table = wire.table_from_bytes(reply.items)
+        columns = {}
+        for name in table.column_names:
+            values = to_numpy(table.column(name))
+            columns[name] = values.reshape(*wanted.shape, *values.shape[1:])
+        found = np.frombuffer(reply.found, np.uint8).astype(bool).reshape(wanted.shape)
+        return ItemBatch(flat.reshape(wanted.shape), found, columns, int(reply.version))
+
+    def bulk_load(self, source: Any) -> int:
+        """Loads history in large appends; see ``SeqVault.bulk_load``."""
+        return sum(self.append(batch) for batch in batches_of(source))
+
+    def _json(self, method: str, request: Any) -> dict[str, Any]:
+        reply = self._call(method, request, pb.JsonReply, timeout=3600.0)
+        answer: dict[str, Any] = json.loads(reply.json)
+        return answer
+
+    def merge(self) -> dict[str, int]:
+        """See ``SeqVault.merge``."""
+        return self._json("Merge", pb.MergeRequest())
+
+    def verify(self) -> dict[str, int]:
+        """See ``SeqVault.verify``."""
+        return self._json("Verify", pb.VerifyRequest())
+
+    def stats(self) -> dict[str, Any]:
+        """See ``SeqVault.stats``."""
+        return self._json("Stats", pb.StatsRequest())
+
+    def snapshot(self, path: str | os.PathLike[str]) -> None:
+        """See ``SeqVault.snapshot``; the path is one on the server."""
+        self._json("Snapshot", pb.SnapshotRequest(path=os.fspath(path)))
+
+    def refresh(self) -> bool:
+        """Does nothing: a server always answers with what is there now."""
+        return False
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> "SeqVaultClient":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,84 @@
+"""What server and client share: arrays and errors as messages."""
+
+import inspect
+from typing import Any
+
+import grpc
+import numpy as np
+import pyarrow as pa
+
+from seqvault import errors
+
+ERROR_KEY = "seqvault-error"
+MAX_MESSAGE = 256 << 20
+
+_CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
+    (errors.AccessDeniedError, grpc.StatusCode.UNAUTHENTICATED),
+    (errors.InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.DiskFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.DamagedFileError, grpc.StatusCode.DATA_LOSS),
+    (errors.ReadOnlyError, grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.StoreClosedError, grpc.StatusCode.UNAVAILABLE),
+    (errors.SeqVaultError, grpc.StatusCode.INTERNAL),
+]
+_BY_NAME = {
+    name: kind
+    for name, kind in inspect.getmembers(errors, inspect.isclass)
+    if issubclass(kind, errors.SeqVaultError)
+}
+
+
+def code_of(error: Exception) -> grpc.StatusCode:
+    """The gRPC status that stands for an error."""
+    return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.UNKNOWN)
+
+
+def error_of(call: grpc.RpcError, target: str) -> errors.SeqVaultError:
+    """The typed error that a failed call stands for."""
+    code = call.code()
+    for key, value in call.trailing_metadata() or ():
+        if key == ERROR_KEY and value in _BY_NAME:
+            return _BY_NAME[value](call.details())
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        what = "cannot be reached" if code == grpc.StatusCode.UNAVAILABLE else "took too long"
+        return errors.ServerUnavailableError(
+            f"the SeqVault server at {target} {what} ({call.details()}); check that it runs "
+            "there, and try again."
+        )
+    return errors.SeqVaultError(f"the SeqVault server at {target} failed: {call.details()}")
+
+
+def table_to_bytes(table: pa.Table) -> bytes:
+    """An Arrow IPC stream."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def table_from_bytes(data: bytes) -> pa.Table:
+    """Undoes ``table_to_bytes``.
+
+    Raises:
+        InvalidRequestError: it is no Arrow IPC stream.
+    """
+    try:
+        with pa.ipc.open_stream(data) as reader:
+            return reader.read_all()
+    except (pa.ArrowInvalid, OSError) as error:
+        raise errors.InvalidRequestError(f"not an Arrow IPC stream: {error}") from error
+
+
+def array_from_bytes(data: bytes, dtype: Any, what: str) -> np.ndarray:
+    """A little-endian array.
+
+    Raises:
+        InvalidRequestError: the length does not fit.
+    """
+    kind = np.dtype(dtype).newbyteorder("<")
+    if len(data) % kind.itemsize:
+        raise errors.InvalidRequestError(
+            f"{what} has {len(data)} bytes, no multiple of {kind.itemsize}."
+        )
+    return np.frombuffer(data, kind)
