@@ -1,13 +1,16 @@
 """Keras 3 layers and models for ranking with long user histories, on any Keras backend."""
 
+from laser_keras.encoders.combined_encoder import CombinedEncoder
 from laser_keras.encoders.din_encoder import DINEncoder
 from laser_keras.encoders.hstu_encoder import HSTUEncoder
 from laser_keras.encoders.laser_encoder import LaserEncoder
+from laser_keras.encoders.pooling_encoder import PoolingEncoder
 from laser_keras.encoders.sim_encoder import SIMEncoder
 from laser_keras.encoders.transformer_encoder import TransformerEncoder
 from laser_keras.encoders.twin_encoder import TWINEncoder
 from laser_keras.layers.activation_unit_attention import ActivationUnitAttention
 from laser_keras.layers.dice import Dice
+from laser_keras.layers.feature_mlp import FeatureMLP
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.global_stacked_target_attention import GlobalStackedTargetAttention
 from laser_keras.layers.multi_resolution_fusion import MultiResolutionFusion
@@ -16,20 +19,25 @@ from laser_keras.layers.recency_embedding import RecencyEmbedding
 from laser_keras.layers.segmented_target_attention import SegmentedTargetAttention
 from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
 from laser_keras.layers.target_attention import TargetAttention
+from laser_keras.models.comparison import SYSTEMS, comparison_ranker
 from laser_keras.models.laser_ranker import LaserRanker
 from laser_keras.models.sequence_ranker import SequenceRanker
 from laser_keras.sequence import reverse_valid, segment_mask
 
 __all__ = [
+    "SYSTEMS",
     "ActivationUnitAttention",
+    "CombinedEncoder",
     "DINEncoder",
     "Dice",
+    "FeatureMLP",
     "FeedForward",
     "GlobalStackedTargetAttention",
     "HSTUEncoder",
     "LaserEncoder",
     "LaserRanker",
     "MultiResolutionFusion",
+    "PoolingEncoder",
     "RankMixer",
     "RecencyEmbedding",
     "SIMEncoder",
@@ -39,6 +47,7 @@ __all__ = [
     "TWINEncoder",
     "TargetAttention",
     "TransformerEncoder",
+    "comparison_ranker",
     "reverse_valid",
     "segment_mask",
 ]

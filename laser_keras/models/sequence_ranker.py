@@ -6,13 +6,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_int, check_known_width, check_rank, check_rate
+from laser_keras.checks import check_choice, check_int, check_known_width, check_rank, check_rate
+from laser_keras.layers.feature_mlp import FeatureMLP
 from laser_keras.layers.rank_mixer import RankMixer
 from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
 from laser_keras.types import Shape, Tensor
 
 _REQUIRED = ("history", "history_mask", "history_age", "target")
-_OPTIONAL = ("candidate", "context", "similarity")
+_ENCODER_EXTRAS = ("similarity", "category_match")
+_OPTIONAL = ("candidate", "context", *_ENCODER_EXTRAS)
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
@@ -33,7 +35,10 @@ class SequenceRanker(keras.Model):
         mixer_dim: Integer D. Defaults to 128.
         mixer_blocks: Integer. Defaults to 2.
         mixer_expansion: Integer. Defaults to 4.
-        dropout: Float in [0, 1), in RankMixer's networks and before the last dense layer.
+        mixer: ``"rankmixer"``, or ``"mlp"``: ``mixer_blocks`` dense layers of width ``mixer_dim``
+            over the concatenation of everything (``num_tokens`` and ``mixer_expansion`` do not
+            matter then). Defaults to ``"rankmixer"``.
+        dropout: Float in [0, 1), inside RankMixer or the MLP and before the last dense layer.
             Defaults to 0.
         activation: Of the output: ``"sigmoid"`` for probabilities, ``"linear"`` for logits.
             Defaults to ``"sigmoid"``.
@@ -50,7 +55,8 @@ class SequenceRanker(keras.Model):
             * ``target``: float [B, N, e_t] or [B, e_t];
             * ``candidate``: float [B, N, e_x] or [B, e_x], may be absent;
             * ``context``: float [B, e_c], may be absent;
-            * ``similarity``: float [B, N, L, m] or [B, L, m], may be absent.
+            * ``similarity`` (float) and ``category_match`` (boolean): handed to an encoder that
+              takes an argument of this name, may be absent.
 
     Returns:
         Tensor [B, N] ([B] with a target [B, e_t]), float32 even under a half-precision policy.
@@ -70,6 +76,7 @@ class SequenceRanker(keras.Model):
         mixer_dim: int = 128,
         mixer_blocks: int = 2,
         mixer_expansion: int = 4,
+        mixer: str = "rankmixer",
         dropout: float = 0.0,
         activation: Any = "sigmoid",
         embedding: keras.layers.Layer | None = None,
@@ -86,27 +93,40 @@ class SequenceRanker(keras.Model):
         self.dropout = check_rate(self.name, "dropout", dropout)
         self.activation = keras.activations.get(activation)
         self.embedding = embedding
-        sequence_tokens = encoder.num_output_tokens
-        if sequence_tokens >= num_tokens:
-            raise ValueError(
-                f"{self.name}: `num_tokens` must be larger than the encoder's {sequence_tokens} "
-                f"tokens, to leave room for the other features. Received: {num_tokens}"
-            )
+        self.mixer_kind = check_choice(self.name, "mixer", mixer, ("rankmixer", "mlp"))
         self.tokenizer = SequenceTokenizer(
             dim, recency=recency, dtype=self.dtype_policy, name="tokenizer"
         )
-        self.mixer = RankMixer(
-            dim=mixer_dim,
-            num_blocks=mixer_blocks,
-            ffn_expansion=mixer_expansion,
-            groups={"sequence": sequence_tokens, "features": num_tokens - sequence_tokens},
-            dropout=dropout,
-            dtype=self.dtype_policy,
-            name="mixer",
-        )
+        self.mixer = self._rank_mixer() if mixer == "rankmixer" else self._mlp()
         self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
         self._raw_inputs: dict[str, Any] | None = None
         self.head = keras.layers.Dense(1, dtype=self.dtype_policy, name="head")
+
+    def _rank_mixer(self) -> keras.layers.Layer:
+        sequence_tokens = self.encoder.num_output_tokens
+        if sequence_tokens >= self.num_tokens:
+            raise ValueError(
+                f"{self.name}: `num_tokens` must be larger than the encoder's {sequence_tokens} "
+                f"tokens, to leave room for the other features. Received: {self.num_tokens}"
+            )
+        return RankMixer(
+            dim=self.mixer_dim,
+            num_blocks=self.mixer_blocks,
+            ffn_expansion=self.mixer_expansion,
+            groups={"sequence": sequence_tokens, "features": self.num_tokens - sequence_tokens},
+            dropout=self.dropout,
+            dtype=self.dtype_policy,
+            name="mixer",
+        )
+
+    def _mlp(self) -> keras.layers.Layer:
+        return FeatureMLP(
+            self.mixer_dim,
+            self.mixer_blocks,
+            dropout=self.dropout,
+            dtype=self.dtype_policy,
+            name="mixer",
+        )
 
     def build(self, input_shape: Mapping[str, Shape]) -> None:
         """Create the weights for inputs of these shapes."""
@@ -122,10 +142,9 @@ class SequenceRanker(keras.Model):
         history, target = shapes["history"], shapes["target"]
         self.tokenizer.build(history, target, shapes.get("history_age"))
         tokens = self.tokenizer.compute_output_shape(history, target)
-        optional = {}
-        if "similarity" in shapes:
-            optional["similarity_shape"] = shapes["similarity"]
-        self.encoder.build(tokens["target"], tokens["history"], **optional)
+        optional = {f"{name}_shape": shapes[name] for name in _ENCODER_EXTRAS if name in shapes}
+        if not self.encoder.built:  # it is when it comes from a saved model
+            self.encoder.build(tokens["target"], tokens["history"], **optional)
         feature_width = sum(
             check_known_width(self.name, name, shapes[name])
             for name in ("target", "candidate", "context")
@@ -152,9 +171,7 @@ class SequenceRanker(keras.Model):
         self._check_names(inputs)
         mask, target = inputs["history_mask"], inputs["target"]
         tokens = self.tokenizer(inputs["history"], target, age=inputs.get("history_age"), mask=mask)
-        optional = {}
-        if "similarity" in inputs:
-            optional["similarity"] = inputs["similarity"]
+        optional = {name: inputs[name] for name in _ENCODER_EXTRAS if name in inputs}
         encoded = self.encoder(
             tokens["target"], tokens["history"], mask=mask, training=training, **optional
         )
@@ -229,6 +246,7 @@ class SequenceRanker(keras.Model):
             "mixer_dim": self.mixer_dim,
             "mixer_blocks": self.mixer_blocks,
             "mixer_expansion": self.mixer_expansion,
+            "mixer": self.mixer_kind,
             "dropout": self.dropout,
             "activation": keras.activations.serialize(self.activation),
             "embedding": (

@@ -153,6 +153,30 @@ def _cases() -> dict[str, Case]:
             (3, 2, 3, 8),
             masked_by=padded,
         ),
+        "PoolingEncoder": Case(
+            lambda **k: laser_keras.PoolingEncoder(**k),
+            sequence,
+            (3, 2, 1, 8),
+            trains=False,
+            masked_by=padded,
+        ),
+        "CombinedEncoder": Case(
+            lambda **k: laser_keras.CombinedEncoder(
+                [
+                    laser_keras.DINEncoder(dtype=k.get("dtype")),
+                    laser_keras.PoolingEncoder(3, dtype=k.get("dtype")),
+                ],
+                **k,
+            ),
+            sequence,
+            (3, 2, 2, 8),
+            masked_by=padded,
+        ),
+        "FeatureMLP": Case(
+            lambda **k: laser_keras.FeatureMLP(4, dropout=0.5, **k),
+            {"inputs": {"a": normal(3, 9), "b": normal(3, 5)}},
+            (3, 4),
+        ),
         "FeedForward": Case(
             lambda **k: laser_keras.FeedForward(2, "relu", 0.5, **k),
             {"inputs": history},

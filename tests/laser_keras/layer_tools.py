@@ -66,7 +66,7 @@ def gradients(
 
         def loss_of(values: list[Any], tensors: list[Any]) -> Any:
             mapping = list(zip(weights, values)) + fixed
-            with keras.StatelessScope(state_mapping=mapping):
+            with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
                 return function(*tensors)
 
         arguments = (

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from layer_tools import assert_close, randomise, to_numpy
 
-from laser_keras import LaserRanker, SequenceRanker
+from laser_keras import SYSTEMS, LaserRanker, SequenceRanker, comparison_ranker
 
 SMALL = {"dim": 8, "key_dim": 4, "segment_size": 4, "num_recent_segments": 2, "num_tokens": 8}
 SMALL |= {"mixer_dim": 16}
@@ -126,6 +126,27 @@ def test_any_encoder_fits() -> None:
     assert tuple(ranker(tower_inputs()).shape) == (3, 2)
     revived = SequenceRanker.from_config(ranker.get_config())
     assert revived.get_config() == ranker.get_config()
+
+
+@pytest.mark.parametrize("system", SYSTEMS)
+@pytest.mark.parametrize("mixer", ["rankmixer", "mlp"])
+def test_a_ranker_per_comparison_system(system: str, mixer: str, tmp_path: Path) -> None:
+    inputs = tower_inputs()
+    options = {"segment_size": 2, "key_dim": 2} if system == "laser" else {}
+    if system == "sim_hard":
+        inputs["category_match"] = np.random.default_rng(0).random((3, 2, 10)) < 0.5
+    sizes = {"dim": 8, "num_tokens": 8, "mixer_dim": 16}
+    ranker = comparison_ranker(system, options, mixer=mixer, dropout=0.1, **sizes)
+    scores = to_numpy(ranker(inputs))
+    assert scores.shape == (3, 2) and np.isfinite(scores).all()
+    ranker.save(tmp_path / "ranker.keras")
+    revived = keras.saving.load_model(tmp_path / "ranker.keras")
+    assert_close(revived(inputs), scores, relative=1e-7)
+
+
+def test_unknown_system() -> None:
+    with pytest.raises(ValueError, match="`system` must be one of"):
+        comparison_ranker("gru4rec")
 
 
 @pytest.mark.parametrize(
