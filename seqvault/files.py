@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from seqvault.codec.pread import read_pieces
 from seqvault.errors import DiskFullError
 
 
@@ -120,6 +121,30 @@ class Files:
                 break
             done += got
         return done
+
+    def read_many(
+        self,
+        fds: np.ndarray,
+        offsets: np.ndarray,
+        sizes: np.ndarray,
+        out: np.ndarray,
+        starts: np.ndarray,
+    ) -> int:
+        """Reads pieces of files into ``out``; returns the first that is short, or -1.
+
+        Args:
+            fds, offsets, sizes: int64 [R], what to read.
+            out: uint8. starts: int64 [R], where each piece goes.
+        """
+        first = 0
+        if type(self).preadv is Files.preadv:  # nobody wants to see each call
+            first = read_pieces(fds, offsets, sizes, out, starts)
+        view = memoryview(out)  # type: ignore[arg-type]
+        for r in range(first, len(fds)):
+            piece = view[int(starts[r]) : int(starts[r] + sizes[r])]
+            if self.read_into(int(fds[r]), piece, int(offsets[r])) != len(piece):
+                return r
+        return -1
 
     def publish(self, path: str, data: bytes) -> None:
         """Replaces the file ``path`` by ``data``: after a crash it is old or new."""

@@ -45,6 +45,7 @@ MAX_EXTENTS = 2  # beside the base
 FOLD_AT = 4  # fold when the tail reaches 1/4 of the base
 MERGE_EVENTS = 1 << 19  # events packed at a time
 LOAD_EVENTS = 1 << 21  # events of a bulk load held in memory
+LONG_RECORD = 1 << 15  # bytes; of longer ones only the blocks needed are read
 DEAD_SHARE = 0.5  # of a segment; more is rewritten
 
 
@@ -59,6 +60,7 @@ class _Found:
     lengths: np.ndarray
     counts: np.ndarray
     open_segments: dict[int, Segment]
+    schema_ids: np.ndarray
     mem_starts: np.ndarray
     mem_rows: np.ndarray
     mem_columns: dict[str, np.ndarray]
@@ -222,6 +224,9 @@ class SeqVault:
         with self._state:
             self._manifest, self._schemas = manifest, schemas
             self.schema = schemas[-1]
+            self._column_of = self._column_table()
+            self._columns_in = np.array([2 + len(schema.fields) for schema in schemas])
+            self._schema_of = {n: segment.schema_id for n, segment in segments.items()}
             self._index, self._segments, self._items = index, segments, items
             self._memtable = Memtable(self.schema)
             self._sources = dict(manifest.sources)
@@ -480,11 +485,8 @@ class SeqVault:
         )
         rows = len(plan.counts)
         row_starts = np.arange(rows, dtype=np.int64) * int(last_n)
-        columns = {}
-        for name in names:
-            out = np.zeros((rows, int(last_n)), self.schema.dtype(name))
-            self._unpack(plan, name, row_starts, out.reshape(-1))
-            columns[name] = out
+        flat = self._unpack(plan, names, row_starts, rows * int(last_n))
+        columns = {name: values.reshape(rows, int(last_n)) for name, values in flat.items()}
         return SequenceBatch(plan.found.users, plan.counts.astype(np.int32), columns, answer)
 
     def read_ragged(
@@ -507,10 +509,7 @@ class SeqVault:
             user_ids, before, last_n, scenarios, actions, fields, version
         )
         row_starts = np.cumsum(plan.counts) - plan.counts
-        columns = {}
-        for name in names:
-            columns[name] = np.zeros(int(plan.counts.sum()), self.schema.dtype(name))
-            self._unpack(plan, name, row_starts, columns[name])
+        columns = self._unpack(plan, names, row_starts, int(plan.counts.sum()))
         return plan.counts.astype(np.int32), answer, columns
 
     def _plan_request(
@@ -572,51 +571,77 @@ class SeqVault:
             limit = self._memtable.size if mem_limit is None else mem_limit
             mem_starts, mem_rows = self._memtable.rows(slots, limit)
             version = np.where(slots >= 0, self._index.arrivals[np.maximum(slots, 0)], 0)
+            schema_ids = np.array([self._schema_of[n] for n in segments.tolist()], np.int64)
             return _Found(
-                users, starts, segments, offsets, lengths, counts, self._segments,
+                users, starts, segments, offsets, lengths, counts, self._segments, schema_ids,
                 mem_starts, mem_rows, dict(self._memtable.columns), self._memtable.arrivals,
                 version,
             )  # fmt: skip
 
-    def _fetch(self, found: _Found) -> tuple[np.ndarray, np.ndarray]:
-        """Reads the records into one buffer; returns it and where each starts."""
-        ends = np.cumsum(found.lengths)
-        total = int(ends[-1]) if len(ends) else 0
-        data = np.empty(total + kernels.PADDING, np.uint8)
-        view = memoryview(data)  # type: ignore[arg-type]
-        starts = ends - found.lengths
-        # one read for records that lie side by side, as bulk reads find them
-        k, many = 0, len(starts)
-        segments, offsets, lengths = found.segments, found.offsets, found.lengths
-        adjacent = (segments[1:] == segments[:-1]) & (offsets[:-1] + lengths[:-1] == offsets[1:])
-        breaks = np.concatenate([np.flatnonzero(~adjacent) + 1, [many]]) if many else [0]
-        for stop in breaks:
-            if k == stop:
-                continue
-            segment = found.open_segments[int(segments[k])]
-            first, last = int(starts[k]), int(ends[stop - 1])
-            got = self._files.read_into(segment.fd, view[first:last], int(offsets[k]))
-            if got != last - first:
-                raise DamagedFileError(f"{segment.path} is shorter than its footer says.")
-            k = int(stop)
-        return data, starts
+    def _fetch(
+        self, found: _Found, before: np.ndarray | None, last_n: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Reads records into one buffer.
 
-    def _column_of(self, found: _Found, name: str) -> np.ndarray:
-        """int64 [R]: the column of a field in each record, -1 if it lacks it."""
-        out = np.empty(len(found.segments), np.int64)
-        for number in np.unique(found.segments):
-            schema = self._schemas[found.open_segments[int(number)].schema_id]
-            column = (
-                kernels.TIMESTAMP
-                if name == "timestamp"
-                else kernels.ARRIVAL
-                if name == ""
-                else 2 + schema.names.index(name)
-                if name in schema.names
-                else -1
-            )
-            out[found.segments == number] = column
-        return out
+        Of a long record, if ``before`` is given, only the blocks that hold the
+        ``last_n`` events before it.
+
+        Returns:
+            The buffer, and [R] where each record starts, how many bytes are left out
+            behind its directory, and the first block that is there.
+        """
+        segments, offsets, lengths = found.segments, found.offsets, found.lengths
+        many = len(segments)
+        shifts, first_blocks = np.zeros(many, np.int64), np.zeros(many, np.int64)
+        sizes = lengths.copy()
+        heads: dict[int, np.ndarray] = {}
+        if before is not None:
+            for r in np.flatnonzero(lengths > LONG_RECORD).tolist():
+                row = int(np.searchsorted(found.starts, r, side="right")) - 1
+                blocks = -(-int(found.counts[r]) // kernels.BLOCK)
+                size = 16 + 12 * blocks
+                segment = found.open_segments[int(segments[r])]
+                head = self._files.read_all(segment.fd, size, int(offsets[r]))
+                if len(head) != size:
+                    raise DamagedFileError(f"{segment.path} is shorter than its footer says.")
+                entries = head[12 : 12 + 12 * blocks].view([("first", "<i8"), ("end", "<u4")])
+                stop = int(np.searchsorted(entries["first"], before[row]))
+                start = stop - 1 - -(-int(min(last_n[row], MAX_LAST_N)) // kernels.BLOCK)
+                if start > 0:
+                    first_blocks[r] = start
+                    shifts[r] = int(entries["end"][start - 1]) - size
+                    if not 0 <= shifts[r] < lengths[r] - size:
+                        shifts[r] = first_blocks[r] = 0  # damaged: read it whole and be told
+                        continue
+                    sizes[r] = lengths[r] - shifts[r]
+                    heads[r] = head
+        ends = np.cumsum(sizes)
+        starts = ends - sizes
+        total = int(ends[-1]) if many else 0
+        data = np.empty(total + kernels.PADDING, np.uint8)
+        targets = starts.copy()
+        for r, head in heads.items():
+            data[starts[r] : starts[r] + len(head)] = head
+            targets[r] += len(head)
+            sizes[r] -= len(head)
+            offsets = offsets.copy() if offsets is found.offsets else offsets
+            offsets[r] += len(head) + shifts[r]
+        fds = np.array([found.open_segments[n].fd for n in segments.tolist()], np.int64)
+        short = self._files.read_many(fds, offsets, sizes, data, targets)
+        if short >= 0:
+            path = found.open_segments[int(segments[short])].path
+            raise DamagedFileError(f"{path} is shorter than its footer says.")
+        return data, starts, shifts, first_blocks
+
+    def _column_table(self) -> tuple[dict[str, int], np.ndarray]:
+        """Rows of a table by field name ("" is the arrival number), and the table: the
+        field's column in records of each schema, -1 where they lack it."""
+        names = ("timestamp", "", *self.schema.names)
+        table = np.empty((len(names), len(self._schemas)), np.int64)
+        for s, schema in enumerate(self._schemas):
+            known = ("timestamp", "", *schema.names)
+            table[:, s] = [known.index(name) if name in known else -1 for name in names]
+        return {name: row for row, name in enumerate(names)}, table
 
     def _plan(
         self,
@@ -626,15 +651,14 @@ class SeqVault:
         version: np.ndarray,
         filters: Sequence[tuple[str, np.ndarray]],
     ) -> _Plan:
-        data, records = self._fetch(found)
+        whole = bool(filters) or bool((version >= 0).any())
+        data, records, shifts, first_blocks = self._fetch(found, None if whole else before, last_n)
         rows, many = len(found.users), len(records)
-        record_columns = np.empty(many, np.int64)
-        for number in np.unique(found.segments):
-            record_columns[found.segments == number] = found.open_segments[int(number)].columns
+        record_columns = self._columns_in[found.schema_ids]
         filter_columns = np.empty((len(filters), many), np.int64)
         mem_keep = np.ones(len(found.mem_rows), np.bool_)
         for f, (name, wanted) in enumerate(filters):
-            column = self._column_of(found, name)
+            column = self._column_of[1][self._column_of[0][name]][found.schema_ids]
             default = np.isin(self.schema.field(name).default, wanted)
             filter_columns[f] = np.where(column < 0, -1 if default else -2, column)
             mem_keep &= np.isin(found.mem_columns[name][found.mem_rows], wanted)
@@ -650,7 +674,8 @@ class SeqVault:
         mem_dest = np.full(len(found.mem_rows), -1, np.int32)
         counts = np.zeros(rows, np.int64)
         blocks, status, record = kernels.plan_read(  # type: ignore[call-arg]
-            data, records, found.lengths, record_columns, found.starts, found.users,
+            data, records, found.lengths, shifts, first_blocks, record_columns,
+            found.starts, found.users,
             found.mem_starts, found.mem_columns["timestamp"][found.mem_rows], mem_keep,
             before, np.zeros(rows, np.int64), last_n, version,
             filter_columns, filter_starts, filter_values,
@@ -669,24 +694,41 @@ class SeqVault:
             f"{int(found.offsets[record])} is wrong. Restore it from a snapshot or a replica."
         )
 
-    def _unpack(self, plan: _Plan, name: str, row_starts: np.ndarray, out: np.ndarray) -> None:
-        """Fills the flat array ``out`` with a field; "" is the arrival number."""
+    def _unpack(
+        self, plan: _Plan, names: Sequence[str], row_starts: np.ndarray, places: int
+    ) -> dict[str, np.ndarray]:
+        """Flat arrays of ``places`` values per field; "" is the arrival number."""
         found = plan.found
-        default = np.uint64(0)
-        if name not in ("", "timestamp"):
-            value = np.array([self.schema.field(name).default]).astype(out.dtype)
-            default = to_bits(value).view(np.uint64)[0]
-        status, record = kernels.unpack_column(  # type: ignore[call-arg]
+        dtypes = [np.dtype("int64") if name == "" else self.schema.dtype(name) for name in names]
+        sizes = np.array([dtype.itemsize for dtype in dtypes], np.int64)
+        ends = np.cumsum((sizes * places + 63) & ~63)
+        out = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
+        outputs = ends - ((sizes * places + 63) & ~63)
+        defaults = np.zeros(len(names), np.uint64)
+        for c, name in enumerate(names):
+            if name in self.schema.names and self.schema.field(name).default:
+                value = np.array([self.schema.field(name).default]).astype(dtypes[c])
+                defaults[c] = to_bits(value).view(np.uint64)[0]
+        columns_of = self._column_of[1][[self._column_of[0][name] for name in names]]
+        status, record = kernels.unpack_columns(  # type: ignore[call-arg]
             plan.data, plan.blocks, *plan.block_arrays, plan.dest,
-            self._column_of(found, name), default, row_starts,
-            out.view(f"u{out.dtype.itemsize}"),
+            columns_of[:, found.schema_ids], defaults, sizes, outputs, row_starts, out,
         )  # fmt: skip
         self._check_status(status, record, found)
-        wanted = plan.mem_dest >= 0
-        if wanted.any():
+        wanted = np.flatnonzero(plan.mem_dest >= 0)
+        if len(wanted):
             row_of = np.repeat(np.arange(len(found.users)), np.diff(found.mem_starts))[wanted]
-            source = found.mem_arrivals if name == "" else found.mem_columns[name]
-            out[row_starts[row_of] + plan.mem_dest[wanted]] = source[found.mem_rows[wanted]]
+            target = row_starts[row_of] + plan.mem_dest[wanted]
+            rows = found.mem_rows[wanted]
+        columns = {}
+        for c, name in enumerate(names):
+            first = int(outputs[c])
+            values = out[first : first + int(sizes[c]) * places].view(dtypes[c])
+            if len(wanted):
+                source = found.mem_arrivals if name == "" else found.mem_columns[name]
+                values[target] = source[rows]
+            columns[name] = values
+        return columns
 
     # ---- merging
 
@@ -779,6 +821,7 @@ class SeqVault:
                 **{n: s for n, s in self._segments.items() if n not in rewrite},
                 number: fresh,
             }
+            self._schema_of[number] = fresh.schema_id
             self._index.add_records(
                 number, fresh.users, fresh.offsets, fresh.lengths, fresh.counts, fresh.is_base,
                 fresh.arrivals,
@@ -827,6 +870,7 @@ class SeqVault:
             offsets=found.offsets[keep],
             lengths=found.lengths[keep],
             counts=found.counts[keep],
+            schema_ids=found.schema_ids[keep],
         )
         rows = len(users)
         every = np.full(rows, NO_BOUND, np.int64)
@@ -836,11 +880,10 @@ class SeqVault:
         columns = np.empty((2 + len(self.schema.fields), total), np.int64)
         # the plan is newest first: turn each user's events around
         backward = np.repeat(starts[:-1] + starts[1:] - 1, plan.counts) - np.arange(total)
-        for c, name in enumerate(("timestamp", "", *self.schema.names)):
-            dtype = np.dtype("int64") if name == "" else self.schema.dtype(name)
-            out = np.zeros(total, dtype)
-            self._unpack(plan, name, starts[:-1], out)
-            columns[c] = to_bits(out)[backward]
+        names = ("timestamp", "", *self.schema.names)
+        unpacked = self._unpack(plan, names, starts[:-1], total)
+        for c, name in enumerate(names):
+            columns[c] = to_bits(unpacked[name])[backward]
         newest = columns[kernels.ARRIVAL].copy()
         arrivals = np.maximum.reduceat(newest, starts[:-1]) + 1
         return segment_files.pack(users, starts, columns, fold, arrivals)
@@ -964,7 +1007,8 @@ class SeqVault:
                 found = _Found(
                     again.users[first:last], np.arange(rows + 1), np.full(rows, number),
                     again.offsets[first:last], again.lengths[first:last],
-                    again.counts[first:last], {number: again}, np.zeros(rows + 1, np.int64),
+                    again.counts[first:last], {number: again},
+                    np.full(rows, again.schema_id), np.zeros(rows + 1, np.int64),
                     np.empty(0, np.int64), self._memtable.columns, self._memtable.arrivals,
                     np.zeros(rows, np.int64),
                 )  # fmt: skip

@@ -5,8 +5,8 @@ exceptions patched in (PFOR). A *block* is up to 256 events of one user: a check
 the chunks' lengths and the chunks. A *record* is one user's run of blocks behind a
 checked header. The byte layout is written down in ``docs/seqvault/format.md``.
 
-Arrays that hold packed bytes must be readable for 16 bytes behind their last used
-byte, because loads are 8 bytes wide.
+Arrays that hold packed bytes must be readable for ``PADDING`` bytes behind their last
+used byte, because loads are up to 32 bytes wide.
 """
 
 # mypy: ignore-errors
@@ -14,10 +14,19 @@ byte, because loads are 8 bytes wide.
 import numpy as np
 from numba import njit
 
-from seqvault.codec.primitives import bit_length, crc32c, load_u64, store_u64
+from seqvault.codec.primitives import (
+    bit_length,
+    crc32c,
+    load_u64,
+    store_u8,
+    store_u16,
+    store_u32,
+    store_u64,
+    unpack_lanes,
+)
 
 BLOCK = 256
-PADDING = 16
+PADDING = 64
 TIMESTAMP, ARRIVAL = 0, 1  # the first two columns of every record
 
 OK, BAD_HEADER, BAD_BLOCK, BAD_CHUNK = 0, 1, 2, 3
@@ -30,6 +39,28 @@ _MASK16 = np.uint64(0xFFFF)
 def chunk_bound(n):
     """Most bytes that a chunk of ``n`` values can take."""
     return 11 + 8 * n
+
+
+@njit(nogil=True, cache=True)
+def _put_lane(out, stream, i, value, width):
+    """Adds value ``i`` of a full chunk to lane ``i % 8``; the bits there are still 0."""
+    bit = (i >> 3) * width
+    at = stream + 32 * (bit >> 5) + 4 * (i & 7)
+    shifted = value << np.uint64(bit & 31)
+    low = (load_u64(out, at) & _MASK32) | (shifted & _MASK32)
+    store_u32(out, at, low)
+    if (bit & 31) + width > 32:
+        high = (load_u64(out, at + 32) & _MASK32) | (shifted >> np.uint64(32))
+        store_u32(out, at + 32, high)
+
+
+@njit(nogil=True, cache=True)
+def _get_lanes(data, stream, width, out):
+    """Unpacks the 256 values of one plane of a full chunk into ``out`` (uint32)."""
+    mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
+    for row in range(BLOCK // 8):
+        bit = row * width
+        unpack_lanes(data, stream + 32 * (bit >> 5), np.uint64(bit & 31), mask, out, 8 * row)
 
 
 @njit(nogil=True, cache=True)
@@ -82,10 +113,15 @@ def _pack_chunk(values, n, out, position):
         if width == 64:
             store_u64(out, stream + 8 * i, value)
             continue
-        bit = i * width
-        at = stream + (bit >> 3)
         low = value & mask
-        store_u64(out, at, load_u64(out, at) | (low << np.uint64(bit & 7)))
+        if n == BLOCK:
+            _put_lane(out, stream, i, low & _MASK32, min(width, 32))
+            if width > 32:
+                _put_lane(out, stream + 1024, i, low >> np.uint64(32), width - 32)
+        else:
+            bit = i * width
+            at = stream + (bit >> 3)
+            store_u64(out, at, load_u64(out, at) | (low << np.uint64(bit & 7)))
         if value != low:
             out[places] = i
             places += 1
@@ -101,8 +137,11 @@ def _pack_chunk(values, n, out, position):
 
 
 @njit(nogil=True, cache=True)
-def _unpack_chunk(data, position, length, n, out):
-    """Unpacks a chunk of ``length`` bytes into ``out[:n]`` (uint64 bits); returns a status."""
+def _unpack_chunk(data, position, length, n, out, scratch):
+    """Unpacks a chunk of ``length`` bytes into ``out[:n]`` (uint64 bits); returns a status.
+
+    ``scratch`` is uint32 [2, 256].
+    """
     if length < 3:
         return BAD_CHUNK
     width = np.int64(data[position])
@@ -130,6 +169,16 @@ def _unpack_chunk(data, position, length, n, out):
     elif width == 64:
         for i in range(n):
             out[i] = load_u64(data, stream + 8 * i) + base
+    elif n == BLOCK:
+        _get_lanes(data, stream, min(width, 32), scratch[0])
+        if width > 32:
+            _get_lanes(data, stream + 1024, width - 32, scratch[1])
+            for i in range(BLOCK):
+                high = np.uint64(scratch[1, i]) << np.uint64(32)
+                out[i] = (high | np.uint64(scratch[0, i])) + base
+        else:
+            for i in range(BLOCK):
+                out[i] = np.uint64(scratch[0, i]) + base
     else:
         mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
         for i in range(n):
@@ -167,6 +216,7 @@ def pack_array(values, out):
 @njit(nogil=True, cache=True)
 def unpack_array(data, length, values):
     """Undoes ``pack_array``; ``values`` (uint64) says how many. Returns a status."""
+    scratch = np.empty((2, BLOCK), np.uint32)
     position = 0
     for start in range(0, len(values), BLOCK):
         n = min(BLOCK, len(values) - start)
@@ -175,7 +225,7 @@ def unpack_array(data, length, values):
         size = np.int64(data[position]) | (np.int64(data[position + 1]) << 8)
         if position + 2 + size > length:
             return BAD_CHUNK
-        status = _unpack_chunk(data, position + 2, size, n, values[start : start + n])
+        status = _unpack_chunk(data, position + 2, size, n, values[start : start + n], scratch)
         if status != OK:
             return status
         position += 2 + size
@@ -304,7 +354,7 @@ def _contains(ordered, value):
 
 @njit(nogil=True, cache=True)
 def plan_read(
-    data, records, lengths, record_columns, record_starts, users,
+    data, records, lengths, shifts, first_blocks, record_columns, record_starts, users,
     mem_starts, mem_times, mem_keep,
     before, not_before, last_n, versions, filter_columns, filter_starts, filter_values,
     block_row, block_at, block_count, block_first, block_columns, block_skip, block_record,
@@ -315,6 +365,8 @@ def plan_read(
     Args:
         data: packed records, one behind the other.
         records, lengths, record_columns: [R] position, bytes, columns of each record.
+        shifts, first_blocks: [R] of a record of which only the blocks from a first one
+            on were read: how many bytes are left out behind the directory.
         record_starts: [B + 1] each row's records, oldest first.
         users: [B] user ids, checked against the records.
         mem_starts: [B + 1] each row's events in memory, in (time, arrival) order.
@@ -339,6 +391,7 @@ def plan_read(
     times = np.empty((most, BLOCK), np.int64)
     keep = np.empty((most, BLOCK), np.bool_)
     values = np.empty(BLOCK, np.uint64)
+    scratch = np.empty((2, BLOCK), np.uint32)
     block_no = np.empty(most, np.int64)
     index = np.empty(most, np.int64)
     slot = np.empty(most, np.int64)
@@ -352,7 +405,9 @@ def plan_read(
             if blocks < 0:
                 return used, BAD_HEADER, first_record + s
             b = blocks - 1
-            while b >= 0 and np.int64(load_u64(data, position + 12 + 12 * b)) >= before[row]:
+            while b >= first_blocks[first_record + s] and (
+                np.int64(load_u64(data, position + 12 + 12 * b)) >= before[row]
+            ):
                 b -= 1
             block_no[s] = b
             index[s] = -1
@@ -371,7 +426,7 @@ def plan_read(
                         continue
                     time = mem_times[index[s]]
                 else:
-                    while index[s] < 0 and block_no[s] >= 0:
+                    while index[s] < 0 and block_no[s] >= first_blocks[first_record + s]:
                         record = first_record + s
                         position = records[record]
                         b = block_no[s]
@@ -384,11 +439,13 @@ def plan_read(
                         if b > 0:
                             start = position + np.int64(load_u64(data, header - 4) & _MASK32)
                         size = min(BLOCK, total - b * BLOCK)
+                        start -= shifts[record]
+                        end -= shifts[record]
                         columns = record_columns[record]
                         if not _check_block(data, start, end, columns):
                             return used, BAD_BLOCK, record
                         at, length = _chunk_of(data, start, columns, TIMESTAMP)
-                        if _unpack_chunk(data, at, length, size, values) != OK:
+                        if _unpack_chunk(data, at, length, size, values, scratch) != OK:
                             return used, BAD_CHUNK, record
                         running = first
                         for i in range(size):
@@ -402,7 +459,7 @@ def plan_read(
                             if column < 0:
                                 continue
                             at, length = _chunk_of(data, start, columns, column)
-                            if _unpack_chunk(data, at, length, size, values) != OK:
+                            if _unpack_chunk(data, at, length, size, values, scratch) != OK:
                                 return used, BAD_CHUNK, record
                             wanted = filter_values[filter_starts[f] : filter_starts[f + 1]]
                             for i in range(size):
@@ -411,7 +468,7 @@ def plan_read(
                                     keep[s, i] = False
                         if versions[row] >= 0:
                             at, length = _chunk_of(data, start, columns, ARRIVAL)
-                            if _unpack_chunk(data, at, length, size, values) != OK:
+                            if _unpack_chunk(data, at, length, size, values, scratch) != OK:
                                 return used, BAD_CHUNK, record
                             for i in range(size):
                                 if np.int64(values[i]) + b * BLOCK + i >= versions[row]:
@@ -473,47 +530,83 @@ def plan_read(
 
 
 @njit(nogil=True, cache=True)
-def unpack_column(
+def unpack_columns(
     data, blocks, block_row, block_at, block_count, block_first, block_columns, block_skip,
-    block_record, dest, column_of, default, row_starts, out,
+    block_record, dest, columns_of, defaults, sizes, outputs, row_starts, out,
 ):  # fmt: skip
-    """Unpacks one column of the planned blocks into ``out``.
+    """Unpacks columns of the planned blocks into their places.
 
     Args:
         blocks: number of planned blocks; the ``block_*`` arrays and ``dest`` as
             ``plan_read`` left them.
-        column_of: [R] the column in each record, -1 where the record lacks it.
-        default: bits that stand in for a missing column.
-        row_starts: [B] where each row starts in ``out``.
-        out: flat, unsigned view of the field's type.
+        columns_of: [C, R] each field's column in each record, -1 where it is missing.
+        defaults: uint64 [C] bits that stand in for a missing column.
+        sizes, outputs: [C] bytes of a value, and where the field starts in ``out``.
+        row_starts: [B] the place of each row's first event within a field.
+        out: uint8.
 
     Returns:
         (status, record at fault).
     """
     values = np.empty(BLOCK, np.uint64)
+    scratch = np.empty((2, BLOCK), np.uint32)
     for k in range(blocks):
         record = block_record[k]
-        column = column_of[record]
         n = block_count[k]
         start = row_starts[block_row[k]]
-        if column < 0:
-            for i in range(n):
-                values[i] = default
-        else:
-            at, length = _chunk_of(data, block_at[k], block_columns[k], column)
-            if _unpack_chunk(data, at, length, n, values) != OK:
-                return BAD_CHUNK, record
-            if column == TIMESTAMP:
-                running = np.uint64(block_first[k])
+        low, high = 0, n - 1
+        while low < n and dest[k, low] < 0:
+            low += 1
+        while high > low and dest[k, high] < 0:
+            high -= 1
+        if low == n:
+            continue
+        solid = dest[k, low] - dest[k, high] == high - low
+        newest = start + dest[k, high]
+        for c in range(len(sizes)):
+            column = columns_of[c, record]
+            if column < 0:
                 for i in range(n):
-                    running += values[i]
-                    values[i] = running
-            elif column == ARRIVAL:
-                for i in range(n):
-                    values[i] += np.uint64(block_skip[k] + i)
-        for i in range(n):
-            if dest[k, i] >= 0:
-                out[start + dest[k, i]] = values[i]
+                    values[i] = defaults[c]
+            else:
+                at, length = _chunk_of(data, block_at[k], block_columns[k], column)
+                if _unpack_chunk(data, at, length, n, values, scratch) != OK:
+                    return BAD_CHUNK, record
+                if column == TIMESTAMP:
+                    running = np.uint64(block_first[k])
+                    for i in range(n):
+                        running += values[i]
+                        values[i] = running
+                elif column == ARRIVAL:
+                    for i in range(n):
+                        values[i] += np.uint64(block_skip[k] + i)
+            size, base = sizes[c], outputs[c]
+            if solid:
+                at = base + newest * size
+                if size == 8:
+                    for i in range(high - low + 1):
+                        store_u64(out, at + 8 * i, values[high - i])
+                elif size == 4:
+                    for i in range(high - low + 1):
+                        store_u32(out, at + 4 * i, values[high - i])
+                elif size == 2:
+                    for i in range(high - low + 1):
+                        store_u16(out, at + 2 * i, values[high - i])
+                else:
+                    for i in range(high - low + 1):
+                        store_u8(out, at + i, values[high - i])
+            else:
+                for i in range(low, high + 1):
+                    if dest[k, i] >= 0:
+                        at = base + (start + dest[k, i]) * size
+                        if size == 8:
+                            store_u64(out, at, values[i])
+                        elif size == 4:
+                            store_u32(out, at, values[i])
+                        elif size == 2:
+                            store_u16(out, at, values[i])
+                        else:
+                            store_u8(out, at, values[i])
     return OK, -1
 
 

@@ -39,6 +39,73 @@ def store_u64(typingctx, array, index, value):
     return types.void(array, types.intp, types.uint64), codegen
 
 
+def _store_narrow(width):
+    @intrinsic
+    def store(typingctx, array, index, value):
+        def codegen(context, builder, signature, args):
+            data = context.make_array(signature.args[0])(context, builder, args[0]).data
+            kind = ir.IntType(width)
+            pointer = builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
+            builder.store(builder.trunc(args[2], kind), pointer, align=1)
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp, types.uint64), codegen
+
+    return store
+
+
+store_u8, store_u16, store_u32 = _store_narrow(8), _store_narrow(16), _store_narrow(32)
+
+_LANES = ir.VectorType(ir.IntType(32), 8)
+
+
+def _lane_pointer(context, builder, kind, array, index):
+    data = context.make_array(kind)(context, builder, array).data
+    return builder.bitcast(builder.gep(data, [index]), _LANES.as_pointer())
+
+
+def _splat(builder, value):
+    word = builder.trunc(value, ir.IntType(32))
+    single = builder.insert_element(
+        ir.Constant(_LANES, ir.Undefined), word, ir.Constant(ir.IntType(32), 0)
+    )
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), 8), [0] * 8)
+    return builder.shuffle_vector(single, ir.Constant(_LANES, ir.Undefined), mask)
+
+
+@intrinsic
+def unpack_lanes(typingctx, data, position, shift, mask, out, index):
+    """``out[index:index + 8] = (32-bit lanes at position, continued in the next) >> shift``.
+
+    Plain loops over uint32 are widened by numba and do not vectorise; this emits
+    ``<8 x i32>`` directly.
+    """
+
+    def codegen(context, builder, signature, args):
+        low = builder.load(
+            _lane_pointer(context, builder, signature.args[0], args[0], args[1]), align=1
+        )
+        after = builder.add(args[1], ir.Constant(args[1].type, 32))
+        high = builder.load(
+            _lane_pointer(context, builder, signature.args[0], args[0], after), align=1
+        )
+        right = _splat(builder, args[2])
+        # shifted twice, because a shift by 32 has no meaning
+        left = _splat(builder, builder.sub(ir.Constant(_I64, 31), args[2]))
+        one = ir.Constant(_LANES, [1] * 8)
+        value = builder.or_(builder.lshr(low, right), builder.shl(builder.shl(high, one), left))
+        value = builder.and_(value, _splat(builder, args[3]))
+        builder.store(
+            value, _lane_pointer(context, builder, signature.args[4], args[4], args[5]), align=1
+        )
+        return context.get_dummy_value()
+
+    return (
+        types.void(data, types.intp, types.uint64, types.uint64, out, types.intp),
+        codegen,
+    )
+
+
 @intrinsic
 def bit_length(typingctx, value):
     """Number of bits up to the highest set one; 0 for 0."""
