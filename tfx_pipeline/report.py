@@ -73,8 +73,9 @@ def write_report(report: dict[str, Any], work: Path) -> Path:
 
 def read_evaluation(uri: str) -> list[tuple[tuple[tuple[str, Any], ...], dict[str, float]]]:
     """The candidate model's metrics by slice; the whole split has the empty slice."""
-    results = tfma.load_eval_results(uri)
-    candidate = results.get_results()[0] if hasattr(results, "get_results") else results
+    # With a baseline TFX names the two models candidate and baseline.
+    compared = len(tfma.load_eval_result(uri).config.model_specs) > 1
+    candidate = tfma.load_eval_result(uri, model_name="candidate" if compared else None)
     names = (*METRICS, *(f"{metric}_diff" for metric in METRICS))
     return [
         (
