@@ -35,6 +35,15 @@ from tfx_pipeline.datasets.reading import (
 FIRST_TRAIN_DATE = 20220425
 FIRST_EVAL_DATE = 20220505
 END_DATE = 20220509
+# Published column names, and what the prepared Parquet form calls them.
+PREPARED_NAMES = {
+    "video_id": "item_id",
+    "tab": "scenario",
+    "is_click": "label",
+    "video_duration": "duration_ms",
+    "server_width": "width",
+    "server_height": "height",
+}
 # From weakest to strongest; the number is the event's action, 0 is a mere exposure.
 FEEDBACK = ("is_click", "long_view", "is_like", "is_follow", "is_comment", "is_forward", "is_hate")
 ACTIVE_DEGREES = (
@@ -119,24 +128,14 @@ def read_kuairand_csv(folder: Path, progress: Progress = no_progress) -> Dataset
     for done, path in enumerate(paths, start=1):
         logs.append(read_csv(path, _LOG_TYPES))
         progress("read log files", done, len(paths))
-    log = pa.concat_tables(logs)
-    videos = read_csv(find_file(folder, "video_features_basic_*.csv"), _VIDEO_TYPES)
-    videos = videos.rename_columns(
-        [
-            {
-                "server_width": "width",
-                "server_height": "height",
-                "video_duration": "duration_ms",
-            }.get(name, name)
-            for name in videos.column_names
-        ]
-    )
+    log = _renamed(pa.concat_tables(logs))
+    items = _renamed(read_csv(find_file(folder, "video_features_basic_*.csv"), _VIDEO_TYPES))
     users = read_csv(find_file(folder, "user_features_*.csv"), _USER_TYPES)
     date = column(log, "date", np.int32)
     times = checked_ms(column(log, "time_ms", np.int64), f"time_ms of {paths[0].name}")
     in_split = (date >= FIRST_TRAIN_DATE) & (date < END_DATE)
-    exposures = _log(log, "video_id", "tab", times, date, in_split, "is_click")
-    return _tables(exposures, videos, "video_id", users, f"KuaiRand, CSV files in {folder.name}")
+    source = f"KuaiRand, CSV files in {folder.name}"
+    return _tables(_log(log, times, in_split), items, users, source)
 
 
 def read_kuairand_parquet(folder: Path, progress: Progress = no_progress) -> DatasetTables:
@@ -148,60 +147,50 @@ def read_kuairand_parquet(folder: Path, progress: Progress = no_progress) -> Dat
     Raises:
         DatasetError: A file or column is missing or unreadable.
     """
-    columns = ["user_id", "item_id", "timestamp", "scenario", "label", *FEEDBACK[1:]]
-    columns += ["play_time_ms", "duration_ms", "date", "action", "is_candidate"]
+    types = {**_LOG_TYPES, "timestamp": pa.int64(), "is_candidate": pa.int8()}
+    columns = [PREPARED_NAMES.get(name, name) for name in types if name != "time_ms"]
     log = read_parquet(find_file(folder, "events.parquet"), columns)
     progress("read log files", 1, 1)
-    item_columns = ["item_id", *list(_VIDEO_TYPES)[1:]]
-    renamed = {"video_duration": "duration_ms", "server_width": "width", "server_height": "height"}
-    item_columns = [renamed.get(name, name) for name in item_columns]
+    item_columns = [PREPARED_NAMES.get(name, name) for name in _VIDEO_TYPES]
     items = read_parquet(find_file(folder, "items.parquet"), item_columns)
     users = read_parquet(find_file(folder, "users.parquet"), list(_USER_TYPES))
     times = seconds_to_ms(column(log, "timestamp", np.int64), "events.parquet: timestamp")
     candidate = column(log, "is_candidate", np.int8) == 1
-    date = column(log, "date", np.int32)
-    exposures = _log(log, "item_id", "scenario", times, date, candidate, "label")
-    return _tables(exposures, items, "item_id", users, f"KuaiRand, Parquet files in {folder.name}")
+    source = f"KuaiRand, Parquet files in {folder.name}"
+    return _tables(_log(log, times, candidate), items, users, source)
 
 
-def _log(
-    log: pa.Table,
-    item: str,
-    scenario: str,
-    times: NDArray,
-    date: NDArray,
-    candidate: NDArray,
-    click: str,
-) -> _Log:
+def _renamed(table: pa.Table) -> pa.Table:
+    return table.rename_columns([PREPARED_NAMES.get(name, name) for name in table.column_names])
+
+
+def _log(log: pa.Table, times: NDArray, candidate: NDArray) -> _Log:
     action = np.zeros(log.num_rows, np.int8)
-    for strength, name in enumerate((click, *FEEDBACK[1:]), start=1):
-        action[column(log, name, np.int8) == 1] = strength
+    for strength, name in enumerate(FEEDBACK, start=1):
+        action[column(log, PREPARED_NAMES.get(name, name), np.int8) == 1] = strength
     play = column(log, "play_time_ms", np.float64)
     duration = column(log, "duration_ms", np.float64)
     percent = np.where((play >= 0) & (duration > 0), 100 * play / np.maximum(duration, 1), -1)
-    labels = {name: column(log, name, np.int8) for name in (click, "long_view", "is_like")}
     return _Log(
         user_id=column(log, "user_id", np.int64),
         timestamp=times,
-        item_id=column(log, item, np.int64),
-        date=date,
-        scenario=column(log, scenario, np.int8),
+        item_id=column(log, "item_id", np.int64),
+        date=column(log, "date", np.int32),
+        scenario=column(log, "scenario", np.int8),
         action=action,
         play_time_ms=np.minimum(play, 2**31 - 1).astype(np.int32),
         play_percent=np.minimum(percent, 1000).astype(np.int16),
         candidate=candidate,
         labels={
-            "click": labels[click],
-            "long_view": labels["long_view"],
-            "like": labels["is_like"],
+            "click": column(log, "label", np.int8),
+            "long_view": column(log, "long_view", np.int8),
+            "like": column(log, "is_like", np.int8),
         },
     )
 
 
-def _tables(
-    log: _Log, videos: pa.Table, video_id: str, users: pa.Table, source: str
-) -> DatasetTables:
-    items = _items(videos, video_id)
+def _tables(log: _Log, videos: pa.Table, users: pa.Table, source: str) -> DatasetTables:
+    items = _items(videos)
     profiles = _profiles(users)
     spec = _spec(log, items, profiles)
     events = pa.table(
@@ -249,14 +238,14 @@ def _splits(log: _Log) -> dict[str, tuple[int, int]]:
     return {"train": (start, cut), "eval": (cut, end)}
 
 
-def _items(videos: pa.Table, video_id: str) -> dict[str, NDArray]:
+def _items(videos: pa.Table) -> dict[str, NDArray]:
     width = column(videos, "width", np.float64, 0)
     height = column(videos, "height", np.float64, 0)
     orientation = np.select([width > height, width == height], [0, 1], 2)
     orientation[(width <= 0) | (height <= 0)] = -1
     tags = [_tags(text) for text in strings(videos, "tag")]
     return {
-        "item_id": column(videos, video_id, np.int64),
+        "item_id": column(videos, "item_id", np.int64),
         "author_id": column(videos, "author_id", np.int64),
         "tag": np.array([first for first, _ in tags], np.int16),
         "second_tag": np.array([second for _, second in tags], np.int16),
