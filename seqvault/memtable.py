@@ -74,6 +74,8 @@ class Memtable:
         Returns:
             starts [B + 1] and rows [M].
         """
+        if limit == 0:
+            return np.zeros(len(slots) + 1, np.int64), np.empty(0, np.int64)
         known = (slots >= 0) & (slots < len(self.heads))
         heads = np.where(known, self.heads[np.where(known, slots, 0)], EMPTY)
         starts = np.zeros(len(slots) + 1, np.int64)

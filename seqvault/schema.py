@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -139,7 +140,7 @@ class Schema:
             )
         return pa.schema(entries)
 
-    @property
+    @cached_property
     def names(self) -> tuple[str, ...]:
         """Names of all fields, ``user_id`` and ``timestamp`` left out."""
         return tuple(field.name for field in self.fields)
@@ -150,16 +151,19 @@ class Schema:
         Raises:
             UnknownFieldError: there is none.
         """
-        for field in self.fields:
-            if field.name == name:
-                return field
-        raise UnknownFieldError(
-            f"unknown field {name!r}; the schema has {', '.join(('timestamp', *self.names))}."
-        )
+        if name not in self.names:
+            raise UnknownFieldError(
+                f"unknown field {name!r}; the schema has {', '.join(('timestamp', *self.names))}."
+            )
+        return self.fields[self.names.index(name)]
 
     def dtype(self, name: str) -> np.dtype[Any]:
         """NumPy dtype of a field; ``timestamp`` and ``user_id`` are int64."""
         return np.dtype("int64") if name in RESERVED else np.dtype(self.field(name).dtype)
+
+    @cached_property
+    def _all(self) -> tuple[str, ...]:
+        return ("timestamp", *self.names)
 
     def with_role(self, role: str) -> Field | None:
         """The field that has the role, if any."""
@@ -168,7 +172,7 @@ class Schema:
     def select(self, fields: Sequence[str] | None) -> tuple[str, ...]:
         """Checks asked-for field names; None means ``timestamp`` and all fields."""
         if fields is None:
-            return ("timestamp", *self.names)
+            return self._all
         for name in fields:
             if name != "timestamp":
                 self.field(name)

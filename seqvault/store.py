@@ -69,6 +69,16 @@ class _Found:
 
 
 @dataclass(frozen=True)
+class _Layout:
+    """Types, sizes, defaults and columns (per schema) of the fields of a read."""
+
+    dtypes: list[np.dtype[Any]]
+    sizes: np.ndarray
+    defaults: np.ndarray
+    columns_of: np.ndarray
+
+
+@dataclass(frozen=True)
 class _Plan:
     """Which stored event goes where: what ``unpack_column`` needs for each field."""
 
@@ -225,6 +235,7 @@ class SeqVault:
             self._manifest, self._schemas = manifest, schemas
             self.schema = schemas[-1]
             self._column_of = self._column_table()
+            self._layouts: dict[tuple[str, ...], _Layout] = {}
             self._columns_in = np.array([2 + len(schema.fields) for schema in schemas])
             self._schema_of = {n: segment.schema_id for n, segment in segments.items()}
             self._index, self._segments, self._items = index, segments, items
@@ -633,6 +644,28 @@ class SeqVault:
             raise DamagedFileError(f"{path} is shorter than its footer says.")
         return data, starts, shifts, first_blocks
 
+    def _layout(self, names: tuple[str, ...]) -> "_Layout":
+        """What is the same for all reads of these fields."""
+        known = self._layouts.get(names)
+        if known is None:
+            dtypes = [
+                np.dtype("int64") if name == "" else self.schema.dtype(name) for name in names
+            ]
+            defaults = np.zeros(len(names), np.uint64)
+            for c, name in enumerate(names):
+                if name in self.schema.names and self.schema.field(name).default:
+                    value = np.array([self.schema.field(name).default]).astype(dtypes[c])
+                    defaults[c] = to_bits(value).view(np.uint64)[0]
+            rows, table = self._column_of
+            known = _Layout(
+                dtypes,
+                np.array([dtype.itemsize for dtype in dtypes], np.int64),
+                defaults,
+                table[[rows[name] for name in names]],
+            )
+            self._layouts[names] = known
+        return known
+
     def _column_table(self) -> tuple[dict[str, int], np.ndarray]:
         """Rows of a table by field name ("" is the arrival number), and the table: the
         field's column in records of each schema, -1 where they lack it."""
@@ -666,10 +699,12 @@ class SeqVault:
             limits = np.repeat(version, np.diff(found.mem_starts))
             mem_keep &= (limits < 0) | (found.mem_arrivals[found.mem_rows] < limits)
         filter_starts = np.zeros(len(filters) + 1, np.int64)
-        filter_starts[1:] = np.cumsum([len(wanted) for _, wanted in filters])
-        filter_values = np.concatenate([np.empty(0, np.int64), *(w for _, w in filters)])
-        most = int(((found.counts + kernels.BLOCK - 1) // kernels.BLOCK).sum())
-        block_arrays = tuple(np.empty(most, np.int64) for _ in range(7))
+        filter_values = np.empty(0, np.int64)
+        if filters:
+            filter_starts[1:] = np.cumsum([len(wanted) for _, wanted in filters])
+            filter_values = np.concatenate([wanted for _, wanted in filters])
+        most = int(((found.counts + (kernels.BLOCK - 1)) // kernels.BLOCK).sum())
+        block_arrays = tuple(np.empty((7, most), np.int64))
         dest = np.empty((most, kernels.BLOCK), np.int32)
         mem_dest = np.full(len(found.mem_rows), -1, np.int32)
         counts = np.zeros(rows, np.int64)
@@ -698,32 +733,27 @@ class SeqVault:
         self, plan: _Plan, names: Sequence[str], row_starts: np.ndarray, places: int
     ) -> dict[str, np.ndarray]:
         """Flat arrays of ``places`` values per field; "" is the arrival number."""
-        found = plan.found
-        dtypes = [np.dtype("int64") if name == "" else self.schema.dtype(name) for name in names]
-        sizes = np.array([dtype.itemsize for dtype in dtypes], np.int64)
-        ends = np.cumsum((sizes * places + 63) & ~63)
+        found, layout = plan.found, self._layout(tuple(names))
+        sizes = layout.sizes
+        padded = (sizes * places + 63) & ~63
+        ends = padded.cumsum()
         out = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
-        outputs = ends - ((sizes * places + 63) & ~63)
-        defaults = np.zeros(len(names), np.uint64)
-        for c, name in enumerate(names):
-            if name in self.schema.names and self.schema.field(name).default:
-                value = np.array([self.schema.field(name).default]).astype(dtypes[c])
-                defaults[c] = to_bits(value).view(np.uint64)[0]
-        columns_of = self._column_of[1][[self._column_of[0][name] for name in names]]
+        outputs = ends - padded
         status, record = kernels.unpack_columns(  # type: ignore[call-arg]
             plan.data, plan.blocks, *plan.block_arrays, plan.dest,
-            columns_of[:, found.schema_ids], defaults, sizes, outputs, row_starts, out,
+            layout.columns_of[:, found.schema_ids], layout.defaults, sizes, outputs,
+            row_starts, out,
         )  # fmt: skip
         self._check_status(status, record, found)
-        wanted = np.flatnonzero(plan.mem_dest >= 0)
+        wanted = plan.mem_dest
         if len(wanted):
+            wanted = np.flatnonzero(wanted >= 0)
             row_of = np.repeat(np.arange(len(found.users)), np.diff(found.mem_starts))[wanted]
             target = row_starts[row_of] + plan.mem_dest[wanted]
             rows = found.mem_rows[wanted]
         columns = {}
-        for c, name in enumerate(names):
-            first = int(outputs[c])
-            values = out[first : first + int(sizes[c]) * places].view(dtypes[c])
+        for name, dtype, first in zip(names, layout.dtypes, outputs.tolist(), strict=True):
+            values = out[first : first + dtype.itemsize * places].view(dtype)
             if len(wanted):
                 source = found.mem_arrivals if name == "" else found.mem_columns[name]
                 values[target] = source[rows]
@@ -1114,14 +1144,17 @@ def ids_of(values: Any, what: str) -> np.ndarray:
 
 def bounds_of(before: Any, rows: int) -> np.ndarray:
     """int64 [B] of the bound on time; None is no bound."""
-    array = np.asarray(NO_BOUND if before is None else before)
+    if before is None:
+        return np.full(rows, NO_BOUND, np.int64)
+    array = np.asarray(before)
     if array.dtype.kind not in "iu":
         raise WrongTypeError(f"before has type {array.dtype}; expected int64 milliseconds.")
     if array.ndim > 1 or (array.ndim == 1 and len(array) != rows):
         raise InvalidRequestError(
             f"before has shape {array.shape}; expected one time, or one for each of {rows} users."
         )
-    bound = np.ascontiguousarray(np.broadcast_to(array.astype(np.int64), (rows,)))
+    bound = np.empty(rows, np.int64)
+    bound[:] = array
     check_times(bound, "before")
     return bound
 
