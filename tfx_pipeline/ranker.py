@@ -70,12 +70,16 @@ def content_width(spec: FeatureSpec) -> int:
     return sum(field.shape[0] for field in spec.content_fields.values() if field.shape)
 
 
-def build_ranker(spec: FeatureSpec, settings: TrainingSettings) -> keras.Model:
+def build_ranker(
+    spec: FeatureSpec, settings: TrainingSettings, implementation: str = "auto"
+) -> keras.Model:
     """The tower with initial weights that follow from the seed alone; it answers with logits.
 
     Args:
         spec: The feature spec.
         settings: Sizes, dropout and seed.
+        implementation: Of the encoder; all compute the same. ``"absorb"`` is fastest for few
+            candidates and with gradients, ``"auto"`` for many.
 
     Returns:
         A built ``LaserRanker`` that takes what ``tower_inputs`` returns.
@@ -90,6 +94,7 @@ def build_ranker(spec: FeatureSpec, settings: TrainingSettings) -> keras.Model:
         mixer_dim=settings.mixer_dim,
         mixer_blocks=settings.mixer_blocks,
         dropout=settings.dropout,
+        implementation=implementation,
         activation="linear",
     )
     widths = tower_widths(spec)

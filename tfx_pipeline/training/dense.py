@@ -45,7 +45,11 @@ class DenseWeights(tf.Module):
         return [tf.reshape(piece, shape) for piece, shape in zip(pieces, self.shapes, strict=True)]
 
     def apply_gradient(
-        self, gradient: tf.Tensor, step: tf.Tensor, learning_rate: float, weight_decay: float = 0.0
+        self,
+        gradient: tf.Tensor,
+        step: tf.Tensor,
+        learning_rate: tf.Tensor | float,
+        weight_decay: float = 0.0,
     ) -> None:
         """One Adam step (Kingma and Ba 2015, algorithm 1), after decoupled decay (AdamW).
 
@@ -73,7 +77,7 @@ class DenseWeights(tf.Module):
                     v=v.handle,
                     beta1_power=tf.cast(tf.constant(BETA_1, tf.float64) ** count, tf.float32),
                     beta2_power=tf.cast(tf.constant(BETA_2, tf.float64) ** count, tf.float32),
-                    lr=tf.constant(learning_rate, tf.float32),
+                    lr=tf.cast(learning_rate, tf.float32),
                     beta1=tf.constant(BETA_1),
                     beta2=tf.constant(BETA_2),
                     epsilon=tf.constant(EPSILON),

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from laser_features import FeatureSpec
-from tfx_pipeline.training.parsing import pad_batch, parse_examples
+from tfx_pipeline.training.parsing import parse_examples, without_padding
 from tfx_pipeline.training.settings import TrainingSettings
 
 
@@ -42,7 +42,7 @@ def batches_of_file(
     label: str | None,
     seed: tf.Tensor | None,
 ) -> tf.data.Dataset:
-    """Padded batches of one GZIP TFRecord file.
+    """Batches of one GZIP TFRecord file.
 
     Args:
         path: Scalar string.
@@ -52,7 +52,7 @@ def batches_of_file(
         seed: Scalar int64 of the shuffled order; None keeps the file's order.
 
     Returns:
-        A dataset of what ``pad_batch`` returns.
+        A dataset of what ``parse_examples`` returns, histories cut to the longest of a batch.
     """
     dataset = tf.data.TFRecordDataset(path, compression_type="GZIP")
     if seed is not None:
@@ -61,7 +61,6 @@ def batches_of_file(
         )
 
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        batch = parse_examples(serialized, spec, label)
-        return pad_batch(batch, spec, settings.batch_size, settings.length_step)
+        return without_padding(spec, parse_examples(serialized, spec, label))
 
     return dataset.batch(settings.batch_size).map(parse, num_parallel_calls=2).prefetch(2)

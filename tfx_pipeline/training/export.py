@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from laser_features import FeatureSpec
 from tfx_pipeline.ranker import CONTENT, tower_inputs
-from tfx_pipeline.training.parsing import CANDIDATE_COUNT, parse_examples
+from tfx_pipeline.training.parsing import CANDIDATE_COUNT, parse_examples, without_padding
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.state import TrainingState
 from tfx_pipeline.training.step import dropout_seeds
@@ -56,7 +56,7 @@ class ServingModel(tf.Module):
 
     def rank(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """``probability`` float32 [B, N] of the arrays of ``spec.model_inputs()``."""
-        rows = self._lookup.table_rows(self._spec, _without_padding(self._spec, inputs))
+        rows = self._lookup.table_rows(self._spec, without_padding(self._spec, inputs))
 
         def embed(table: str, name: str) -> tf.Tensor:
             return tf.gather(self.tables[table], rows[name])
@@ -87,16 +87,6 @@ class ServingModel(tf.Module):
             "serving_examples": by_examples.get_concrete_function(examples),
         }
         tf.saved_model.save(self, directory, signatures=signatures)
-
-
-def _without_padding(spec: FeatureSpec, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """Cut histories to the longest of the batch: padding never changes an answer."""
-    longest = tf.maximum(tf.reduce_max(inputs["history_length"]), 1)
-    kinds = {each.name: each.kind for each in spec.model_inputs()}
-    return {
-        name: value[:, :longest] if kinds[name] == "history" else value
-        for name, value in inputs.items()
-    }
 
 
 def as_variable(content: np.ndarray | None) -> tf.Variable | None:

@@ -66,7 +66,10 @@ class TrainingLoop:
                     if position < skipped:
                         continue
                     seed = file_seed(settings.seed, epoch, position)
-                    self._run(self._train_file, path, tf.constant(seed, tf.int64))
+                    done = (epoch * len(files) + position) / (settings.epochs * len(files))
+                    rate = 1 - done * (1 - settings.final_rate)
+                    arguments = tf.constant(seed, tf.int64), tf.constant(rate, tf.float32)
+                    self._run(self._train_file, path, *arguments)
                     files_done = position + 1
                     if files_done % settings.checkpoint_files == 0 and files_done < len(files):
                         self._save(Position(epoch, files_done))
@@ -86,14 +89,14 @@ class TrainingLoop:
         self._write("eval", totals, self._step.settings.epochs)
         return totals
 
-    def _train_on_file(self, path: tf.Tensor, seed: tf.Tensor) -> None:
+    def _train_on_file(self, path: tf.Tensor, seed: tf.Tensor, rate: tf.Tensor) -> None:
         step = self._step
         batches = batches_of_file(path, step.spec, step.settings, self._label, seed)
         histogram = tf.zeros([2, BINS], tf.int64)
         loss_sum = tf.zeros([], tf.float64)
         steps = tf.zeros([], tf.int64)
         for batch in iter(batches):
-            logits, valid, loss = step.train(batch)
+            logits, valid, loss = step.train(batch, rate)
             histogram += probability_histogram(tf.sigmoid(logits), batch["label"], valid)
             loss_sum += tf.cast(loss, tf.float64)
             steps += 1

@@ -77,49 +77,23 @@ def parse_examples(
     return batch
 
 
-def pad_batch(
-    batch: Mapping[str, tf.Tensor], spec: FeatureSpec, requests: int, history: int | None
-) -> dict[str, tf.Tensor]:
-    """Bring a parsed batch to one of a few shapes, so that few graphs are compiled.
+def without_padding(spec: FeatureSpec, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+    """Cut histories to the longest of the batch: padding costs time and never changes a result.
 
     Args:
-        batch: What ``parse_examples`` returned.
         spec: The feature spec.
-        requests: B after padding; added requests have no candidates and no history.
-        history: Histories are cut to the longest of the batch, rounded up to a multiple of this;
-            None leaves L as it is. Padding never changes a result, so cutting it does not either.
+        inputs: At least the arrays of ``spec.model_inputs()``; others pass through.
 
     Returns:
-        The same keys; N is rounded up to a power of two.
+        The same keys; histories are [B, max(1, longest)].
     """
-    paddings = {model_input.name: model_input.padding for model_input in spec.model_inputs()}
-    kinds = {model_input.name: model_input.kind for model_input in spec.model_inputs()}
-    kinds["label"] = "candidate"
-    missing = requests - tf.shape(batch[CANDIDATE_COUNT])[0]
-    widths = {"history": tf.constant(spec.max_history), "candidate": _candidate_width(batch)}
-    if history is not None:
-        longest = tf.maximum(tf.reduce_max(batch["history_length"]), 1)
-        rounded = (longest + history - 1) // history * history
-        widths["history"] = tf.minimum(rounded, spec.max_history)
-    padded = {}
-    for name, value in batch.items():
-        kind = kinds.get(name, "request")
-        pads = [[0, missing]]
-        if kind != "request":
-            value = value[:, : widths[kind]]
-            pads.append([0, widths[kind] - tf.shape(value)[1]])
-        filler = tf.constant(paddings.get(name, 0), value.dtype)
-        padded[name] = tf.pad(value, pads, constant_values=filler)
-        padded[name].set_shape([requests] + [None] * (len(pads) - 1))
-    return padded
+    longest = tf.maximum(tf.reduce_max(inputs["history_length"]), 1)
+    histories = {each.name for each in spec.model_inputs() if each.kind == "history"}
+    return {
+        name: value[:, :longest] if name in histories else value for name, value in inputs.items()
+    }
 
 
 def stored_dtype(model_input: ModelInput) -> tf.DType:
     """How an input is stored in an Example: int64, or float32 for quantiles fields."""
     return tf.float32 if model_input.dtype == "float32" else tf.int64
-
-
-def _candidate_width(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    largest = tf.maximum(tf.reduce_max(batch[CANDIDATE_COUNT]), 1)
-    powers = tf.constant([2**exponent for exponent in range(31)])
-    return powers[tf.searchsorted(powers, largest[None])[0]]

@@ -21,6 +21,7 @@ class TrainingSettings:
         table_learning_rate: Adagrad's, for the embedding tables.
         table_initial_accumulator: Adagrad's first sum of squares; above 0.
         table_init_scale: Initial embeddings are uniform in +- this.
+        final_rate: Both learning rates fall linearly, file by file, to this fraction; 1 keeps them.
         weight_decay: Decoupled decay of the dense weights per unit of learning rate.
         dropout: Rate inside the tower, [0, 1).
         dim: Width d of the encoder's tokens.
@@ -32,7 +33,6 @@ class TrainingSettings:
         mixer_blocks: RankMixer's blocks.
         seed: Of initial values, order of the data and dropout.
         shuffle_buffer: Requests among which a file's order is shuffled.
-        length_step: Histories of a batch are cut to its longest, rounded up to a multiple of this.
         checkpoint_files: Training files between two checkpoints within an epoch; one more is
             always written at the end of an epoch.
 
@@ -47,6 +47,7 @@ class TrainingSettings:
     table_learning_rate: float = 0.05
     table_initial_accumulator: float = 0.1
     table_init_scale: float = 0.05
+    final_rate: float = 1.0
     weight_decay: float = 0.0
     dropout: float = 0.0
     dim: int = 128
@@ -58,7 +59,6 @@ class TrainingSettings:
     mixer_blocks: int = 2
     seed: int = 17
     shuffle_buffer: int = 8192
-    length_step: int = 100
     checkpoint_files: int = 64
 
     def __post_init__(self) -> None:
@@ -66,6 +66,7 @@ class TrainingSettings:
             _check(name, getattr(self, name), getattr(self, name) > 0, "a number above 0")
         for name in ("table_init_scale", "weight_decay"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        _check("final_rate", self.final_rate, 0 <= self.final_rate <= 1, "within 0 and 1")
         _check("dropout", self.dropout, 0 <= self.dropout < 1, "at least 0 and below 1")
         may_be_zero = {"seed", "num_layers"}
         for field in fields(self):

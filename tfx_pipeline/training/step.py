@@ -57,8 +57,10 @@ class RankingStep:
         self.spec, self.settings, self.model = spec, settings, model
         self.lookup, self.state, self.content = lookup, state, content
 
-    def train(self, batch: Mapping[str, tf.Tensor]) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """Take one step on a parsed batch.
+    def train(
+        self, batch: Mapping[str, tf.Tensor], rate: tf.Tensor | float = 1.0
+    ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """Take one step on a parsed batch, with both learning rates multiplied by ``rate``.
 
         Returns:
             Logits float32 [B, N] before the step, the mask of real candidates bool [B, N], and
@@ -81,10 +83,12 @@ class RankingStep:
         weight_gradient, table_gradients = tape.gradient(loss, (weights, values))
         for name, gradient in table_gradients.items():
             state.tables[name].apply_gradient(
-                distinct[name].ids, tf.convert_to_tensor(gradient), settings.table_learning_rate
+                distinct[name].ids,
+                tf.convert_to_tensor(gradient),
+                settings.table_learning_rate * rate,
             )
         state.dense.apply_gradient(
-            weight_gradient, step, settings.dense_learning_rate, settings.weight_decay
+            weight_gradient, step, settings.dense_learning_rate * rate, settings.weight_decay
         )
         return logits, valid, loss_sum
 

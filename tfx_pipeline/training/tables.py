@@ -75,7 +75,9 @@ class EmbeddingTable(tf.Module):
         """Rows of distinct ``ids`` [U] (int32): float32 [U, width]."""
         return gather_rows(shards_of(self.values), ids)
 
-    def apply_gradient(self, ids: tf.Tensor, gradient: tf.Tensor, learning_rate: float) -> None:
+    def apply_gradient(
+        self, ids: tf.Tensor, gradient: tf.Tensor, learning_rate: tf.Tensor | float
+    ) -> None:
         """One Adagrad step (Duchi et al. 2011) on the distinct rows ``ids``.
 
         Args:
@@ -95,7 +97,7 @@ class EmbeddingTable(tf.Module):
                 tf.raw_ops.ResourceSparseApplyAdagradV2(
                     var=value.handle,
                     accum=accumulator.handle,
-                    lr=tf.constant(learning_rate, tf.float32),
+                    lr=tf.cast(learning_rate, tf.float32),
                     epsilon=tf.constant(1e-7, tf.float32),
                     grad=part,
                     indices=local_ids,

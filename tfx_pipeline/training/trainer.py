@@ -54,7 +54,7 @@ class Trainer:
         self._content, self._directory = content, directory
         # Connecting drops what was made on this process's devices before, so it comes first.
         strategy = None if cluster is None else cluster.connect()
-        self.model = build_ranker(spec, settings)
+        self.model = build_ranker(spec, settings, implementation="absorb")
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             # Tables first: the partitioner counts on whole rounds over the servers.
             self._frozen = as_variable(content)
@@ -118,4 +118,5 @@ class Trainer:
             state = TrainingState(self.spec, self.settings, self.model)
             content = as_variable(self._content)
             Checkpoints(self._directory, state).restore()
-        ServingModel(self.spec, self.model, self.lookup, state, content).save(directory)
+        model = build_ranker(self.spec, self.settings)
+        ServingModel(self.spec, model, self.lookup, state, content).save(directory)

@@ -64,7 +64,7 @@ def settings() -> TrainingSettings:
         mixer_blocks=1,
         dropout=0.1,
         weight_decay=0.01,
-        length_step=10,
+        final_rate=0.5,
         seed=3,
         shuffle_buffer=64,
     )

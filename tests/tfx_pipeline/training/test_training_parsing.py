@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from components.seqvault_example_gen.join import serialize_examples
 from laser_features import RequestBatch, build_model_inputs
-from tfx_pipeline.training.parsing import pad_batch, parse_examples
+from tfx_pipeline.training.parsing import parse_examples, without_padding
 
 TIME = 1_700_000_000_000
 
@@ -68,29 +68,16 @@ def test_parsed_arrays_are_the_built_ones_byte_for_byte(spec, batch):
     np.testing.assert_array_equal(parsed["label"], [[0, 0, 0], [0, 1, 0], [0, 1, 0], [0, 1, 0]])
 
 
-def test_padding_a_batch_keeps_its_content(spec, batch):
+def test_histories_are_cut_to_the_longest_of_the_batch(spec, batch):
     _, examples = batch
-    parsed = parse_examples(tf.constant(examples[:2]), spec, "click")
-    padded = pad_batch(parsed, spec, requests=4, history=10)
-    for each in spec.model_inputs():
-        value, original = padded[each.name].numpy(), parsed[each.name].numpy()
-        if each.kind == "request":
-            np.testing.assert_array_equal(value, [*original, each.padding, each.padding])
-            continue
-        # The longest history has 3 events: cut to 10. Three candidates: rounded up to 4.
-        assert value.shape == ((4, 10) if each.kind == "history" else (4, 4))
-        columns = min(value.shape[1], original.shape[1])
-        np.testing.assert_array_equal(value[:2, :columns], original[:, :columns])
-        padding = np.full_like(value[2:], each.padding)
-        np.testing.assert_array_equal(value[2:], padding)
-    np.testing.assert_array_equal(padded["candidate_count"], [1, 3, 0, 0])
-
-
-def test_histories_are_never_cut_below_their_length(spec, batch):
-    _, examples = batch
-    parsed = parse_examples(tf.constant(examples), spec)
-    for step in (1, 7, 25, 40):
-        assert pad_batch(parsed, spec, 4, step)["history_item_id"].shape[1] == 25
+    for chosen, longest in ((examples, 25), (examples[:2], 3), (examples[1:2], 1)):
+        parsed = parse_examples(tf.constant(chosen), spec, "click")
+        cut = without_padding(spec, parsed)
+        assert set(cut) == set(parsed)
+        histories = {each.name for each in spec.model_inputs() if each.kind == "history"}
+        for name, value in parsed.items():
+            expected = value[:, :longest] if name in histories else value
+            np.testing.assert_array_equal(cut[name], expected)
 
 
 def test_an_example_without_a_feature_is_refused(spec, batch):

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from tfx_pipeline.ranker import content_vectors, tower_widths
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
-from tfx_pipeline.training.parsing import pad_batch, parse_examples
+from tfx_pipeline.training.parsing import parse_examples
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.run_fn import run_fn
 from tfx_pipeline.training.trainer import Trainer
@@ -130,7 +130,7 @@ def test_resumed_run_equals_an_uninterrupted_one(
 
 def test_rows_outside_the_batch_keep_their_bits(spec, settings, lookup, content, records):
     trainer = Trainer(spec, settings, lookup, content)
-    batch = pad_batch(parse_examples(tf.constant(records[:2]), spec, "click"), spec, 16, 10)
+    batch = parse_examples(tf.constant(records[:2]), spec, "click")
     rows = lookup.table_rows(spec, batch)
     before = trainer.numpy_state()
     trainer.step.train(batch)
@@ -152,10 +152,15 @@ def test_rows_outside_the_batch_keep_their_bits(spec, settings, lookup, content,
 
 def test_padding_changes_no_prediction(trained, spec, records):
     batch = parse_examples(tf.constant(records), spec, "click")
-    plain = trained.step.predict(batch).numpy()
-    padded = trained.step.predict(pad_batch(batch, spec, 20, 7)).numpy()
-    counts = batch["candidate_count"].numpy()
-    for row, count in enumerate(counts):
+    wider = dict(batch)
+    for each in spec.model_inputs():
+        extra = {"history": [[0, 0], [0, 7]], "candidate": [[0, 0], [0, 2]], "request": [[0, 0]]}
+        value = batch[each.name]
+        filler = tf.constant(each.padding, value.dtype)
+        wider[each.name] = tf.pad(value, extra[each.kind], constant_values=filler)
+    plain, padded = trained.step.predict(batch).numpy(), trained.step.predict(wider).numpy()
+    assert padded.shape[1] == plain.shape[1] + 2
+    for row, count in enumerate(batch["candidate_count"].numpy()):
         np.testing.assert_allclose(padded[row, :count], plain[row, :count], atol=1e-5)
 
 
