@@ -26,6 +26,7 @@ from tfx_pipeline.console import Console
 from tfx_pipeline.datasets import GeneratorSettings, PreparedDataset, prepare
 from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.fingerprint import code_fingerprint, combine
+from tfx_pipeline.floors import click_rate_floors
 from tfx_pipeline.report import REPORT
 from tfx_pipeline.store import LoadSummary, load_store
 
@@ -233,8 +234,11 @@ def _summarise(
         f"  Evaluation   AUC {overall['auc']:.4f}, gAUC {overall['gauc']:.4f}, log loss "
         f"{overall['log_loss']:.4f}, calibration {overall['calibration']:.3f}"
     )
-    for name, value in dataset.facts.items():
-        say(f"    {name.replace('_', ' ')}: {value}")
+    floors = click_rate_floors(dataset.impressions_path, dataset.spec, dataset.splits)
+    for name, floor in floors.items():
+        say(f"    floor: AUC of the {name} alone {floor:.4f}")
+    for name, fact in dataset.facts.items():
+        say(f"    planted: {name.replace('_', ' ')} {fact}")
     for name, metrics in evaluation.items():
         if name:
             say(

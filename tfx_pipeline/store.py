@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from laser_features import FeatureSpec
 from seqvault import Schema, SeqVault
+from seqvault.errors import SeqVaultError, StoreLockedError
 from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.fingerprint import combine, file_fingerprint
 
@@ -70,7 +71,7 @@ def load_store(
     if store.exists() and not (store / "segments").is_dir():
         raise PipelineError(f"{store} is no SeqVault and is not replaced; choose another folder")
     if store.exists():
-        SeqVault.open(store).close()  # says so if somebody is using it
+        _check_unused(store)
     partial = store.parent / f".{store.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -125,6 +126,15 @@ def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -
     return LoadSummary(
         bulk, live.num_rows, stats["items"], stats["users"], stats["bytes_per_event"]
     )
+
+
+def _check_unused(store: Path) -> None:
+    try:
+        SeqVault.open(store).close()
+    except StoreLockedError:
+        raise
+    except SeqVaultError:
+        pass  # damaged, or of another format: no reason to keep it
 
 
 def _open(path: Path) -> pq.ParquetFile:

@@ -94,3 +94,13 @@ def test_the_fingerprint_follows_what_the_store_holds(dataset, tmp_path):
     with SeqVault.open(store) as vault:
         vault.append({"user_id": [3], "timestamp": [NEWEST + 1], "item_id": [4]})
     assert store_fingerprint(store) != before
+
+
+def test_a_damaged_store_can_be_replaced(dataset, tmp_path):
+    store = tmp_path / "store"
+    load_store(dataset, store)
+    for segment in (store / "segments").iterdir():
+        segment.write_bytes(b"nonsense")
+    load_store(dataset, store, replace=True)
+    with SeqVault.open(store, read_only=True) as vault:
+        assert vault.stats()["events"] == 1500
