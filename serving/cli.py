@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             parser.error(f"unknown arguments: {' '.join(unknown)}")
         # As TensorFlow Serving does, so that its command lines can be used unchanged.
         print(f"laser-serving: ignored: {' '.join(unknown)}", file=sys.stderr)
+    if arguments.ready_file:
+        # One that an earlier run left would be taken for this run's.
+        Path(arguments.ready_file).unlink(missing_ok=True)
     return arguments.run(arguments)
 
 

@@ -8,16 +8,19 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from typing import Any
 
 from aiohttp import web
 
 from laser_features import FeatureSpec, FeatureSpecError, RequestError
+from seqvault import SeqVault
 from seqvault.errors import InvalidRequestError, SeqVaultError
 from serving.gateway.errors import GatewayError
 from serving.gateway.events import parse_events
+from serving.gateway.merger import Merger
 from serving.gateway.metrics import Metrics
 from serving.gateway.model_client import ModelClient
 from serving.gateway.options import GatewayOptions
@@ -28,6 +31,7 @@ from serving.ready_file import write_ready_file
 log = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 32 * 2**20
 _HEALTH_SECONDS = 1.0
+_CHECK_SECONDS = 60.0
 
 
 class Gateway:
@@ -135,19 +139,29 @@ def serve(options: GatewayOptions) -> int:
     """Run a gateway until SIGINT or SIGTERM; returns the exit code."""
     try:
         spec = FeatureSpec.load(options.features)
-        store = open_store(options.store)
+        with _checked_store(spec, options) as store:
+            asyncio.run(_serve(spec, store, options))
     except (FeatureSpecError, SeqVaultError, OSError) as error:
         print(f"laser-serving gateway: {error}", file=sys.stderr)
         return 1
-    try:
-        check_store(store, spec, options.store)
-        asyncio.run(_serve(spec, store, options))
-    except (FeatureSpecError, SeqVaultError, OSError) as error:
-        print(f"laser-serving gateway: {error}", file=sys.stderr)
-        return 1
-    finally:
-        store.close()
     return 0
+
+
+@contextmanager
+def _checked_store(spec: FeatureSpec, options: GatewayOptions) -> Iterator[Store]:
+    """The open store, which fits the spec; an embedded one is merged while it is open."""
+    with closing(open_store(options.store, _CHECK_SECONDS)) as store:
+        check_store(store, spec, options.store)
+        if isinstance(store, SeqVault):
+            merger = Merger(store)
+            try:
+                yield store
+            finally:
+                merger.stop()
+            return
+    # A server may be slow to its first reader; from here on the deadline holds.
+    with closing(open_store(options.store, options.deadline_seconds)) as store:
+        yield store
 
 
 async def _serve(spec: FeatureSpec, store: Store, options: GatewayOptions) -> None:

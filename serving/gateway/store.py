@@ -32,14 +32,18 @@ class Store(Protocol):
         """Release it."""
 
 
-def open_store(where: str) -> Store:
+def open_store(where: str, timeout_seconds: float = 10.0) -> Store:
     """Open a store's folder for writing, or connect to ``host:port``.
+
+    Args:
+        where: The folder or the address.
+        timeout_seconds: Longest time that a call to a server may take.
 
     Raises:
         SeqVaultError: It is not there, is damaged, or another process writes to it.
     """
     if _ADDRESS.fullmatch(where) and not Path(where).exists():
-        return seqvault.connect(where)
+        return seqvault.connect(where, timeout=timeout_seconds)
     return seqvault.SeqVault.open(where)
 
 

@@ -211,6 +211,26 @@ def test_gateway_store_that_is_open_elsewhere(tmp_path, spec, capsys):
     assert "vault" in capsys.readouterr().err
 
 
+def test_gateway_with_a_seqvault_server(tmp_path, spec):
+    """The gateway as a process, the store behind an address."""
+    from seqvault import SeqVault
+    from seqvault.service.server import Server
+
+    server = Server(SeqVault.open(str(make_store(tmp_path / "vault", spec))))
+    spec.save(tmp_path / "features.yaml")
+    command = [
+        "gateway", f"--store=127.0.0.1:{server.port}", f"--features={tmp_path / 'features.yaml'}",
+        "--model_server=127.0.0.1:1", "--port=auto", "--deadline_ms=30000",
+    ]  # fmt: skip
+    with running(command, tmp_path / "ready.json") as (addresses, process):
+        event = {"user_id": 1, "timestamp": 1_700_000_000_000, "item_id": 2}
+        assert post(addresses["gateway"], "/v1/events", {"events": [event]}) == {"appended": 1}
+        process.terminate()
+        assert process.wait(60) == 0
+    assert server.vault.read([1], before=None, last_n=1)["item_id"].tolist() == [[2]]
+    server.stop(0.1)
+
+
 def test_gateway_does_not_load_tensorflow():
     code = (
         "import sys, serving.cli, serving.gateway.gateway; "

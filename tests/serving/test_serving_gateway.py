@@ -5,15 +5,24 @@ import json
 import threading
 from http.client import HTTPConnection
 
+import numpy as np
 import pytest
 from aiohttp import web
-from serving_helpers import T0
+from serving_helpers import T0, make_store, wait_for
+from tensorflow_serving.apis import predict_pb2
 
+from laser_features import RequestBatch, build_model_inputs
 from seqvault import SeqVault
+from seqvault.service.server import Server
+from serving.gateway.errors import GatewayError
 from serving.gateway.gateway import Gateway
+from serving.gateway.merger import Merger
 from serving.gateway.model_client import ModelClient
-from serving.gateway.store import check_store
+from serving.gateway.predict_messages import PredictRequest, add_tensor
+from serving.gateway.ranker import Ranker, _check_scores
+from serving.gateway.store import check_store, open_store
 from serving.model_server.model_server import ModelServer, ServerOptions
+from serving.model_server.tensors import to_array
 from serving.model_server.versions import ModelConfig
 
 
@@ -238,3 +247,82 @@ def test_model_that_does_not_fit_the_spec(spec, store, server):
     assert status == 502
     assert "does not take" in answer["error"]
     assert next(gateway, None) is None
+
+
+def test_store_behind_a_server(tmp_path, spec, ranker_server):
+    """The same answers when the store is a SeqVault server; 503 when it goes away."""
+    server = Server(SeqVault.open(str(make_store(tmp_path / "vault", spec))))
+    address = f"127.0.0.1:{server.port}"
+    remote = open_store(address, 60.0)
+    check_store(remote, spec, address)
+    gateway = run_gateway(spec, remote, ranker_server.grpc_address)
+    client = next(gateway)
+    assert client.append({"user_id": 1, "timestamp": T0, "item_id": 8})[0] == 200
+    request = {"user_id": 1, "candidates": [3, 8], "time_ms": T0 + 1}
+    status, answer = client.rank(**request)
+    assert status == 200
+    assert [entry["item_id"] for entry in answer["ranked"]] == [8, 3]
+    server.stop(0.1)
+    event = {"user_id": 1, "timestamp": T0, "item_id": 8}
+    for status, answer in (client.rank(**request), client.append(event)):
+        assert status == 503
+        assert address in answer["error"]
+    assert next(gateway, None) is None
+    remote.close()
+
+
+def test_merger_empties_the_log_and_changes_no_answer(tmp_path, spec):
+    with SeqVault.open(str(make_store(tmp_path / "vault", spec))) as vault:
+        vault.append({"user_id": [1], "timestamp": [T0], "item_id": [3], "scenario": [1]})
+        merger = Merger(vault, seconds=0.02)
+        wait_for(lambda: vault.stats()["events_in_log"] == 0)
+        merger.stop()
+        assert vault.read([1], before=None, last_n=2)["item_id"].tolist() == [[3, 0]]
+
+
+def test_candidates_padded_by_a_batching_model_server():
+    scores = _check_scores(np.array([[0.5, 0.25, np.nan]], np.float32), 2)
+    assert scores.tolist() == [0.5, 0.25]
+    for wrong in (np.zeros((1, 1)), np.zeros((2, 2)), np.zeros(2), np.array([[0.1, np.nan]])):
+        with pytest.raises(GatewayError) as caught:
+            _check_scores(wrong, 2)
+        assert caught.value.status == 502
+
+
+def test_the_gateway_sends_what_training_would_see(spec, store):
+    """The arrays that reach the model are, byte for byte, those of ``build_model_inputs``."""
+    sent = {}
+
+    class Recorder:
+        def predict(self, inputs, output, timeout_seconds):
+            request = PredictRequest()
+            for name, array in inputs.items():
+                add_tensor(request, name, array)
+            wire = predict_pb2.PredictRequest.FromString(request.SerializeToString())
+            sent.update({name: to_array(proto) for name, proto in wire.inputs.items()})
+            return 1, np.zeros((1, 3), np.float32)
+
+    times = T0 + 1000 * np.arange(6)
+    store.append(
+        {
+            "user_id": np.full(6, 500),
+            "timestamp": times,
+            "item_id": np.arange(6),
+            "scenario": np.zeros(6, np.int8),
+        }
+    )
+    content = {"user_id": 500, "time_ms": int(times[5]), "candidates": [3, 19, 99]}
+    Ranker(spec, store, Recorder()).rank(content, float("inf"))
+    batch = RequestBatch(
+        user_id=np.array([500]),
+        time_ms=times[5:],
+        candidate_item_id=np.array([[3, 19, 99]]),
+        candidate_count=np.array([3], np.int32),
+    )
+    history = store.read([500], times[5:], spec.max_history)
+    expected = build_model_inputs(spec, batch, history, store)
+    assert set(sent) == set(expected)
+    for name, array in expected.items():
+        assert sent[name].dtype == array.dtype
+        assert sent[name].tobytes() == array.tobytes(), name
+    assert sent["history_item_id"].tolist() == [[5, 4, 3, 2]]  # items 4 to 1, strictly before
