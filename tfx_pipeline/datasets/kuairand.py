@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
 from laser_features.ids import hash_strings
+from laser_features.time import MS_PER_HOUR
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
-from tfx_pipeline.datasets.first_rows import first_rows
 from tfx_pipeline.datasets.id_tables import id_table
 from tfx_pipeline.datasets.reading import (
     checked_ms,
@@ -204,8 +204,7 @@ def _tables(log: _Log, videos: pa.Table, users: pa.Table, source: str) -> Datase
             "play_percent": log.play_percent,
         }
     )
-    # The published log holds some rows twice; a history needs each exposure once.
-    events = events.take(pa.array(first_rows(log.user_id, log.timestamp, log.item_id)))
+    events = events.filter(pa.array(~_logged_again(log)))
     shown = log.candidate
     impressions = {
         "user_id": log.user_id[shown],
@@ -226,6 +225,23 @@ def _tables(log: _Log, videos: pa.Table, users: pa.Table, source: str) -> Datase
         splits=_splits(log),
         source=source,
     )
+
+
+def _logged_again(log: _Log) -> NDArray[np.bool_]:
+    """Exposures that the log holds once more, at the same time or soon after.
+
+    Such a pair agrees in its play time to the millisecond. A history keeps the last one only: had
+    it the first, the impression of the second would find its own outcome there.
+    """
+    keys = (log.user_id, log.item_id, log.action, log.play_time_ms)
+    order = np.lexsort((log.timestamp, *keys))
+    same = np.all([np.diff(key[order]) == 0 for key in keys], axis=0)
+    gap = np.diff(log.timestamp[order])
+    # Where the play time is not known, only the very same time tells.
+    repeated = same & (gap <= np.where(log.play_time_ms[order][1:] >= 0, MS_PER_HOUR, 0))
+    again = np.zeros(len(order), bool)
+    again[order[:-1][repeated]] = True
+    return again
 
 
 def _splits(log: _Log) -> dict[str, tuple[int, int]]:

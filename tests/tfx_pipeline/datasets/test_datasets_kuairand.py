@@ -112,6 +112,23 @@ def test_nothing_of_the_candidates_own_exposure_is_a_feature(tmp_path):
     assert set(dataset.spec.labels) == {"click", "long_view", "like"}
 
 
+def test_an_exposure_logged_again_is_in_the_history_once_and_late(tmp_path):
+    """Else the impression that was logged again would find its own outcome in its history."""
+    log = [
+        *LOG,
+        exposure(3, 10, 20220426, TRAIN, click=1, play=4_321),
+        exposure(3, 10, 20220426, TRAIN + 30_000, click=1, play=4_321),  # logged again
+        exposure(3, 10, 20220426, TRAIN + 60_000, click=1, play=9_999),  # watched again
+        exposure(3, 10, 20220427, TRAIN + 90_000_000, click=1, play=9_999),  # a day later
+    ]
+    dataset = prepare(write_csv(tmp_path / "raw", log), tmp_path / "out")
+    events = pq.read_table(dataset.events_path).to_pandas()
+    times = events.timestamp[events.user_id == 3].tolist()
+    assert times == [TRAIN + 30_000, TRAIN + 60_000, TRAIN + 90_000_000]
+    impressions = pq.read_table(dataset.impressions_path).to_pandas()
+    assert (impressions.user_id == 3).sum() == 4
+
+
 def test_a_user_without_profile_gets_missing_values(tmp_path):
     folder = write_csv(tmp_path / "raw", [*LOG, exposure(9, 10, 20220506, EVAL + 9, click=1)])
     impressions = pq.read_table(prepare(folder, tmp_path / "out").impressions_path).to_pydict()
