@@ -34,7 +34,7 @@ class PipelineConfig:
         splits: Time ranges; ``train`` and ``eval`` must be there. A config without them takes those
             that the dataset's adapter found.
         training: Handed to the trainer as it is.
-        slices: Context fields to slice the evaluation by.
+        slices: Context fields to slice the evaluation by; None takes ``scenario`` if there is one.
         min_auc: A model is blessed only above it.
         max_auc_drop: By how much AUC may lie below the last blessed model's.
         max_bad_fraction: Share of malformed impressions above which a run fails.
@@ -53,7 +53,7 @@ class PipelineConfig:
     work: Path
     splits: dict[str, TimeRange]
     training: dict[str, Any] = field(default_factory=dict)
-    slices: tuple[str, ...] = ()
+    slices: tuple[str, ...] | None = None
     min_auc: float = 0.5
     max_auc_drop: float = 0.01
     max_bad_fraction: float = 0.01

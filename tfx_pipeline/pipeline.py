@@ -13,6 +13,7 @@ from tfx.components import (
 )
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base.base_node import BaseNode
+from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
 from tfx.dsl.components.common.importer import Importer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
@@ -20,6 +21,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import pusher_pb2, trainer_pb2
 from tfx.types import BaseChannel, Channel, standard_artifacts
 
+from components.atomic_pusher import AtomicPusherExecutor
 from components.seqvault_example_gen.component import SeqVaultExampleGen
 from components.seqvault_example_gen.settings import Settings
 from components.serving_check.component import ServingCheck
@@ -122,7 +124,7 @@ def create_pipeline(
         baseline_model=baseline.outputs["model"] if baseline else None,
         eval_config=make_eval_config(
             label=next(iter(spec.labels)),
-            slice_features=[f"context_{name}" for name in config.slices],
+            slice_features=_slice_features(config, spec),
             min_auc=config.min_auc,
             max_auc_drop=config.max_auc_drop,
             code_fingerprint=code_fingerprint(_EVALUATION_CODE),
@@ -144,6 +146,7 @@ def create_pipeline(
         push_destination=pusher_pb2.PushDestination(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(config.serving))
         ),
+        custom_executor_spec=ExecutorClassSpec(AtomicPusherExecutor),
     )
     return Pipeline(
         pipeline_name=config.name,
@@ -171,6 +174,20 @@ def _check_training(config: PipelineConfig) -> None:
         TrainingSettings.from_dict(config.training)
     except ValueError as error:
         raise PipelineError(f"config {config.name!r}: {error}") from error
+
+
+def _slice_features(config: PipelineConfig, spec: FeatureSpec) -> list[str]:
+    """Features of the Examples to slice by."""
+    names = config.slices
+    if names is None:
+        names = tuple(name for name in ("scenario",) if name in spec.context_fields)
+    for name in names:
+        if name not in spec.context_fields:
+            raise PipelineError(
+                f"config {config.name!r} slices by {name!r}, which is no context field of feature "
+                f"spec {spec.name!r}; it has {sorted(spec.context_fields)}"
+            )
+    return [f"context_{name}" for name in names]
 
 
 def _baseline(config: PipelineConfig, model: BaseChannel, resolve: bool) -> BaseNode | None:

@@ -1,0 +1,52 @@
+"""A Pusher whose versions appear whole."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from google.protobuf import json_format
+from tfx import types
+from tfx.components.pusher.executor import Executor
+from tfx.dsl.io import fileio
+from tfx.proto import pusher_pb2
+from tfx.types import artifact_utils, standard_component_specs
+from tfx.utils import proto_utils
+
+
+class AtomicPusherExecutor(Executor):
+    """TFX's Pusher, through a folder beside the served one and a rename.
+
+    A model server looks for versions every second and loads what it finds: a version that is
+    copied into its folder file by file, or half a version that an interrupted run left there,
+    would be loaded as it is, fail, and never be tried again.
+    """
+
+    def Do(
+        self,
+        input_dict: dict[str, list[types.Artifact]],
+        output_dict: dict[str, list[types.Artifact]],
+        exec_properties: dict[str, Any],
+    ) -> None:
+        """Push the model if it is blessed."""
+        key = standard_component_specs.PUSH_DESTINATION_KEY
+        destination = pusher_pb2.PushDestination()
+        proto_utils.json_to_proto(exec_properties[key], destination)
+        served = destination.filesystem.base_directory
+        staging = f"{served.rstrip('/')}.partial"
+        destination.filesystem.base_directory = staging
+        staged = {**exec_properties, key: json_format.MessageToJson(destination)}
+        try:
+            super().Do(input_dict, output_dict, staged)
+            pushed = artifact_utils.get_single_instance(
+                output_dict[standard_component_specs.PUSHED_MODEL_KEY]
+            )
+            if pushed.get_int_custom_property("pushed"):
+                version = pushed.get_string_custom_property("pushed_version")
+                final = os.path.join(served, version)
+                fileio.makedirs(served)
+                fileio.rename(os.path.join(staging, version), final)
+                pushed.set_string_custom_property("pushed_destination", final)
+        finally:
+            if fileio.exists(staging):
+                fileio.rmtree(staging)

@@ -1,0 +1,68 @@
+"""Pushing: a version appears whole, under its final name, or not at all."""
+
+import pytest
+from google.protobuf import json_format
+from tfx.proto import pusher_pb2
+from tfx.types import standard_artifacts
+from tfx.utils import io_utils
+
+from components.atomic_pusher import AtomicPusherExecutor
+
+
+@pytest.fixture
+def push(tmp_path):
+    """Push a small model; returns (served folder, PushedModel artifact)."""
+    model = standard_artifacts.Model()
+    model.uri = str(tmp_path / "model")
+    saved = tmp_path / "model" / "Format-Serving"
+    (saved / "variables").mkdir(parents=True)
+    (saved / "saved_model.pb").write_bytes(b"graph")
+    (saved / "variables" / "data").write_bytes(b"weights")
+    served = tmp_path / "serving" / "laser"
+    destination = pusher_pb2.PushDestination(
+        filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(served))
+    )
+
+    def run(blessed=1):
+        blessing = standard_artifacts.ModelBlessing()
+        blessing.uri = str(tmp_path / "blessing")
+        blessing.set_int_custom_property("blessed", blessed)
+        pushed = standard_artifacts.PushedModel()
+        pushed.uri = str(tmp_path / "pushed")
+        properties = {"push_destination": json_format.MessageToJson(destination)}
+        AtomicPusherExecutor().Do(
+            {"model": [model], "model_blessing": [blessing]}, {"pushed_model": [pushed]}, properties
+        )
+        return served, pushed
+
+    return run
+
+
+def test_a_blessed_model_appears_under_its_version(push):
+    served, pushed = push()
+    (version,) = served.iterdir()
+    assert int(version.name) > 1_700_000_000
+    assert (version / "saved_model.pb").read_bytes() == b"graph"
+    assert (version / "variables" / "data").read_bytes() == b"weights"
+    assert pushed.get_string_custom_property("pushed_destination") == str(version)
+    assert [path.name for path in served.parent.iterdir()] == ["laser"]
+
+
+def test_a_model_that_is_not_blessed_is_not_pushed(push):
+    served, pushed = push(blessed=0)
+    assert not served.exists()
+    assert pushed.get_int_custom_property("pushed") == 0
+
+
+def test_an_interrupted_push_leaves_no_version(push, monkeypatch, tmp_path):
+    copy_file = io_utils.copy_file
+
+    def fail_at_the_graph(source, *arguments, **named):
+        if source.endswith("saved_model.pb"):
+            raise KeyboardInterrupt
+        return copy_file(source, *arguments, **named)
+
+    monkeypatch.setattr(io_utils, "copy_file", fail_at_the_graph)
+    with pytest.raises(KeyboardInterrupt):
+        push()
+    assert list((tmp_path / "serving").iterdir()) == []
