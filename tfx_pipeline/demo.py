@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -246,6 +247,8 @@ def _summarise(
                 f"{metrics['impressions']:,.0f} impressions"
             )
     say(f"  Pushed       {report['pushed']}")
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+    say(f"  Peak memory  {peak:.1f} GiB, of the pipeline's process")
     before, after, item = ranking
     say(f"  Rank answer  {_shown(before)}")
     say(f"  after a live event with item {item}:")
