@@ -37,7 +37,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.ready_file:
         # One that an earlier run left would be taken for this run's.
         Path(arguments.ready_file).unlink(missing_ok=True)
-    return arguments.run(arguments)
+    try:
+        return arguments.run(arguments)
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -170,8 +173,6 @@ def _model_server(arguments: argparse.Namespace) -> int:
         return _fail(f"Failed to start server. Error: {error}", 255)
     except OSError as error:
         return _fail(f"Failed to start server. Error: {_in_use(error, arguments)}", 255)
-    except KeyboardInterrupt:
-        return 130
     if arguments.ready_file:
         write_ready_file(arguments.ready_file, grpc=server.grpc_address, rest=server.rest_address)
     _wait_for_signal()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -83,10 +84,8 @@ def start(arguments: argparse.Namespace) -> int:
 
 
 def _spawn(*arguments: str) -> subprocess.Popen[bytes]:
-    # A group of its own: Ctrl-C reaches this process alone, which then stops both in order.
-    return subprocess.Popen(
-        [sys.executable, "-m", "serving.cli", *arguments], start_new_session=True
-    )
+    # In this process's group: whoever ends the group, ends all three.
+    return subprocess.Popen([sys.executable, "-m", "serving.cli", *arguments])
 
 
 def _report_dead(children: dict[str, subprocess.Popen[bytes]]) -> bool:
@@ -116,8 +115,6 @@ def _flag(port: int | None) -> str:
 
 def _free_port(host: str) -> int:
     """A port that is free now, so that the gateway can be told before the server binds it."""
-    import socket
-
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
