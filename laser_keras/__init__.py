@@ -4,8 +4,10 @@ from laser_keras.encoders.combined_encoder import CombinedEncoder
 from laser_keras.encoders.din_encoder import DINEncoder
 from laser_keras.encoders.hstu_encoder import HSTUEncoder
 from laser_keras.encoders.laser_encoder import LaserEncoder
+from laser_keras.encoders.longer_encoder import LONGEREncoder
 from laser_keras.encoders.pooling_encoder import PoolingEncoder
 from laser_keras.encoders.sim_encoder import SIMEncoder
+from laser_keras.encoders.stca_encoder import STCAEncoder
 from laser_keras.encoders.transformer_encoder import TransformerEncoder
 from laser_keras.encoders.twin_encoder import TWINEncoder
 from laser_keras.layers.activation_unit_attention import ActivationUnitAttention
@@ -18,6 +20,7 @@ from laser_keras.layers.rank_mixer import RankMixer
 from laser_keras.layers.recency_embedding import RecencyEmbedding
 from laser_keras.layers.segmented_target_attention import SegmentedTargetAttention
 from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
+from laser_keras.layers.swiglu_feed_forward import SwiGLUFeedForward
 from laser_keras.layers.target_attention import TargetAttention
 from laser_keras.models.comparison import SYSTEMS, comparison_ranker
 from laser_keras.models.laser_ranker import LaserRanker
@@ -34,6 +37,7 @@ __all__ = [
     "FeedForward",
     "GlobalStackedTargetAttention",
     "HSTUEncoder",
+    "LONGEREncoder",
     "LaserEncoder",
     "LaserRanker",
     "MultiResolutionFusion",
@@ -41,9 +45,11 @@ __all__ = [
     "RankMixer",
     "RecencyEmbedding",
     "SIMEncoder",
+    "STCAEncoder",
     "SegmentedTargetAttention",
     "SequenceRanker",
     "SequenceTokenizer",
+    "SwiGLUFeedForward",
     "TWINEncoder",
     "TargetAttention",
     "TransformerEncoder",

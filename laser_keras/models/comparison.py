@@ -8,8 +8,10 @@ import keras
 from laser_keras.encoders.din_encoder import DINEncoder
 from laser_keras.encoders.hstu_encoder import HSTUEncoder
 from laser_keras.encoders.laser_encoder import LaserEncoder
+from laser_keras.encoders.longer_encoder import LONGEREncoder
 from laser_keras.encoders.pooling_encoder import PoolingEncoder
 from laser_keras.encoders.sim_encoder import SIMEncoder
+from laser_keras.encoders.stca_encoder import STCAEncoder
 from laser_keras.encoders.transformer_encoder import TransformerEncoder
 from laser_keras.encoders.twin_encoder import TWINEncoder
 from laser_keras.models.sequence_ranker import SequenceRanker
@@ -20,10 +22,12 @@ _ENCODERS: dict[str, Callable[..., keras.layers.Layer]] = {
     "din_activation_unit": lambda **options: DINEncoder("activation_unit", **options),
     "hstu": HSTUEncoder,
     "laser": LaserEncoder,
+    "longer": LONGEREncoder,
     "mean": PoolingEncoder,
     "recent_mean": lambda **options: PoolingEncoder(**{"recent_events": 50, **options}),
     "sim_hard": lambda **options: SIMEncoder("hard", **options),
     "sim_soft": SIMEncoder,
+    "stca": STCAEncoder,
     "transformer": TransformerEncoder,
     "twin": TWINEncoder,
 }

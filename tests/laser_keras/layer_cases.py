@@ -153,6 +153,21 @@ def _cases() -> dict[str, Case]:
             (3, 2, 3, 8),
             masked_by=padded,
         ),
+        "STCAEncoder": Case(
+            lambda **k: laser_keras.STCAEncoder(2, 2, 2, **k),
+            sequence,
+            (3, 2, 1, 8),
+            masked_by=padded,
+        ),
+        "LONGEREncoder": Case(
+            lambda **k: laser_keras.LONGEREncoder(2, 3, 1, 2, 2, **k),
+            sequence,
+            (3, 2, 2, 8),
+            masked_by=padded,
+        ),
+        "SwiGLUFeedForward": Case(
+            lambda **k: laser_keras.SwiGLUFeedForward(2, 5, **k), {"inputs": history}, (3, 11, 5)
+        ),
         "PoolingEncoder": Case(
             lambda **k: laser_keras.PoolingEncoder(**k),
             sequence,

@@ -14,7 +14,9 @@ from laser_keras import (
     Dice,
     DINEncoder,
     HSTUEncoder,
+    LONGEREncoder,
     SIMEncoder,
+    STCAEncoder,
     TargetAttention,
     TransformerEncoder,
     TWINEncoder,
@@ -37,6 +39,8 @@ ENCODERS = {
     "hstu_v3": lambda **k: HSTUEncoder(2, dialect="dlrm_v3", normalizer="length", **k),
     "hstu_targets": lambda **k: HSTUEncoder(2, read_out="target_position", **k),
     "twin": lambda **k: TWINEncoder(4, 2, 3, **k),
+    "stca": lambda **k: STCAEncoder(2, 2, 2, **k),
+    "longer": lambda **k: LONGEREncoder(2, 3, 1, 2, 2, **k),
     "sim": lambda **k: SIMEncoder("soft", 4, 2, 3, **k),
 }
 
@@ -388,6 +392,77 @@ def test_soft_search_equals_a_full_sort_and_learns_through_the_pooled_token() ->
         found = dict(zip(names, gradients(encoder, loss, [TARGET, HISTORY]), strict=False))
         for name in ("event_kernel", "target_kernel"):
             assert (np.abs(found[name]).max() > 0) == moved
+
+
+def swiglu(x, w, prefix):
+    return ((x @ w[f"{prefix}/up_kernel"]) * silu(x @ w[f"{prefix}/gate_kernel"])) @ w[
+        f"{prefix}/output_kernel"
+    ]
+
+
+@pytest.mark.parametrize("implementation", ["project", "absorb"])
+def test_stca_equals_numpy(implementation: str) -> None:
+    encoder = STCAEncoder(3, 2, 2, implementation)
+    encoder.build(TARGET.shape, HISTORY.shape)
+    randomise(encoder)
+    w = weights_by_name(encoder)
+
+    def norm(x, name):
+        return reference.layer_norm(x, w[f"{name}/gamma"], w[f"{name}/beta"], 1e-6)
+
+    outputs = to_numpy(encoder(TARGET, HISTORY, mask=MASK))
+    for b, n in itertools.product(range(3), range(N)):
+        t, h = TARGET[b, n].astype("float64"), HISTORY[b].astype("float64")
+        fused, read = t, []
+        for i in range(3):
+            q = norm(swiglu(fused, w, f"query_ffn_{i}"), f"query_norm_{i}")
+            x = norm(swiglu(h, w, f"history_ffn_{i}"), f"history_norm_{i}")
+            o = target_attention(q, x, w, 2, MASK[b], prefix=f"attention_{i}/")
+            read.append(o @ w[f"output_kernel_{i}"])
+            fused = np.concatenate([*read, t]) @ w[f"fusion_kernel_{i}"]
+        assert_close(outputs[b, n, 0], swiglu(fused, w, "output_ffn"), 1e-4)
+
+
+def test_longer_equals_attention_over_one_masked_sequence() -> None:
+    """The printed form: one target and the history in one sequence under one mask."""
+    merge, queries, heads = 2, 3, 2
+    encoder = make("longer")
+    w = weights_by_name(encoder)
+
+    def norm(x, name):
+        return reference.layer_norm(x, w[f"{name}/gamma"], w[f"{name}/beta"], 1e-6)
+
+    outputs = to_numpy(encoder(TARGET, HISTORY, mask=MASK))
+    for b, n in itertools.product(range(3), range(N)):
+        h = np.concatenate([HISTORY[b] * MASK[b][:, None], np.zeros((1, D))]).reshape(-1, merge * D)
+        valid = np.append(MASK[b], False).reshape(-1, merge).any(axis=1)
+        x = np.concatenate([(TARGET[b, n] @ w["target_kernel"])[None], h]).astype("float64")
+        seen = np.concatenate([[True], valid])
+        rows = 1 + queries
+        for i in range(2):
+            normed = norm(x, f"attention_norm_{i}")
+            q, k, v = (
+                heads_of(normed @ w[f"{kind}_kernel_{i}"], heads)
+                for kind in ("query", "key", "value")
+            )
+            read = np.zeros((rows, merge * D))
+            for row in range(rows):
+                # The target sees all; history sees what is not newer, and never the target.
+                visible = seen.copy() if row == 0 else seen & (np.arange(len(x)) >= row)
+                if not visible.any():
+                    continue
+                parts = []
+                for head in range(heads):
+                    scores = k[visible, head] @ q[row, head] / math.sqrt(q.shape[-1])
+                    parts.append(reference.softmax(scores) @ v[visible, head])
+                read[row] = np.concatenate(parts)
+            y = x[:rows] + read @ w[f"output_kernel_{i}"]
+            x = y + reference.feed_forward(norm(y, f"ffn_norm_{i}"), w, f"ffn_{i}/")
+            seen = seen[:rows]
+        used = seen[1:]
+        mean = x[1:][used].mean(axis=0) if used.any() else np.zeros(merge * D)
+        expected = np.stack([x[0], mean]) @ w["output_kernel"]
+        assert_close(outputs[b, n], expected, 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""The paper's own vectorised LASER encoder, as the yardstick of the benchmarks.
+
+Equations 8 to 12, heads included, as section 3.5.1 prints them: keys and values of all events are
+formed, and GSTA projects all segments in every layer. It has the weights of ``LaserEncoder``.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from laser_keras import LaserEncoder
+
+
+class PaperForm(LaserEncoder):
+    """``LaserEncoder`` with the paper's order of execution, one candidate per row."""
+
+    def call(self, target: Any, history: Any, mask: Any = None, training: Any = None) -> Any:
+        sta, stacked = self.segmented_attention, self.stacked_attention
+        batch, candidates, width = ops.shape(target)
+        length, heads, w = history.shape[1], sta.num_heads, sta.segment_size
+        segments, head_width = length // w, width // heads
+        # Each candidate is a row of its own, as the paper's impression-level batches are.
+        rows = batch * candidates
+        history = ops.reshape(
+            ops.broadcast_to(history[:, None], (batch, candidates, length, width)),
+            (rows, length, width),
+        )
+        target = ops.reshape(target, (rows, width))
+        query = ops.reshape(ops.matmul(target, sta.query_kernel), (rows, heads, 1, sta.key_dim))
+        keys = ops.reshape(ops.matmul(history, sta.key_kernel), (rows, length, heads, sta.key_dim))
+        values = ops.reshape(
+            ops.matmul(history, sta.value_kernel), (rows, segments, w, heads, head_width)
+        )
+        scores = ops.matmul(query, ops.transpose(keys, (0, 2, 3, 1))) / math.sqrt(sta.key_dim)
+        alpha = ops.sigmoid(ops.reshape(scores, (rows, heads, segments, 1, w)))
+        if mask is not None:
+            valid = ops.reshape(
+                ops.broadcast_to(mask[:, None], (batch, candidates, length)),
+                (rows, 1, segments, 1, w),
+            )
+            alpha = ops.where(valid, alpha, 0.0)
+        values = ops.transpose(values, (0, 3, 1, 2, 4))
+        compressed = ops.matmul(alpha, values)  # [rows, heads, segments, 1, head_width]
+        compressed = ops.reshape(
+            ops.transpose(compressed, (0, 2, 3, 1, 4)), (rows, segments, width)
+        )
+        compressed = sta._refine(compressed, training)
+        refined = target
+        for query_kernel, key_kernel, value_kernel in zip(
+            stacked.query_kernels, stacked.key_kernels, stacked.value_kernels, strict=True
+        ):
+            shape = (rows, segments, heads, head_width)
+            query = ops.reshape(ops.matmul(refined, query_kernel), (rows, heads, 1, head_width))
+            keys = ops.reshape(ops.matmul(compressed, key_kernel), shape)
+            values = ops.reshape(ops.matmul(compressed, value_kernel), shape)
+            scores = ops.matmul(query, ops.transpose(keys, (0, 2, 3, 1)))
+            attention = ops.softmax(scores / math.sqrt(head_width), axis=-1)
+            output = ops.matmul(attention, ops.transpose(values, (0, 2, 1, 3)))
+            refined = refined + ops.reshape(output, (rows, width))
+        tokens = self.fusion(refined, compressed)
+        return ops.reshape(tokens, (batch, candidates, tokens.shape[-2], width))
+
+
+class KerasTargetAttention(keras.layers.Layer):
+    """Target attention by ``keras.layers.MultiHeadAttention``, the usual building block."""
+
+    def __init__(self, num_heads: int = 2, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.num_heads = num_heads
+
+    def build(self, target_shape: Any, history_shape: Any) -> None:
+        width = target_shape[-1]
+        self.attention = keras.layers.MultiHeadAttention(self.num_heads, width // self.num_heads)
+        self.attention.build(target_shape, history_shape)
+
+    def call(self, target: Any, history: Any, mask: Any = None) -> Any:
+        attention_mask = None if mask is None else mask[:, None]
+        return self.attention(target, history, attention_mask=attention_mask)

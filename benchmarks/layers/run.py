@@ -1,0 +1,261 @@
+"""Times the sequence encoders against each other; see ``README.md`` in this folder.
+
+python -m benchmarks.layers.run --output benchmarks/layers/results/<name>.json
+"""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import keras
+import numpy as np
+
+from benchmarks.layers.paper_form import KerasTargetAttention, PaperForm
+from laser_keras import HSTUEncoder, LaserEncoder, TransformerEncoder
+
+BACKEND = keras.backend.backend()
+WIDTH = 128
+SYSTEMS: dict[str, Callable[[], keras.layers.Layer]] = {
+    "laser": LaserEncoder,
+    "paper_form": PaperForm,
+    "keras_target_attention": KerasTargetAttention,
+    "hstu": HSTUEncoder,
+    "transformer": TransformerEncoder,
+}
+# Floats of the largest tensor that a system may form; beyond it the case is left out.
+LARGEST = 4e8
+
+
+def batch_size(length: int, candidates: int, events: int) -> int:
+    """Requests per call: about ``events`` events in all, at most 64 requests."""
+    return max(1, min(64, events // (length * candidates)))
+
+
+def largest_tensor(system: str, batch: int, length: int, candidates: int) -> float:
+    """Floats in the largest intermediate tensor, by formula."""
+    if system == "transformer":
+        return batch * candidates * 2 * length**2
+    if system == "hstu":
+        return batch * 2 * length**2
+    if system == "paper_form":
+        return batch * candidates * length * WIDTH
+    return batch * candidates * length / 10 * 4 * WIDTH + batch * length * WIDTH
+
+
+def make_step(
+    layer: keras.layers.Layer, inputs: dict[str, np.ndarray], backward: bool, jit: bool
+) -> Callable[[], Any]:
+    """A function without arguments that runs one compiled step and waits for its result."""
+    layer.build(inputs["target"].shape, inputs["history"].shape)
+    arrays = {name: keras.ops.convert_to_tensor(value) for name, value in inputs.items()}
+    weights = [variable.value for variable in layer.trainable_variables]
+    fixed = [variable.value for variable in layer.non_trainable_variables]
+
+    def loss(values: Any, target: Any, history: Any) -> Any:
+        outputs, _ = layer.stateless_call(values, fixed, target, history, mask=arrays["mask"])
+        return outputs if not backward else keras.ops.sum(keras.ops.square(outputs))
+
+    arguments = (weights, arrays["target"], arrays["history"])
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        @tf.function(jit_compile=jit)
+        def step(values, target, history):
+            if not backward:
+                return loss(values, target, history)
+            with tf.GradientTape() as tape:
+                tape.watch([values, target, history])
+                result = loss(values, target, history)
+            return tape.gradient(result, [values, target, history])
+
+        return lambda: tf.nest.map_structure(lambda x: x.shape, step(*arguments))
+    if BACKEND == "jax":
+        import jax
+
+        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2)) if backward else loss)
+        return lambda: jax.block_until_ready(compiled(*arguments))
+    import torch
+
+    def step() -> Any:
+        if not backward:
+            with torch.no_grad():
+                return loss(*arguments)
+        leaves = [x.detach().requires_grad_() for x in (*weights, *arguments[1:])]
+        result = loss(leaves[:-2], leaves[-2], leaves[-1])
+        return torch.autograd.grad(result, leaves, allow_unused=True)
+
+    return step
+
+
+def make_inputs(batch: int, length: int, candidates: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(length // 2, length + 1, batch)
+    lengths[0] = length
+    return {
+        "target": rng.normal(size=(batch, candidates, WIDTH)).astype("float32"),
+        "history": rng.normal(size=(batch, length, WIDTH)).astype("float32"),
+        "mask": np.arange(length) < lengths[:, None],
+    }
+
+
+def time_case(
+    systems: list[str], length: int, candidates: int, backward: bool, args: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Interleaved repetitions of all systems on one case; medians, per request."""
+    batch = batch_size(length, candidates, args.events)
+    case = {
+        "length": length,
+        "candidates": candidates,
+        "batch": batch,
+        "pass": "forward+backward" if backward else "forward",
+    }
+    inputs = make_inputs(batch, length, candidates)
+    steps, rows = {}, []
+    for system in systems:
+        floats = largest_tensor(system, batch, length, candidates)
+        if floats > LARGEST:
+            rows.append({**case, "system": system, "left_out": f"a tensor of {floats:.1e} floats"})
+            continue
+        steps[system] = make_step(SYSTEMS[system](), inputs, backward, args.jit)
+        for _ in range(2):
+            steps[system]()
+    wall: dict[str, list[float]] = {system: [] for system in steps}
+    cpu: dict[str, list[float]] = {system: [] for system in steps}
+    for _ in range(args.repeats):
+        for system, step in steps.items():
+            start, cpu_start = time.perf_counter(), time.process_time()
+            step()
+            wall[system].append(time.perf_counter() - start)
+            cpu[system].append(time.process_time() - cpu_start)
+    for system in steps:
+        rows.append(
+            {
+                **case,
+                "system": system,
+                "wall_ms_per_request": 1e3 * statistics.median(wall[system]) / batch,
+                "cpu_ms_per_request": 1e3 * statistics.median(cpu[system]) / batch,
+                "wall_ms_runs": [round(1e3 * value, 3) for value in wall[system]],
+                "cpu_ms_runs": [round(1e3 * value, 3) for value in cpu[system]],
+            }
+        )
+    return rows
+
+
+def peak_memory(system: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Peak resident memory that one training step adds, in a process of its own."""
+    command = [sys.executable, "-m", "benchmarks.layers.run", "--peak-memory-of", system]
+    command += ["--events", str(args.events)] + (["--jit"] if args.jit else [])
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return {"system": system, "length": 1000, **json.loads(result.stdout.splitlines()[-1])}
+
+
+def report_peak_memory(system: str, args: argparse.Namespace) -> None:
+    batch = batch_size(1000, 1, args.events)
+    inputs = make_inputs(batch, 1000, 1)
+    # A step of the same kind on a tiny input first, so that libraries are loaded.
+    make_step(
+        SYSTEMS[system](), make_inputs(1, 20 if system == "hstu" else 50, 1), True, args.jit
+    )()
+    step = make_step(SYSTEMS[system](), inputs, True, args.jit)
+    Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
+    before = resident_kb("VmRSS")
+    step()
+    peak = (resident_kb("VmHWM") - before) / 1024
+    print(json.dumps({"batch": batch, "step_peak_mb": round(peak, 1)}))
+
+
+def resident_kb(field: str) -> int:
+    """From Linux' process status; ``getrusage`` would pass on the parent process's peak."""
+    return int(Path("/proc/self/status").read_text().split(f"{field}:")[1].split()[0])
+
+
+def limit_threads(threads: int) -> None:
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    elif BACKEND == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def environment(args: argparse.Namespace) -> dict[str, Any]:
+    module = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[BACKEND]
+    devices = None
+    if BACKEND == "jax":
+        import jax
+
+        devices = [str(device.device_kind) for device in jax.devices()]
+    return {
+        "command": " ".join(["python -m benchmarks.layers.run", *sys.argv[1:]]),
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
+        "devices": devices,
+        "keras": keras.__version__,
+        "backend": f"{module} {sys.modules[module].__version__}",
+        "jit": args.jit,
+        "threads": args.threads,
+        "width": WIDTH,
+        "seed": 0,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path)
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[100, 500, 1000, 2000, 4000, 10000]
+    )
+    parser.add_argument("--candidates", type=int, nargs="+", default=[1, 10, 100, 500])
+    parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--events", type=int, default=64000, help="events per call, about")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--jit", action="store_true", help="XLA on TensorFlow (JAX always)")
+    parser.add_argument("--peak-memory-of", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    limit_threads(args.threads)
+    if args.peak_memory_of:
+        return report_peak_memory(args.peak_memory_of, args)
+    report: dict[str, Any] = {"environment": environment(args), "times": [], "memory": []}
+    for length in args.lengths:
+        for candidates in args.candidates:
+            for backward in (False, True):
+                rows = time_case(args.systems, length, candidates, backward, args)
+                report["times"] += rows
+                for row in rows:
+                    shown = row.get("left_out") or (
+                        f"{row['wall_ms_per_request']:10.3f} ms wall "
+                        f"{row['cpu_ms_per_request']:10.3f} ms cpu per request"
+                    )
+                    print(
+                        f"L={length:<6} N={candidates:<4} {row['pass']:17} "
+                        f"{row['system']:23} {shown}",
+                        flush=True,
+                    )
+    if BACKEND == "tensorflow":
+        for system in args.systems:
+            report["memory"].append(peak_memory(system, args))
+            print(report["memory"][-1], flush=True)
+    if args.output:
+        args.output.write_text(json.dumps(report, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

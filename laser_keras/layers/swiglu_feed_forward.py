@@ -1,0 +1,63 @@
+"""Feed-forward network with a SwiGLU hidden layer."""
+
+from typing import Any
+
+import keras
+from keras import ops
+
+from laser_keras.checks import check_int, check_known_width
+from laser_keras.sequence import linear
+from laser_keras.types import Shape, Tensor
+
+
+@keras.saving.register_keras_serializable(package="laser_keras")
+class SwiGLUFeedForward(keras.layers.Layer):
+    """``((x Wu) * swish(x Wv)) Wo`` on every vector, without biases.
+
+    Args:
+        expansion: Integer r, the hidden width is ``r d``. Defaults to 4.
+        units: Integer, width of the output; None for the width d of the inputs. Defaults to None.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Call arguments:
+        inputs: Float tensor [..., d].
+
+    Returns:
+        Float tensor [..., units].
+
+    Example:
+
+    >>> import numpy as np
+    >>> tuple(SwiGLUFeedForward(units=3)(np.ones((2, 5, 8), "float32")).shape)
+    (2, 5, 3)
+
+    Source: STCA (arXiv 2511.06077); Shazeer 2020 (arXiv 2002.05202).
+    """
+
+    def __init__(self, expansion: int = 4, units: int | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.expansion = check_int(self.name, "expansion", expansion, 1)
+        if units is not None:
+            check_int(self.name, "units", units, 1)
+        self.units = units
+
+    def build(self, input_shape: Shape) -> None:
+        """Create the weights for inputs of these shapes."""
+        width = check_known_width(self.name, "inputs", input_shape)
+        hidden, units = self.expansion * width, self.units or width
+        self.up_kernel = self.add_weight(shape=(width, hidden), name="up_kernel")
+        self.gate_kernel = self.add_weight(shape=(width, hidden), name="gate_kernel")
+        self.output_kernel = self.add_weight(shape=(hidden, units), name="output_kernel")
+
+    def call(self, inputs: Tensor) -> Tensor:
+        """Compute the output; the class docstring names shapes and dtypes."""
+        gate = ops.silu(linear(inputs, self.gate_kernel))
+        return linear(linear(inputs, self.up_kernel) * gate, self.output_kernel)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """The output's shape for inputs of these shapes."""
+        return (*input_shape[:-1], self.units or input_shape[-1])
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, for serialisation."""
+        return {**super().get_config(), "expansion": self.expansion, "units": self.units}
