@@ -95,6 +95,23 @@ def grown(array: np.ndarray, need: int, fill: int) -> np.ndarray:
 
 
 @njit(nogil=True, cache=True)
+def _link(latest, previous, slots, kinds, counts, first):
+    for i in range(len(slots)):
+        below = latest[slots[i]]
+        if kinds[i] == 1:  # in place of all
+            below = EMPTY
+        elif kinds[i] == 2:  # in place of all but the oldest
+            while below >= 0 and previous[below] >= 0:
+                below = previous[below]
+        if counts[i] == 0:  # nothing comes instead
+            latest[slots[i]] = below
+            continue
+        previous[first] = below
+        latest[slots[i]] = first
+        first += 1
+
+
+@njit(nogil=True, cache=True)
 def _chain(latest, previous, slots, starts, out):
     """Extents of each slot, oldest first; with ``out`` empty only counts them."""
     for b in range(len(slots)):
@@ -138,20 +155,24 @@ class Index:
         offsets: np.ndarray,
         lengths: np.ndarray,
         counts: np.ndarray,
-        is_base: np.ndarray,
+        kinds: np.ndarray,
         arrivals: np.ndarray,
     ) -> None:
-        """Adds the records of a segment that is newer than all before it."""
+        """Adds the records of a segment that is newer than all before it.
+
+        Kinds are those of ``seqvault.segment``; a record of 0 events replaces others
+        without a record of its own.
+        """
         slots = self.add_users(users)
-        need = self._used + len(users)
+        self.arrivals[slots] = np.maximum(self.arrivals[slots], arrivals)
+        kept = counts > 0
+        need = self._used + int(kept.sum())
         for name in ("_previous", "_segment", "_offset", "_length", "_count"):
             setattr(self, name, grown(getattr(self, name), need, 0))
         new = slice(self._used, need)
-        self._previous[new] = np.where(is_base, EMPTY, self._latest[slots])
-        self._segment[new], self._offset[new] = number, offsets
-        self._length[new], self._count[new] = lengths, counts
-        self._latest[slots] = np.arange(self._used, need)
-        self.arrivals[slots] = np.maximum(self.arrivals[slots], arrivals)
+        _link(self._latest, self._previous, slots, kinds, counts, self._used)
+        self._segment[new], self._offset[new] = number, offsets[kept]
+        self._length[new], self._count[new] = lengths[kept], counts[kept]
         self._used = need
 
     def extents(

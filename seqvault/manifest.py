@@ -24,6 +24,8 @@ class Manifest:
         next_file: a file number never used before.
         edition: grows by one with every change.
         sources: last offset per source that is in the segments.
+        retention_ms: age from which events are not read and dropped at merges; 0: none.
+        max_events: newest events per user that merges keep; 0: all.
     """
 
     schemas: list[list[dict[str, Any]]]
@@ -33,6 +35,8 @@ class Manifest:
     next_file: int = 1
     edition: int = 0
     sources: dict[str, int] = field(default_factory=dict)
+    retention_ms: int = 0
+    max_events: int = 0
 
     def save(self, files: Files, directory: str) -> None:
         """Replaces the manifest file; after a crash the old or the new one is there."""

@@ -178,6 +178,32 @@ class Schema:
                 self.field(name)
         return tuple(dict.fromkeys(fields))
 
+    def check_extends(self, old: "Schema") -> None:
+        """Raises ``SchemaError`` unless events of the ``old`` schema can be read under this one.
+
+        Old fields stay, in their order, with their role and default; integers may become
+        wider; new fields come behind them.
+        """
+        for place, before in enumerate(old.fields):
+            now = self.fields[place] if place < len(self.fields) else None
+            if now is None or now.name != before.name:
+                raise SchemaError(
+                    f"the store has the field {before.name!r} at place {place}; a new schema must "
+                    "keep all fields in their order and add new ones behind them."
+                )
+            wider = now.dtype == before.dtype or (
+                np.dtype(before.dtype).kind in "iu"
+                and np.dtype(now.dtype).kind in "iu"
+                and np.can_cast(before.dtype, now.dtype, "safe")
+            )
+            if not wider or (now.role, now.default) != (before.role, before.default):
+                raise SchemaError(
+                    f"field {before.name!r} is {before.dtype} with role {before.role!r} and "
+                    f"default {before.default} in the store and {now.dtype}, {now.role!r}, "
+                    f"{now.default} in the new schema; only integers may change, and only to "
+                    "wider ones."
+                )
+
     def to_json(self) -> list[dict[str, Any]]:
         """The fields as plain data."""
         return [

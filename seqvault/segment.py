@@ -21,7 +21,10 @@ TRAILER = np.dtype(
      ("check", "<u4"), ("magic", "S8")]
 )  # fmt: skip
 # per record; users are stored as differences, offsets follow from the lengths
-FOOTER_COLUMNS = ("user", "length", "count", "is_base", "arrivals", "last_time")
+FOOTER_COLUMNS = ("user", "length", "count", "kind", "arrivals", "last_time")
+# what a record does to the older ones of its user: comes on top of them, replaces them
+# all, or replaces all but the oldest
+EXTENT, BASE, TAIL = 0, 1, 2
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,7 @@ class Packed:
 
     Args:
         data: uint8, records one behind the other.
-        users, lengths, counts, is_base, arrivals, last_times: [U] footer columns;
+        users, lengths, counts, kinds, arrivals, last_times: [U] footer columns;
             ``arrivals`` is the number of events that ever arrived for the user.
     """
 
@@ -38,7 +41,7 @@ class Packed:
     users: np.ndarray
     lengths: np.ndarray
     counts: np.ndarray
-    is_base: np.ndarray
+    kinds: np.ndarray
     arrivals: np.ndarray
     last_times: np.ndarray
 
@@ -47,7 +50,7 @@ def pack(
     users: np.ndarray,
     starts: np.ndarray,
     columns: np.ndarray,
-    is_base: np.ndarray,
+    kinds: np.ndarray,
     arrivals: np.ndarray,
 ) -> Packed:
     """Packs sorted events.
@@ -56,9 +59,12 @@ def pack(
         users: int64 [U], ascending.
         starts: int64 [U + 1] bounds of their events.
         columns: int64 [C, N]: time, arrival number, field bits.
-        is_base: bool [U], whether the record replaces all older ones of its user.
+        kinds: int64 [U], EXTENT, BASE or TAIL.
         arrivals: int64 [U].
     """
+    counts = np.diff(starts)
+    last_times = np.zeros(len(users), np.int64)
+    last_times[counts > 0] = columns[0, starts[1:][counts > 0] - 1]
     out = np.empty(kernels.records_bound(len(users), columns.shape[1], columns.shape[0]), np.uint8)
     offsets = np.empty(len(users) + 1, np.int64)
     kernels.pack_records(users, starts, columns, out, offsets)
@@ -66,10 +72,10 @@ def pack(
         out[: offsets[-1]],
         users,
         np.diff(offsets),
-        np.diff(starts),
-        is_base,
+        counts,
+        kinds,
         arrivals,
-        columns[0, starts[1:] - 1],
+        last_times,
     )
 
 
@@ -96,7 +102,7 @@ def write(
             footers.append(part)
         listed = [
             np.concatenate([np.asarray(getattr(part, name), np.int64) for part in footers])
-            for name in ("users", "lengths", "counts", "is_base", "arrivals", "last_times")
+            for name in ("users", "lengths", "counts", "kinds", "arrivals", "last_times")
         ]
         count = len(listed[0])
         listed[0] = np.diff(listed[0], prepend=0)
@@ -124,7 +130,7 @@ class Segment:
     """An open segment file; closed when the last reader lets go of it.
 
     Attributes:
-        users, offsets, lengths, counts, is_base, arrivals, last_times: [U] of each
+        users, offsets, lengths, counts, kinds, arrivals, last_times: [U] of each
             record, in file order.
         columns: columns per record; schema_id: their schema.
         size: bytes of the file.
@@ -172,7 +178,7 @@ class Segment:
             position += 8 + size
         self.users = np.cumsum(listed[0])
         self.lengths, self.counts = listed[1], listed[2]
-        self.is_base, self.arrivals, self.last_times = listed[3] != 0, listed[4], listed[5]
+        self.kinds, self.arrivals, self.last_times = listed[3], listed[4], listed[5]
         self.offsets = HEADER.itemsize + np.cumsum(self.lengths) - self.lengths
         if count and self.offsets[-1] + self.lengths[-1] != self.end:
             raise self._damaged("its records do not add up")

@@ -2,7 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -108,8 +109,11 @@ class SeqVault:
         [[6, 5, 0], [0, 0, 0]] [2, 0]
     """
 
-    def __init__(self, path: str, files: Files, read_only: bool) -> None:
+    def __init__(
+        self, path: str, files: Files, read_only: bool, clock: Callable[[], float]
+    ) -> None:
         """Use ``SeqVault.open``."""
+        self._clock = clock
         self.path = path
         self.read_only = read_only
         self._files = files
@@ -133,30 +137,41 @@ class SeqVault:
         path: str | os.PathLike[str],
         schema: Schema | None = None,
         read_only: bool = False,
+        retention_ms: int | None = None,
+        max_events: int | None = None,
         files: Files | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> "SeqVault":
         """Opens the store at ``path``; with a ``schema`` it is created if not there.
 
         Args:
             path: a directory.
-            schema: fields of an event. For an existing store it must equal the
-                store's schema; None takes the store's.
+            schema: fields of an event. For an existing store: the store's own, or one
+                that extends it by new fields at the end or by wider integers, which
+                then becomes the store's. None takes the store's.
             read_only: see what is on disk as of now (and of each ``refresh``) while
                 another process may be writing.
-            files: the file layer, for tests.
+            retention_ms: events older than this are not read, and dropped when a merge
+                rewrites them; 0: kept for ever. None: as the store has it.
+            max_events: a merge that rewrites a user keeps only that many of the newest
+                events; 0: all. None: as the store has it.
+            files, clock: file layer and seconds since 1970, for tests.
 
         Raises:
             StoreNotFoundError: no store there and no schema given.
             StoreLockedError: it is open for writing elsewhere.
-            SchemaError: the store has another schema.
+            SchemaError: the store has another schema, which the one given does not extend.
             NewerFormatError, DamagedFileError: see there.
         """
-        store = cls(os.path.abspath(os.fspath(path)), files or Files(), read_only)
+        for name, value in (("retention_ms", retention_ms), ("max_events", max_events)):
+            if value is not None and value < 0:
+                raise InvalidRequestError(f"{name} must be 0 (no limit) or more; got {value}.")
+        store = cls(os.path.abspath(os.fspath(path)), files or Files(), read_only, clock)
         try:
             if read_only:
                 store._load_for_reading()
             else:
-                store._load_for_writing(schema)
+                store._load_for_writing(schema, retention_ms, max_events)
             if schema is not None and schema != store.schema:
                 raise SchemaError(
                     f"the store at {store.path} has the schema {store.schema.to_json()}, the one "
@@ -167,7 +182,9 @@ class SeqVault:
             raise
         return store
 
-    def _load_for_writing(self, schema: Schema | None) -> None:
+    def _load_for_writing(
+        self, schema: Schema | None, retention_ms: int | None, max_events: int | None
+    ) -> None:
         if schema is None and not self._files.exists(f"{self.path}/{MANIFEST_NAME}"):
             raise StoreNotFoundError(
                 f"no SeqVault store at {self.path}; create one with a schema "
@@ -186,7 +203,7 @@ class SeqVault:
             if not self._files.exists(f"{self.path}/{MANIFEST_NAME}"):
                 assert schema is not None
                 Manifest(schemas=[schema.to_json()]).save(self._files, self.path)
-            self._load(Manifest.load(self._files, self.path))
+            self._load(self._configured(schema, retention_ms, max_events))
             last, end, data = self._replay()
             number = max(last + 1, self._manifest.wal_start)
             if data is not None and end == wal.FIRST:
@@ -196,6 +213,25 @@ class SeqVault:
             self._remove_strangers(last)
             self._writer = wal.WalWriter(self._files, self.path, number)
             self._writer.begin()
+
+    def _configured(
+        self, schema: Schema | None, retention_ms: int | None, max_events: int | None
+    ) -> Manifest:
+        """The manifest, with a schema and limits that are new put into force."""
+        old = Manifest.load(self._files, self.path)
+        new = replace(
+            old,
+            retention_ms=old.retention_ms if retention_ms is None else retention_ms,
+            max_events=old.max_events if max_events is None else max_events,
+        )
+        present = Schema.from_json(old.schemas[-1])
+        if schema is not None and schema != present:
+            schema.check_extends(present)
+            new = replace(new, schemas=[*old.schemas, schema.to_json()])
+        if new != old:
+            new = replace(new, edition=old.edition + 1)
+            new.save(self._files, self.path)
+        return new
 
     def _load_for_reading(self) -> None:
         for _ in range(20):  # the writer may publish while we look
@@ -227,7 +263,7 @@ class SeqVault:
             segments[number] = segment
             index.add_records(
                 number, segment.users, segment.offsets, segment.lengths, segment.counts,
-                segment.is_base, segment.arrivals,
+                segment.kinds, segment.arrivals,
             )  # fmt: skip
         for number in manifest.items:
             items.apply(item_files.load(self._files, self.path, number), number)
@@ -275,6 +311,9 @@ class SeqVault:
             size = frame.count * dtype.itemsize
             columns[name] = np.frombuffer(frame.payload[position : position + size], dtype)
             position += size
+        for field in self.schema.fields:  # the frame may be older than the schema in force
+            if field.name not in columns:
+                columns[field.name] = np.full(frame.count, field.default, field.dtype)
         return columns
 
     def _remove_strangers(self, last_log: int) -> None:
@@ -712,12 +751,17 @@ class SeqVault:
             data, records, found.lengths, shifts, first_blocks, record_columns,
             found.starts, found.users,
             found.mem_starts, found.mem_columns["timestamp"][found.mem_rows], mem_keep,
-            before, np.zeros(rows, np.int64), last_n, version,
+            before, np.full(rows, self._oldest(), np.int64), last_n, version,
             filter_columns, filter_starts, filter_values,
             *block_arrays, dest, mem_dest, counts,
         )  # fmt: skip
         self._check_status(status, record, found)
         return _Plan(found, data, blocks, block_arrays, dest, mem_dest, counts)
+
+    def _oldest(self) -> int:
+        """Time from which on events are kept."""
+        keep = self._manifest.retention_ms
+        return max(0, int(self._clock() * 1000) - keep) if keep else 0
 
     def _check_status(self, status: int, record: int, found: _Found) -> None:
         if status == kernels.OK:
@@ -799,8 +843,13 @@ class SeqVault:
                     np.arange(len(self._index.users), dtype=np.int64)
                 )
                 keys = self._index.users.keys.copy()
+                arrived = self._index.arrivals[: len(keys)].copy()
+                # users of whom nothing is left are carried on, for their arrival numbers
+                spent = [self._segments[n].users[self._segments[n].counts == 0] for n in rewrite]
+                carried = self._index.users.find(np.concatenate([np.empty(0, np.int64), *spent]))
         owner = np.repeat(np.arange(len(keys)), np.diff(starts))
         worn = np.unique(owner[np.isin(segments, rewrite)])
+        worn = np.union1d(worn, carried)
         slots = np.union1d(touched, worn).astype(np.int64)
         if not len(slots):
             return {"users": 0, "events": 0, "bytes": 0}
@@ -810,19 +859,21 @@ class SeqVault:
         stored = np.bincount(owner, weights=counts, minlength=len(keys)).astype(np.int64)
         base = np.zeros(len(keys), np.int64)
         base[extents > 0] = counts[starts[:-1][extents > 0]]
-        fold = (extents > MAX_EXTENTS) | (FOLD_AT * (stored - base + tail) >= base)
-        fold[worn] = True
+        kinds = np.where(extents > MAX_EXTENTS, segment_files.TAIL, segment_files.EXTENT)
+        kinds[FOLD_AT * (stored - base + tail) >= base] = segment_files.BASE
+        kinds[worn.astype(np.int64)] = segment_files.BASE
         users = keys[slots]
         order = np.argsort(users)
         users, slots = users[order], slots[order]
-        fold = fold[slots]
-        work = np.where(fold, stored[slots], 0) + tail[slots]
+        kinds, arrived = kinds[slots], arrived[slots]
+        work = np.where(kinds == segment_files.BASE, stored[slots], 0) + tail[slots]
         number = self._manifest.next_file
         written = {"users": 0, "events": 0}
 
         def parts() -> Iterable[segment_files.Packed]:
             for first, last in _slices(work, MERGE_EVENTS):
-                packed = self._pack_users(users[first:last], fold[first:last], limit)
+                part = slice(first, last)
+                packed = self._pack_users(users[part], kinds[part], arrived[part], limit)
                 written["users"] += len(packed.users)
                 written["events"] += int(packed.counts.sum())
                 yield packed
@@ -853,7 +904,7 @@ class SeqVault:
             }
             self._schema_of[number] = fresh.schema_id
             self._index.add_records(
-                number, fresh.users, fresh.offsets, fresh.lengths, fresh.counts, fresh.is_base,
+                number, fresh.users, fresh.offsets, fresh.lengths, fresh.counts, fresh.kinds,
                 fresh.arrivals,
             )  # fmt: skip
             self._memtable = self._memtable.rest(limit, self._index.arrivals)
@@ -866,11 +917,12 @@ class SeqVault:
 
     def _worn_segments(self) -> list[int]:
         """Numbers of segments most of whose bytes are no longer in use."""
-        live = self._index.live_bytes()
+        live, oldest = self._index.live_bytes(), self._oldest()
         return [
             number
             for number, segment in self._segments.items()
-            if live.get(number, 0) < (1 - DEAD_SHARE) * int(segment.lengths.sum())
+            if live.get(number, 0) - int(segment.lengths[segment.last_times < oldest].sum())
+            < (1 - DEAD_SHARE) * int(segment.lengths.sum())
         ]
 
     def _publish(self, manifest: Manifest) -> None:
@@ -888,14 +940,17 @@ class SeqVault:
             with suppress(OSError):
                 self._files.unlink(path)
 
-    def _pack_users(self, users: np.ndarray, fold: np.ndarray, limit: int) -> segment_files.Packed:
-        """Packs users' events in memory, and for ``fold`` also those on disk."""
+    def _pack_users(
+        self, users: np.ndarray, kinds: np.ndarray, arrivals: np.ndarray, limit: int
+    ) -> segment_files.Packed:
+        """Packs users' events in memory with those of the records that it will replace."""
         found = self._find(users, limit)
-        keep = np.repeat(fold, np.diff(found.starts))
-        record_counts = np.where(fold, np.diff(found.starts), 0)
+        keep = np.repeat(kinds != segment_files.EXTENT, np.diff(found.starts))
+        oldest = found.starts[:-1][(kinds == segment_files.TAIL) & (np.diff(found.starts) > 0)]
+        keep[oldest] = False
         found = replace(
             found,
-            starts=np.concatenate([[0], np.cumsum(record_counts)]),
+            starts=np.concatenate([[0], np.cumsum(keep)])[found.starts],
             segments=found.segments[keep],
             offsets=found.offsets[keep],
             lengths=found.lengths[keep],
@@ -904,7 +959,8 @@ class SeqVault:
         )
         rows = len(users)
         every = np.full(rows, NO_BOUND, np.int64)
-        plan = self._plan(found, every, every, np.full(rows, -1, np.int64), [])
+        most = np.full(rows, self._manifest.max_events or NO_BOUND, np.int64)
+        plan = self._plan(found, every, most, np.full(rows, -1, np.int64), [])
         starts = np.concatenate([[0], np.cumsum(plan.counts)])
         total = int(starts[-1])
         columns = np.empty((2 + len(self.schema.fields), total), np.int64)
@@ -914,9 +970,7 @@ class SeqVault:
         unpacked = self._unpack(plan, names, starts[:-1], total)
         for c, name in enumerate(names):
             columns[c] = to_bits(unpacked[name])[backward]
-        newest = columns[kernels.ARRIVAL].copy()
-        arrivals = np.maximum.reduceat(newest, starts[:-1]) + 1
-        return segment_files.pack(users, starts, columns, fold, arrivals)
+        return segment_files.pack(users, starts, columns, kinds, arrivals)
 
     def bulk_load(self, source: Any) -> int:
         """Loads life-cycle history past the log; durable when it returns.
@@ -1032,19 +1086,20 @@ class SeqVault:
         checked = {"segments": 0, "records": 0, "events": 0, "items": 0, "bytes": 0}
         for number, segment in segments.items():
             again = Segment(self._files, self.path, number)  # header, footer and trailer
-            for first, last in _slices(again.lengths, 1 << 24):
-                rows = last - first
+            there = np.flatnonzero(again.counts)
+            for first, last in _slices(again.lengths[there], 1 << 24):
+                rows, part = last - first, there[first:last]
                 found = _Found(
-                    again.users[first:last], np.arange(rows + 1), np.full(rows, number),
-                    again.offsets[first:last], again.lengths[first:last],
-                    again.counts[first:last], {number: again},
+                    again.users[part], np.arange(rows + 1), np.full(rows, number),
+                    again.offsets[part], again.lengths[part],
+                    again.counts[part], {number: again},
                     np.full(rows, again.schema_id), np.zeros(rows + 1, np.int64),
                     np.empty(0, np.int64), self._memtable.columns, self._memtable.arrivals,
                     np.zeros(rows, np.int64),
                 )  # fmt: skip
                 every = np.full(rows, NO_BOUND, np.int64)
                 plan = self._plan(found, every, every, np.full(rows, -1, np.int64), [])
-                if (plan.counts != again.counts[first:last]).any():
+                if not self._oldest() and (plan.counts != again.counts[part]).any():
                     raise DamagedFileError(f"{again.path}: records do not hold what they say.")
                 checked["records"] += rows
                 checked["events"] += int(plan.counts.sum())

@@ -242,7 +242,8 @@ def pack_records(users, starts, columns, out, offsets):
         columns: int64 [C, N]; row 0 timestamps (not decreasing within a user),
             row 1 arrival numbers, the others field values or their bits.
         out: uint8, large enough (see ``records_bound``).
-        offsets: int64 [U + 1], receives where each record starts.
+        offsets: int64 [U + 1], receives where each record starts. A user without
+            events has no bytes.
     """
     n_columns = columns.shape[0]
     values = np.empty(BLOCK, np.int64)
@@ -250,6 +251,8 @@ def pack_records(users, starts, columns, out, offsets):
     for u in range(len(users)):
         offsets[u] = position
         start, count = starts[u], starts[u + 1] - starts[u]
+        if count == 0:
+            continue
         blocks = (count + BLOCK - 1) // BLOCK
         store_u64(out, position, np.uint64(users[u]))
         store_u64(out, position + 8, np.uint64(count))

@@ -31,6 +31,7 @@ class Model:
 
     def __init__(self) -> None:
         self.events: dict[int, list[tuple[Any, ...]]] = defaultdict(list)
+        self.oldest = 0
 
     def append(self, events: dict[str, np.ndarray]) -> None:
         for user, *event in zip(*events.values(), strict=True):
@@ -38,7 +39,7 @@ class Model:
 
     def read(self, user, before, last_n, scenarios=None, actions=None, seen=None):
         history = sorted(self.events[user][:seen], key=lambda event: event[0])
-        history = [event for event in history if event[0] < before]
+        history = [event for event in history if self.oldest <= event[0] < before]
         history = [e for e in history if scenarios is None or e[2] in scenarios]
         history = [e for e in history if actions is None or e[3] in actions]
         return history[::-1][:last_n]
@@ -72,9 +73,18 @@ class Machine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.path = tempfile.mkdtemp()
-        self.vault = SeqVault.open(self.path, schema=SCHEMA)
+        self.now = 0
+        self.vault = SeqVault.open(self.path, schema=SCHEMA, retention_ms=1000, clock=self.clock)
         self.model = Model()
         self.versions: list[tuple[np.ndarray, dict[int, int]]] = []
+
+    def clock(self) -> float:
+        return self.now / 1000
+
+    @rule(days=st.integers(0, 300))
+    def age(self, days: int) -> None:
+        self.now = min(max(self.now, 900) + days, 1600)
+        self.model.oldest = max(0, self.now - 1000)
 
     @rule(
         seed=st.integers(0, 2**32), count=st.sampled_from([1, 3, 40, 700]), span=st.integers(1, 900)
@@ -97,7 +107,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def reopen(self) -> None:
         self.vault.close()
-        self.vault = SeqVault.open(self.path)
+        self.vault = SeqVault.open(self.path, clock=self.clock)
 
     @rule()
     def remember(self) -> None:
@@ -128,13 +138,14 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def counts(self) -> None:
         if hasattr(self, "vault"):
-            total = sum(len(events) for events in self.model.events.values())
-            assert self.vault.stats()["events"] == total
+            every = [event for events in self.model.events.values() for event in events]
+            kept = sum(event[0] >= self.model.oldest for event in every)
+            assert kept <= self.vault.stats()["events"] <= len(every)
 
     def teardown(self) -> None:
         if hasattr(self, "vault"):
             self.vault.verify()
-            with SeqVault.open(self.path, read_only=True) as reader:
+            with SeqVault.open(self.path, read_only=True, clock=self.clock) as reader:
                 batch = reader.read(USERS, before=900, last_n=10)
                 for row, user in enumerate(USERS):
                     assert_same(batch, row, self.model.read(user, 900, 10), 10)
@@ -144,8 +155,8 @@ class Machine(RuleBasedStateMachine):
 
 TestModel = Machine.TestCase
 TestModel.settings = settings(
-    max_examples=25,
-    stateful_step_count=25,
+    max_examples=15,
+    stateful_step_count=20,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -157,6 +157,88 @@ def test_other_schemas_and_empty_places_are_refused(tmp_path, vault):
         Schema.from_arrow(pa.schema([("user_id", pa.int32())]))
 
 
+def test_a_schema_grows_and_old_events_are_read_under_the_new_one(tmp_path):
+    path = tmp_path / "vault"
+    old = Schema.from_arrow(pa.schema([("item_id", pa.int32()), ("score", pa.float32())]))
+    new = Schema.from_arrow(
+        pa.schema(
+            [
+                ("item_id", pa.int64()),
+                ("score", pa.float32()),
+                pa.field("action", pa.int8(), metadata={"seqvault.default": "7"}),
+            ]
+        )
+    )
+    plain = {"user_id": [1, 1], "timestamp": [NOW, NOW + 1], "item_id": [-5, 6], "score": [0.5, 2]}
+    with SeqVault.open(path, schema=old) as store:
+        store.append(plain)
+        store.merge()
+        store.append({**plain, "timestamp": [NOW + 2, NOW + 3]})  # stays in the log
+    for _ in range(2):
+        with SeqVault.open(path, schema=new) as store:
+            batch = store.read([1], before=None, last_n=4)
+            assert batch["item_id"].dtype == np.int64
+            assert batch["item_id"].tolist() == [[6, -5, 6, -5]]
+            assert batch["action"].tolist() == [[7, 7, 7, 7]]
+            assert batch["score"].tolist() == [[2.0, 0.5, 2.0, 0.5]]
+            assert store.read([1], before=None, last_n=4, actions=[7]).lengths[0] == 4
+            assert store.read([1], before=None, last_n=4, actions=[0]).lengths[0] == 0
+            store.merge()
+            store.verify()
+    with SeqVault.open(path) as store:
+        store.append({**plain, "item_id": [2**40, 1], "action": [1, 2]})
+        assert store.read([1], before=None, last_n=9, actions=[1])["item_id"][0, 0] == 2**40
+    with pytest.raises(errors.SchemaError, match="wider"):
+        SeqVault.open(path, schema=old)
+    with pytest.raises(errors.SchemaError, match="behind"):
+        SeqVault.open(path, schema=Schema(new.fields[::-1]))
+
+
+def test_merges_drop_what_is_too_old_or_too_much(tmp_path):
+    now = [NOW]
+    with SeqVault.open(
+        tmp_path / "vault", schema=SCHEMA, retention_ms=1000, clock=lambda: now[0] / 1000
+    ) as store:
+        store.append(events([1, 1, 2], [NOW - 1001, NOW - 1000, NOW - 500]))
+        assert store.read([1, 2], before=None, last_n=5).lengths.tolist() == [1, 1]
+        store.merge()
+        assert store.stats()["events"] == 2
+        now[0] += 600
+        store.merge()
+        assert store.stats()["events"] == 0
+        assert store.read([1, 2], before=None, last_n=5).lengths.tolist() == [0, 0]
+        store.append(events([2], [NOW + 600]))
+        store.merge()
+        assert store.read([1, 2], before=None, last_n=5).lengths.tolist() == [0, 1]
+    with SeqVault.open(tmp_path / "vault", retention_ms=0, max_events=3) as store:
+        store.append(events([2] * 10, range(NOW, NOW + 10)))
+        store.merge()
+        batch = store.read([2], before=None, last_n=9)
+        assert batch["timestamp"][0, :4].tolist() == [NOW + 600, NOW + 9, NOW + 8, 0]
+        store.verify()
+
+
+def test_late_events_that_grow_too_old_do_not_take_the_rest_with_them(tmp_path):
+    now = [NOW]
+    path = tmp_path / "vault"
+    with SeqVault.open(
+        path, schema=SCHEMA, retention_ms=1000, clock=lambda: now[0] / 1000
+    ) as store:
+        store.append(events([1] * 100, range(NOW, NOW + 100)))
+        store.merge()
+        for late in range(4):
+            store.append(events([1], [NOW - 900 + late]))
+            if late < 3:
+                store.merge()
+        now[0] += 500
+        store.merge()
+        assert store.read([1], before=None, last_n=200).lengths.tolist() == [100]
+    with SeqVault.open(path, clock=lambda: now[0] / 1000) as store:
+        batch = store.read([1], before=None, last_n=200)
+        assert batch.lengths.tolist() == [100]
+        assert batch.version.tolist() == [104]
+
+
 def test_a_replayed_source_changes_nothing(tmp_path, vault):
     assert vault.append(events([1], [NOW]), source="log-0", offset=5) == 1
     assert vault.append(events([1], [NOW]), source="log-0", offset=5) == 0
