@@ -24,6 +24,7 @@ _ESCAPES = {
     b'"': b'"', b"\\": b"\\", b"/": b"/", b"b": b"\b",
     b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t",
 }  # fmt: skip
+_LARGEST_FLOAT = float(np.finfo(np.float32).max)
 _SURROGATES = "surrogateescape"
 
 
@@ -63,7 +64,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
 def json_text(value: Any) -> str:
     """A parsed value as error messages print it."""
     if isinstance(value, float):
-        dtype = np.float32 if abs(value) <= np.finfo(np.float32).max else np.float64
+        dtype = np.float32 if abs(value) <= _LARGEST_FLOAT else np.float64
         return format_decimals(np.array([value], dtype))[0].decode()
     return json.dumps(value, indent=4, ensure_ascii=False)
 
