@@ -41,13 +41,13 @@ class TrainingSettings:
         2
     """
 
-    batch_size: int = 256
+    batch_size: int = 128
     epochs: int = 1
-    dense_learning_rate: float = 1e-3
+    dense_learning_rate: float = 2e-3
     table_learning_rate: float = 0.05
-    table_initial_accumulator: float = 0.1
+    table_initial_accumulator: float = 1e-3
     table_init_scale: float = 0.05
-    final_rate: float = 1.0
+    final_rate: float = 0.1
     weight_decay: float = 0.0
     dropout: float = 0.0
     dim: int = 128
