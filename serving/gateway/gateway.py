@@ -173,7 +173,13 @@ async def _serve(spec: FeatureSpec, store: Store, options: GatewayOptions) -> No
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await runner.setup()
     try:
-        await web.TCPSite(runner, options.host, options.port).start()
+        try:
+            await web.TCPSite(runner, options.host, options.port).start()
+        except OSError as error:
+            raise OSError(
+                f"{options.host}:{options.port} cannot be bound ({error.strerror}); choose another "
+                "with --port, or stop what listens there"
+            ) from error
         address = f"{options.host}:{runner.addresses[0][1]}"
         log.info(
             "Ranking at http://%s/v1/rank with store %s and model %r of %s",

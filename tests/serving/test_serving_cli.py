@@ -199,7 +199,8 @@ def test_gateway_with_a_field_of_another_type(tmp_path, spec, capsys):
 def test_gateway_port_in_use(tmp_path, spec, taken, capsys):
     store = make_store(tmp_path / "vault", spec)
     assert gateway(tmp_path, spec, f"--store={store}", f"--port={taken}") == 1
-    assert str(taken) in capsys.readouterr().err
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert str(taken) in line and "in use" in line and "--port" in line
 
 
 def test_gateway_store_that_is_open_elsewhere(tmp_path, spec, capsys):
