@@ -122,9 +122,19 @@ def _run_pipeline(settings: PipelineConfig, config: str) -> dict[str, Any]:
     command += ["--work", str(settings.work)]
     with log.open("wb") as errors, _child(command, errors) as process:
         if process.wait():
-            lines = log.read_text(errors="replace").strip().splitlines() or ["no message"]
-            raise PipelineError(f"{lines[-1].removeprefix('laser-pipeline: error: ')} ({log})")
+            raise PipelineError(f"{_last_error(log.read_text(errors='replace'))} ({log})")
     return dict(json.loads((settings.work / REPORT).read_text(encoding="utf-8")))
+
+
+def _last_error(text: str) -> str:
+    """What the child said in the end: its error, which may show examples, or its last line.
+
+    Example:
+        >>> _last_error("chatter\\nlaser-pipeline: error: 3 of 4 rows are bad:\\n  a row\\n")
+        '3 of 4 rows are bad:\\n  a row'
+    """
+    _, said, message = text.strip().rpartition("laser-pipeline: error: ")
+    return message if said else (message.splitlines() or ["no message"])[-1]
 
 
 @contextlib.contextmanager

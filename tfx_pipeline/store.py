@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -94,11 +95,12 @@ def store_fingerprint(store: Path) -> str:
 
 def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -> LoadSummary:
     spec = FeatureSpec.load(dataset / "features.yaml")
-    events = _open(dataset / "events.parquet")
+    events = _open(dataset / "events.parquet", spec.event_schema())
+    items = _open(dataset / "items.parquet", spec.item_schema())
     total = events.metadata.num_rows
     if total == 0:
         raise PipelineError(f"{dataset / 'events.parquet'} holds no events: prepare it again")
-    cut = _newest(events) - round(recent_hours * _MS_PER_HOUR)
+    cut = _newest(events, dataset / "events.parquet") - round(recent_hours * _MS_PER_HOUR)
     # The log keeps the name of what was loaded: a store of other events has another fingerprint.
     source = f"{spec.name}:{file_fingerprint(dataset / 'events.parquet')[:16]}"
     recent: list[pa.Table] = []
@@ -106,7 +108,7 @@ def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -
 
     def old_events() -> Iterator[pa.Table]:
         nonlocal done
-        for batch in events.iter_batches(1 << 18):
+        for batch in _batches(events, dataset / "events.parquet", batch_size=1 << 18):
             table = pa.Table.from_batches([batch])
             is_recent = pc.greater(table["timestamp"], cut)
             recent.append(table.filter(is_recent))
@@ -115,7 +117,8 @@ def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -
             progress("bulk load", done, total)
 
     with SeqVault.open(store, schema=Schema.from_arrow(spec.event_schema())) as vault:
-        vault.put_items(_open(dataset / "items.parquet").read())
+        sides = list(_batches(items, dataset / "items.parquet"))
+        vault.put_items(pa.Table.from_batches(sides, items.schema_arrow))
         bulk = vault.bulk_load(old_events())
         live = pa.concat_tables(recent).sort_by("timestamp")
         for first in range(0, live.num_rows, APPEND_ROWS):
@@ -137,17 +140,35 @@ def _check_unused(store: Path) -> None:
         pass  # damaged, or of another format: no reason to keep it
 
 
-def _open(path: Path) -> pq.ParquetFile:
+def _open(path: Path, schema: pa.Schema) -> pq.ParquetFile:
     try:
-        return pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        file = pq.ParquetFile(path)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+    has = file.schema_arrow.names
+    if missing := [name for name in schema.names if name not in has]:
         raise PipelineError(
-            f"{path} cannot be read as Parquet ({error}): prepare the dataset again"
-        ) from error
+            f"{path} lacks the columns {missing} that the feature spec names; it has {has}: "
+            "prepare the dataset again"
+        )
+    return file
 
 
-def _newest(events: pq.ParquetFile) -> int:
+def _batches(file: pq.ParquetFile, path: Path, **options: Any) -> Iterator[pa.RecordBatch]:
+    """The file's batches; a damaged page shows only when it is read."""
+    try:
+        yield from file.iter_batches(**options)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> PipelineError:
+    reason = " ".join(str(error).split())
+    return PipelineError(f"{path} cannot be read as Parquet ({reason}): prepare the dataset again")
+
+
+def _newest(events: pq.ParquetFile, path: Path) -> int:
     newest = [
-        pc.max(batch.column(0)).as_py() for batch in events.iter_batches(columns=["timestamp"])
+        pc.max(batch.column(0)).as_py() for batch in _batches(events, path, columns=["timestamp"])
     ]
     return int(max(newest))

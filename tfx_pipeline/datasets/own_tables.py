@@ -21,8 +21,8 @@ TRAIN_SHARE = 0.8
 
 
 def is_own_tables(folder: Path) -> bool:
-    """Whether the folder holds a feature spec beside its impressions."""
-    return (folder / "features.yaml").is_file() and (folder / "impressions.parquet").is_file()
+    """Whether the folder holds a feature spec or impressions, which no published dataset has."""
+    return any((folder / name).is_file() for name in ("features.yaml", "impressions.parquet"))
 
 
 def read_own_tables(folder: Path, progress: Progress = no_progress) -> DatasetTables:
