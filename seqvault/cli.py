@@ -147,6 +147,14 @@ def _snapshot(arguments: argparse.Namespace) -> Any:
     return {"snapshot": arguments.target}
 
 
+def _warm_up(arguments: argparse.Namespace) -> Any:
+    from seqvault.warm_up import warm_up
+
+    start = time.perf_counter()
+    warm_up()
+    return {"seconds": round(time.perf_counter() - start, 3)}
+
+
 def _serve(arguments: argparse.Namespace) -> Any:
     from seqvault.service.metrics import serve_metrics
     from seqvault.service.server import Server, Tls
@@ -229,6 +237,10 @@ def parser() -> argparse.ArgumentParser:
     command("merge", _merge, "Move the log into segments and tidy up.")
     sub = command("snapshot", _snapshot, "Make a complete copy of the store.")
     sub.add_argument("target", help="directory to create")
+
+    sub = commands.add_parser("warm-up", help="Compile the kernels now, not at the first read.")
+    sub.add_argument("--json", action="store_true", help="print one JSON object")
+    sub.set_defaults(function=_warm_up)
 
     sub = command("serve", _serve, "Serve the store over gRPC until SIGTERM.")
     sub.add_argument("--host", default="127.0.0.1")

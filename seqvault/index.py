@@ -65,12 +65,14 @@ class KeyTable:
 
     def find(self, keys: np.ndarray) -> np.ndarray:
         """int64 number of each key, -1 for unknown ones."""
+        keys = for_kernel(keys)
         out = np.empty(len(keys), np.int64)
         _find(self._table, self._keys, keys, out)
         return out
 
     def add(self, keys: np.ndarray) -> np.ndarray:
         """int64 number of each key; unknown ones get the next numbers."""
+        keys = for_kernel(keys)
         need = self._used + len(keys)
         if need > len(self._keys):
             grown = np.empty(max(need, 2 * len(self._keys)), np.int64)
@@ -83,6 +85,11 @@ class KeyTable:
         out = np.empty(len(keys), np.int64)
         self._used = _add(self._table, self._keys, self._used, keys, out)
         return out
+
+
+def for_kernel(array: np.ndarray) -> np.ndarray:
+    """int64 [n], contiguous and writable: of others numba would compile a kernel anew."""
+    return np.require(array, np.int64, ["C", "W"])
 
 
 def grown(array: np.ndarray, need: int, fill: int) -> np.ndarray:

@@ -30,7 +30,7 @@ from seqvault.errors import (
 )
 from seqvault.events import NO_BOUND, check_times, to_bits, to_columns
 from seqvault.files import Files, disk_full_is_typed
-from seqvault.index import Index
+from seqvault.index import Index, for_kernel
 from seqvault.item_batch import ItemBatch
 from seqvault.items import Items
 from seqvault.manifest import NAME as MANIFEST_NAME
@@ -743,7 +743,7 @@ class SeqVault:
             filter_starts[1:] = np.cumsum([len(wanted) for _, wanted in filters])
             filter_values = np.concatenate([wanted for _, wanted in filters])
         most = int(((found.counts + (kernels.BLOCK - 1)) // kernels.BLOCK).sum())
-        block_arrays = tuple(np.empty((7, most), np.int64))
+        block_arrays = tuple(np.empty((10, most), np.int64))
         dest = np.empty((most, kernels.BLOCK), np.int32)
         mem_dest = np.full(len(found.mem_rows), -1, np.int32)
         counts = np.zeros(rows, np.int64)
@@ -1194,7 +1194,7 @@ def ids_of(values: Any, what: str) -> np.ndarray:
         raise WrongTypeError(f"{what} have type {array.dtype}; expected int64.")
     if array.dtype == np.uint64 and array.size and array.max() > NO_BOUND:
         raise InvalidRequestError(f"{what} has {array.max()}, beyond int64.")
-    return np.ascontiguousarray(array, np.int64)
+    return for_kernel(array)
 
 
 def bounds_of(before: Any, rows: int) -> np.ndarray:

@@ -18,6 +18,10 @@ from seqvault.codec.primitives import (
     bit_length,
     crc32c,
     load_u64,
+    store_backward_u8,
+    store_backward_u16,
+    store_backward_u32,
+    store_backward_u64,
     store_u8,
     store_u16,
     store_u32,
@@ -26,6 +30,7 @@ from seqvault.codec.primitives import (
 )
 
 BLOCK = 256
+LANES_FROM = 128  # chunks of at least so many values are laid out in lanes
 PADDING = 64
 TIMESTAMP, ARRIVAL = 0, 1  # the first two columns of every record
 
@@ -42,8 +47,23 @@ def chunk_bound(n):
 
 
 @njit(nogil=True, cache=True)
+def _plane_bytes(n, width):
+    """Bytes of ``n`` values of ``width`` <= 32 bits in eight lanes of whole words."""
+    return 32 * ((((n + 7) >> 3) * width + 31) >> 5)
+
+
+@njit(nogil=True, cache=True)
+def _packed_bytes(n, width):
+    if n < LANES_FROM or width > 57:
+        return (n * width + 7) >> 3
+    if width <= 32:
+        return _plane_bytes(n, width)
+    return _plane_bytes(n, 32) + _plane_bytes(n, width - 32)
+
+
+@njit(nogil=True, cache=True)
 def _put_lane(out, stream, i, value, width):
-    """Adds value ``i`` of a full chunk to lane ``i % 8``; the bits there are still 0."""
+    """Adds value ``i`` of a chunk to lane ``i % 8``; the bits there are still 0."""
     bit = (i >> 3) * width
     at = stream + 32 * (bit >> 5) + 4 * (i & 7)
     shifted = value << np.uint64(bit & 31)
@@ -55,10 +75,10 @@ def _put_lane(out, stream, i, value, width):
 
 
 @njit(nogil=True, cache=True)
-def _get_lanes(data, stream, width, out):
-    """Unpacks the 256 values of one plane of a full chunk into ``out`` (uint32)."""
+def _get_lanes(data, stream, width, n, out):
+    """Unpacks ``n`` values of one plane into ``out`` (uint32 [256], rounded up to 8)."""
     mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
-    for row in range(BLOCK // 8):
+    for row in range((n + 7) >> 3):
         bit = row * width
         unpack_lanes(data, stream + 32 * (bit >> 5), np.uint64(bit & 31), mask, out, 8 * row)
 
@@ -80,7 +100,7 @@ def _pack_chunk(values, n, out, position):
         histogram[bits] += 1
         top = max(top, bits)
     width = 64 if top > 57 else top
-    best = (n * width + 7) >> 3
+    best = _packed_bytes(n, width)
     exceptions = 0
     size_log = 0
     above = 0
@@ -92,7 +112,7 @@ def _pack_chunk(values, n, out, position):
             break
         rest = top - candidate
         log = 0 if rest <= 8 else 1 if rest <= 16 else 2 if rest <= 32 else 3
-        size = ((n * candidate + 7) >> 3) + above * (1 + (1 << log))
+        size = _packed_bytes(n, candidate) + above * (1 + (1 << log))
         if size < best:
             best, width, exceptions, size_log = size, candidate, above, log
     zigzag = (np.uint64(base) << np.uint64(1)) ^ np.uint64(base >> 63)
@@ -106,7 +126,7 @@ def _pack_chunk(values, n, out, position):
     out[stream : end + 8] = 0
     uwidth = np.uint64(width)
     mask = (np.uint64(1) << uwidth) - np.uint64(1)
-    places = stream + ((n * width + 7) >> 3)
+    places = stream + _packed_bytes(n, width)
     patches = places + exceptions
     for i in range(n):
         value = np.uint64(values[i]) - np.uint64(base)
@@ -114,10 +134,11 @@ def _pack_chunk(values, n, out, position):
             store_u64(out, stream + 8 * i, value)
             continue
         low = value & mask
-        if n == BLOCK:
+        if n >= LANES_FROM:
             _put_lane(out, stream, i, low & _MASK32, min(width, 32))
             if width > 32:
-                _put_lane(out, stream + 1024, i, low >> np.uint64(32), width - 32)
+                upper = stream + _plane_bytes(n, 32)
+                _put_lane(out, upper, i, low >> np.uint64(32), width - 32)
         else:
             bit = i * width
             at = stream + (bit >> 3)
@@ -126,7 +147,7 @@ def _pack_chunk(values, n, out, position):
             out[places] = i
             places += 1
     if exceptions:
-        places = stream + ((n * width + 7) >> 3)
+        places = stream + _packed_bytes(n, width)
         for j in range(exceptions):
             i = out[places + j]
             value = (np.uint64(values[i]) - np.uint64(base)) >> uwidth
@@ -142,20 +163,13 @@ def _unpack_chunk(data, position, length, n, out, scratch):
 
     ``scratch`` is uint32 [2, 256].
     """
-    if length < 3:
+    if not _chunk_is_sound(data, position, length, n):
         return BAD_CHUNK
     width = np.int64(data[position])
     base_bytes = np.int64(data[position + 1] & 15)
     size = np.int64(1) << np.int64(data[position + 1] >> 4)
     exceptions = np.int64(data[position + 2])
-    packed = (n * width + 7) >> 3
-    if (
-        (width > 57 and width != 64)
-        or base_bytes > 8
-        or size > 8
-        or 3 + base_bytes + packed + exceptions * (1 + size) != length
-    ):
-        return BAD_CHUNK
+    packed = _packed_bytes(n, width)
     zigzag = np.uint64(0)
     if base_bytes:
         zigzag = load_u64(data, position + 3) & (
@@ -169,15 +183,15 @@ def _unpack_chunk(data, position, length, n, out, scratch):
     elif width == 64:
         for i in range(n):
             out[i] = load_u64(data, stream + 8 * i) + base
-    elif n == BLOCK:
-        _get_lanes(data, stream, min(width, 32), scratch[0])
+    elif n >= LANES_FROM:
+        _get_lanes(data, stream, min(width, 32), n, scratch[0])
         if width > 32:
-            _get_lanes(data, stream + 1024, width - 32, scratch[1])
-            for i in range(BLOCK):
+            _get_lanes(data, stream + _plane_bytes(n, 32), width - 32, n, scratch[1])
+            for i in range(n):
                 high = np.uint64(scratch[1, i]) << np.uint64(32)
                 out[i] = (high | np.uint64(scratch[0, i])) + base
         else:
-            for i in range(BLOCK):
+            for i in range(n):
                 out[i] = np.uint64(scratch[0, i]) + base
     else:
         mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
@@ -191,11 +205,60 @@ def _unpack_chunk(data, position, length, n, out, scratch):
         keep = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - 8 * size)
         for j in range(exceptions):
             i = np.int64(data[places + j])
-            if i >= n:
-                return BAD_CHUNK
             patch = load_u64(data, patches + j * size) & keep
             out[i] += patch << np.uint64(width)
     return OK
+
+
+@njit(nogil=True, cache=True)
+def _unpack_low(data, position, n, width, out):
+    """The low 32 bits of a sound chunk in lanes, into ``out`` (uint32 [256])."""
+    base_bytes = np.int64(data[position + 1] & 15)
+    size = np.int64(1) << np.int64(data[position + 1] >> 4)
+    exceptions = np.int64(data[position + 2])
+    stream = position + 3 + base_bytes
+    zigzag = np.uint64(0)
+    if base_bytes:
+        zigzag = load_u64(data, position + 3) & (
+            np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - 8 * base_bytes)
+        )
+    base = np.uint32(
+        ((zigzag >> np.uint64(1)) ^ (np.uint64(0) - (zigzag & np.uint64(1)))) & _MASK32
+    )
+    _get_lanes(data, stream, min(width, 32), n, out)
+    if width < 32:
+        places = stream + _packed_bytes(n, width)
+        patches = places + exceptions
+        keep = np.uint64(0xFFFFFFFFFFFFFFFF) >> np.uint64(64 - 8 * size)
+        for j in range(exceptions):
+            i = np.int64(data[places + j])
+            patch = (load_u64(data, patches + j * size) & keep) << np.uint64(width)
+            out[i] = np.uint32((np.uint64(out[i]) | patch) & _MASK32)
+    return base
+
+
+@njit(nogil=True, cache=True)
+def _chunk_is_sound(data, position, length, n):
+    """Whether the parts of a chunk add up and its exceptions lie within it."""
+    if length < 3:
+        return False
+    width = np.int64(data[position])
+    base_bytes = np.int64(data[position + 1] & 15)
+    size = np.int64(1) << np.int64(data[position + 1] >> 4)
+    exceptions = np.int64(data[position + 2])
+    packed = _packed_bytes(n, width)
+    if (
+        (width > 57 and width != 64)
+        or base_bytes > 8
+        or size > 8
+        or 3 + base_bytes + packed + exceptions * (1 + size) != length
+    ):
+        return False
+    places = position + 3 + base_bytes + packed
+    for j in range(exceptions):  # noqa: SIM110 (plain loops compile quicker)
+        if data[places + j] >= n:
+            return False
+    return True
 
 
 @njit(nogil=True, cache=True)
@@ -356,12 +419,39 @@ def _contains(ordered, value):
 
 
 @njit(nogil=True, cache=True)
+def _first_at_least(ordered, last, bound):
+    """First place up to ``last`` whose value is at least ``bound``; that of ``last`` is."""
+    if ordered[0] >= bound:
+        return 0
+    low, high = 0, last
+    while low < high:
+        middle = (low + high) >> 1
+        if ordered[middle] < bound:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+@njit(nogil=True, cache=True)
+def _scatter(dest, k, block_low, block_high, block_newest):
+    """Says the places of a block event by event in ``dest`` from now on."""
+    if block_newest[k] == -2:
+        return
+    dest[k, :] = -1
+    if block_newest[k] >= 0:
+        for j in range(block_low[k], block_high[k] + 1):
+            dest[k, j] = block_newest[k] + block_high[k] - j
+    block_low[k], block_high[k], block_newest[k] = 0, BLOCK - 1, -2
+
+
+@njit(nogil=True, cache=True)
 def plan_read(
     data, records, lengths, shifts, first_blocks, record_columns, record_starts, users,
     mem_starts, mem_times, mem_keep,
     before, not_before, last_n, versions, filter_columns, filter_starts, filter_values,
     block_row, block_at, block_count, block_first, block_columns, block_skip, block_record,
-    dest, mem_dest, counts,
+    block_low, block_high, block_newest, dest, mem_dest, counts,
 ):  # fmt: skip
     """Decides which stored event goes to which place of the output.
 
@@ -381,6 +471,9 @@ def plan_read(
         filter_starts, filter_values: [F + 1] and sorted values kept by each filter.
         block_*: receive row, position, events, first time, columns, events before it
             in its record, and record of each block that is needed.
+        block_low, block_high, block_newest: receive the run of events that is needed of
+            each block, and the place of its newest; the places go down towards it.
+            ``block_newest`` is -1 where nothing is needed and -2 where ``dest`` says it.
         dest: int32 [blocks, 256], mem_dest: int32 [M]: the place, or -1.
         counts: [B] receives the number of events of each row.
 
@@ -398,7 +491,9 @@ def plan_read(
     block_no = np.empty(most, np.int64)
     index = np.empty(most, np.int64)
     slot = np.empty(most, np.int64)
+    filters = filter_columns.shape[0]
     for row in range(len(users)):
+        plain = filters == 0 and versions[row] < 0
         first_record = record_starts[row]
         sources = record_starts[row + 1] - first_record
         memory = sources
@@ -454,8 +549,9 @@ def plan_read(
                         for i in range(size):
                             running += np.int64(values[i])
                             times[s, i] = running
-                            keep[s, i] = True
-                        for f in range(filter_columns.shape[0]):
+                        if not plain:
+                            keep[s, :size] = True
+                        for f in range(filters):
                             column = filter_columns[f, record]
                             if column == -2:
                                 keep[s, :size] = False
@@ -489,7 +585,7 @@ def plan_read(
                         block_columns[used] = columns
                         block_skip[used] = b * BLOCK
                         block_record[used] = record
-                        dest[used, :] = -1
+                        block_newest[used] = -1
                         used += 1
                     if index[s] < 0:
                         continue
@@ -515,18 +611,30 @@ def plan_read(
                 if i >= mem_starts[row] and mem_times[i] < not_before[row]:
                     index[best] = mem_starts[row] - 1
             else:
-                while i >= 0 and n < last_n[row]:
-                    time = times[best, i]
-                    if time < not_before[row]:
-                        i = -1
-                        block_no[best] = -1
-                        break
-                    if time < limit or (time == limit and best < limit_source):
-                        break
-                    if keep[best, i]:
-                        dest[slot[best], i] = n
-                        n += 1
-                    i -= 1
+                # events from `low` on are newer than those of the other sources
+                bound = max(not_before[row], limit + 1 if best < limit_source else limit)
+                low = _first_at_least(times[best], i, bound)
+                k = slot[best]
+                if plain:
+                    low = max(low, i + 1 - (last_n[row] - n))
+                    if block_newest[k] == -1:
+                        block_low[k], block_high[k], block_newest[k] = low, i, n
+                    else:
+                        _scatter(dest, k, block_low, block_high, block_newest)
+                        for j in range(low, i + 1):
+                            dest[k, j] = n + i - j
+                    n += i + 1 - low
+                    i = low - 1
+                else:
+                    _scatter(dest, k, block_low, block_high, block_newest)
+                    while i >= low and n < last_n[row]:
+                        if keep[best, i]:
+                            dest[k, i] = n
+                            n += 1
+                        i -= 1
+                if i >= 0 and times[best, i] < not_before[row]:
+                    i = -1
+                    block_no[best] = -1
                 index[best] = i
         counts[row] = n
     return used, OK, -1
@@ -535,7 +643,8 @@ def plan_read(
 @njit(nogil=True, cache=True)
 def unpack_columns(
     data, blocks, block_row, block_at, block_count, block_first, block_columns, block_skip,
-    block_record, dest, columns_of, defaults, sizes, outputs, row_starts, out,
+    block_record, block_low, block_high, block_newest, dest,
+    columns_of, defaults, sizes, outputs, row_starts, out,
 ):  # fmt: skip
     """Unpacks columns of the planned blocks into their places.
 
@@ -557,22 +666,44 @@ def unpack_columns(
         record = block_record[k]
         n = block_count[k]
         start = row_starts[block_row[k]]
-        low, high = 0, n - 1
-        while low < n and dest[k, low] < 0:
-            low += 1
-        while high > low and dest[k, high] < 0:
-            high -= 1
-        if low == n:
+        if block_newest[k] == -1:
             continue
-        solid = dest[k, low] - dest[k, high] == high - low
-        newest = start + dest[k, high]
+        solid = block_newest[k] >= 0
+        low, high = block_low[k], min(block_high[k], n - 1)
+        newest = start + block_newest[k]
         for c in range(len(sizes)):
             column = columns_of[c, record]
+            size, base = sizes[c], outputs[c]
             if column < 0:
                 for i in range(n):
                     values[i] = defaults[c]
             else:
                 at, length = _chunk_of(data, block_at[k], block_columns[k], column)
+                width = np.int64(data[at])
+                if solid and size <= 4 and n >= LANES_FROM and 0 < width <= 57:
+                    if not _chunk_is_sound(data, at, length, n):
+                        return BAD_CHUNK, record
+                    shift = _unpack_low(data, at, n, width, scratch[0])
+                    at = base + newest * size
+                    run = high - low + 1
+                    whole = run & ~7
+                    low32, shift64 = scratch[0], np.uint64(shift)
+                    if size == 4:
+                        for i in range(0, whole, 8):
+                            store_backward_u32(out, at + 4 * i, low32, high - 7 - i, shift64)
+                        for i in range(whole, run):
+                            store_u32(out, at + 4 * i, np.uint64(low32[high - i] + shift))
+                    elif size == 2:
+                        for i in range(0, whole, 8):
+                            store_backward_u16(out, at + 2 * i, low32, high - 7 - i, shift64)
+                        for i in range(whole, run):
+                            store_u16(out, at + 2 * i, np.uint64(low32[high - i] + shift))
+                    else:
+                        for i in range(0, whole, 8):
+                            store_backward_u8(out, at + i, low32, high - 7 - i, shift64)
+                        for i in range(whole, run):
+                            store_u8(out, at + i, np.uint64(low32[high - i] + shift))
+                    continue
                 if _unpack_chunk(data, at, length, n, values, scratch) != OK:
                     return BAD_CHUNK, record
                 if column == TIMESTAMP:
@@ -583,11 +714,13 @@ def unpack_columns(
                 elif column == ARRIVAL:
                     for i in range(n):
                         values[i] += np.uint64(block_skip[k] + i)
-            size, base = sizes[c], outputs[c]
             if solid:
                 at = base + newest * size
                 if size == 8:
-                    for i in range(high - low + 1):
+                    whole = (high - low + 1) & ~7
+                    for i in range(0, whole, 8):
+                        store_backward_u64(out, at + 8 * i, values, high - 7 - i, np.uint64(0))
+                    for i in range(whole, high - low + 1):
                         store_u64(out, at + 8 * i, values[high - i])
                 elif size == 4:
                     for i in range(high - low + 1):

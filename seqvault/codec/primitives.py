@@ -106,6 +106,37 @@ def unpack_lanes(typingctx, data, position, shift, mask, out, index):
     )
 
 
+def _store_backward(width, source_width):
+    """Store of 8 values from ``values[index:index + 8]``, last first, plus ``shift``."""
+    wide = ir.VectorType(ir.IntType(source_width), 8)
+    narrow = ir.VectorType(ir.IntType(width), 8)
+    order = ir.Constant(_LANES, list(range(7, -1, -1)))
+
+    @intrinsic
+    def store(typingctx, out, at, values, index, shift):
+        def codegen(context, builder, signature, args):
+            source = context.make_array(signature.args[2])(context, builder, args[2]).data
+            source = builder.bitcast(builder.gep(source, [args[3]]), wide.as_pointer())
+            value = builder.load(source, align=1)
+            value = builder.shuffle_vector(value, ir.Constant(wide, ir.Undefined), order)
+            if source_width == 32:
+                value = builder.add(value, _splat(builder, args[4]))
+            if width < source_width:
+                value = builder.trunc(value, narrow)
+            target = context.make_array(signature.args[0])(context, builder, args[0]).data
+            target = builder.bitcast(builder.gep(target, [args[1]]), narrow.as_pointer())
+            builder.store(value, target, align=1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, values, types.intp, types.uint64), codegen
+
+    return store
+
+
+store_backward_u8, store_backward_u16 = _store_backward(8, 32), _store_backward(16, 32)
+store_backward_u32, store_backward_u64 = _store_backward(32, 32), _store_backward(64, 64)
+
+
 @intrinsic
 def bit_length(typingctx, value):
     """Number of bits up to the highest set one; 0 for 0."""

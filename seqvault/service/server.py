@@ -24,6 +24,7 @@ from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
 from seqvault.service.metrics import Metrics
 from seqvault.store import SeqVault
+from seqvault.warm_up import warm_up
 
 LOG = logging.getLogger("seqvault.server")
 WRITES = {"Append", "PutItems", "Merge", "Snapshot"}
@@ -61,6 +62,7 @@ class Server:
         workers: int = 8,
         merge_seconds: float = 60.0,
     ) -> None:
+        warm_up()  # or the first caller waits for the compiler
         self.vault, self.metrics = vault, Metrics()
         self._tokens, self._stopping = tokens, threading.Event()
         options = [

@@ -17,11 +17,14 @@ def pad(data: bytes) -> np.ndarray:
 SCRATCH = np.empty((2, 256), np.uint32)
 
 
-def read_lanes(data: bytes, width: int) -> list[int]:
-    """256 values in eight lanes: lane j is words j, j + 8, j + 16... and holds values j + 8r."""
-    words = struct.unpack_from(f"<{8 * width}I", data)
-    lanes = [sum(words[j + 8 * k] << (32 * k) for k in range(width)) for j in range(8)]
-    return [(lanes[i % 8] >> (i // 8 * width)) & ((1 << width) - 1) for i in range(256)]
+def read_lanes(data: bytes, n: int, width: int) -> tuple[list[int], int]:
+    """Values in eight lanes: lane j is words j, j + 8, j + 16... and holds values j + 8r."""
+    rows = -(-n // 8)
+    words_per_lane = -(-rows * width // 32)
+    words = struct.unpack_from(f"<{8 * words_per_lane}I", data)
+    lanes = [sum(words[j + 8 * k] << (32 * k) for k in range(words_per_lane)) for j in range(8)]
+    values = [(lanes[i % 8] >> (i // 8 * width)) & ((1 << width) - 1) for i in range(n)]
+    return values, 32 * words_per_lane
 
 
 def read_chunk(data: bytes, n: int) -> list[int]:
@@ -31,13 +34,14 @@ def read_chunk(data: bytes, n: int) -> list[int]:
     zigzag = int.from_bytes(data[3 : 3 + base_bytes], "little")
     base = (zigzag >> 1) ^ -(zigzag & 1)
     at = 3 + base_bytes
-    packed = (n * width + 7) // 8
-    if n == 256 and width <= 57:
-        values = read_lanes(data[at:], min(width, 32))
+    if n >= 128 and width <= 57:
+        values, packed = read_lanes(data[at:], n, min(width, 32))
         if width > 32:
-            upper = read_lanes(data[at + 1024 :], width - 32)
+            upper, more = read_lanes(data[at + packed :], n, width - 32)
             values = [low | (high << 32) for low, high in zip(values, upper, strict=True)]
+            packed += more
     else:
+        packed = (n * width + 7) // 8
         bits = int.from_bytes(data[at : at + packed], "little")
         values = [(bits >> (i * width)) & ((1 << width) - 1) for i in range(n)]
     at += packed

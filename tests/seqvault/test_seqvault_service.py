@@ -180,6 +180,8 @@ def test_command_line_round_trip(tmp_path, capsys, monkeypatch):
     assert cli.main(["snapshot", path, str(tmp_path / "copy")]) == 0
     assert cli.main(["stats", str(tmp_path / "copy"), "--json"]) == 0
     capsys.readouterr()
+    assert cli.main(["warm-up", "--json"]) == 0
+    capsys.readouterr()
     assert cli.main(["stats", str(tmp_path / "nothing")]) == 2
     assert cli.main(["init", str(tmp_path / "x"), "--field", "a:text"]) == 2
     assert cli.main(["get", path, "3", "--before", "1700000000"]) == 2

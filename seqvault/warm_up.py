@@ -1,0 +1,34 @@
+"""Compiles the kernels, or loads them from numba's cache, before somebody waits for them."""
+
+import tempfile
+
+import numpy as np
+
+from seqvault.schema import Field, Schema
+from seqvault.store import SeqVault
+
+
+def warm_up() -> None:
+    """Runs every kernel once, on a store that is gone afterwards.
+
+    The first time on a machine this compiles for several seconds of CPU time; after that
+    it takes a fraction of a second. ``seqvault warm-up`` does it when an image is built.
+    """
+    schema = Schema((Field("item_id", "int64", "item"), Field("action", "int8", "action")))
+    events = {
+        "user_id": np.zeros(300, np.int64),
+        "timestamp": np.arange(300)[::-1],
+        "item_id": np.arange(300),
+        "action": np.zeros(300, np.int8),
+    }
+    with tempfile.TemporaryDirectory() as directory:
+        with SeqVault.open(directory + "/vault", schema=schema) as vault:
+            for _ in range(2):
+                vault.append(events)
+                vault.merge()
+            vault.append(events)
+            vault.read([0], before=400, last_n=9, actions=[0])
+            vault.put_items({"item_id": [1], "value": [1]})
+            vault.read_items([1])
+        with SeqVault.open(directory + "/vault") as vault:
+            vault.verify()
