@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.serving_check.server_process import ServerProcess, free_port
-from tfx_pipeline.config import PipelineConfig, load_config
+from tfx_pipeline.config import CONFIGS, PipelineConfig, load_config
 from tfx_pipeline.console import Console
 from tfx_pipeline.datasets import GeneratorSettings, PreparedDataset, prepare
 from tfx_pipeline.errors import PipelineError
@@ -31,7 +31,6 @@ from tfx_pipeline.floors import click_rate_floors
 from tfx_pipeline.report import REPORT
 from tfx_pipeline.store import LoadSummary, load_store
 
-CONFIG = "demo"
 _CANDIDATES = 10
 _WARM_UP_REQUESTS = 5
 
@@ -40,7 +39,7 @@ def run_demo(
     work: Path,
     source: Path | None = None,
     keep: bool = False,
-    config: str = CONFIG,
+    config: str | None = None,
     generator: GeneratorSettings | None = None,
 ) -> dict[str, Any]:
     """Run everything, show it, and stop what was started.
@@ -49,7 +48,8 @@ def run_demo(
         work: Folder for all that is made; a second demo there uses what did not change.
         source: A dataset's folder; None generates one.
         keep: Leave the servers running at the end.
-        config: Pipeline config.
+        config: Pipeline config; None takes the one named as the dataset's feature spec, or
+            ``demo``.
         generator: Size and seed of a generated dataset.
 
     Returns:
@@ -70,6 +70,7 @@ def run_demo(
     store = work / "store"
     with console.stage("2/5 SeqVault: life-cycle history in bulk, the last day appended"):
         loaded = load_store(dataset.path, store, replace=True, progress=console.progress)
+    config = config or _config_for(dataset)
     settings = load_config(config, dataset.path, store, work / "run")
     with console.stage("3/5 TFX pipeline"):
         report = _run_pipeline(settings, config)
@@ -88,6 +89,10 @@ def run_demo(
     finally:
         server.stop()
     return {"load": loaded, "report": report, "before": before, "after": after}
+
+
+def _config_for(dataset: PreparedDataset) -> str:
+    return dataset.spec.name if (CONFIGS / f"{dataset.spec.name}.yaml").is_file() else "demo"
 
 
 def _prepare(

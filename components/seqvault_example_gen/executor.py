@@ -156,7 +156,7 @@ class _ReadAndCheck(beam.DoFn):
         group, first_row = element
         try:
             table = open_parquet(self._path).read_row_group(group)
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise ImpressionsError(
                 f"{self._path}: row group {group} cannot be read ({error}): "
                 "prepare the dataset again"

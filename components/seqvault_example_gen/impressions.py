@@ -55,7 +55,7 @@ def open_parquet(path: str) -> pq.ParquetFile:
     """
     try:
         return pq.ParquetFile(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise ImpressionsError(
             f"{path} cannot be read as Parquet ({error}): prepare the dataset again"
         ) from error

@@ -129,6 +129,17 @@ def test_too_many_malformed_rows_end_the_run_with_examples(run, write_dataset, t
     assert "1 x no user" in message and '"item_id": 77' in message
 
 
+def test_a_damaged_row_group_is_named(run, write_dataset, table_of, row, now):
+    rows = [row(time=now + at) for at in (*range(2000), HOUR)]
+    dataset = write_dataset(table_of(rows), row_group_size=500)
+    path = dataset / "impressions.parquet"
+    content = bytearray(path.read_bytes())
+    content[40:400] = b"?" * 360
+    path.write_bytes(content)
+    with pytest.raises(ImpressionsError, match=r"impressions.parquet: row group 0 cannot be read"):
+        run(dataset)
+
+
 def test_a_split_without_impressions_ends_the_run(run, write_dataset, table_of, row):
     with pytest.raises(ImpressionsError, match=r"split eval \(2022-04-15 .* holds none of the 1"):
         run(write_dataset(table_of([row()])))

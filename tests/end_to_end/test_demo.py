@@ -19,6 +19,9 @@ from tfx_pipeline.runners.local import run_local
 from tfx_pipeline.store import load_store
 from tfx_pipeline.training.parsing import parse_examples
 
+# A busy machine takes minutes for what a quiet one does in one.
+pytestmark = pytest.mark.timeout(900)
+
 
 def eval_examples(demo):
     run = read_runs(demo.config().metadata)[0]

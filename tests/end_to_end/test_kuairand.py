@@ -4,17 +4,21 @@ import os
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+import pytest
 
 from tfx_pipeline.config import load_config
 from tfx_pipeline.datasets import prepare
 from tfx_pipeline.runners.local import run_local
 from tfx_pipeline.store import load_store
 
-ONE_USER_IN = 12
+ONE_USER_IN = 24
+
+# A busy machine takes minutes for what a quiet one does in one.
+pytestmark = pytest.mark.timeout(900)
 
 
 def cut_users(source, folder):
-    """The same files with every twelfth user."""
+    """The same files with every 24th user."""
     folder.mkdir()
     for path in source.glob("*.parquet"):
         table = pq.read_table(path)
@@ -33,6 +37,6 @@ def test_a_cut_of_the_real_log_is_learned_and_pushed(kuairand, tmp_path, small_c
     overrides = {"min_auc": 0.5, "rows_per_file": 4000, "slices": ["scenario"]}
     config = load_config(str(small_config), dataset.path, store, tmp_path / "run", overrides)
     report = run_local(config)
-    assert report["join"]["impressions"] > 10_000
+    assert report["join"]["impressions"] > 5_000
     assert report["evaluation"][""]["auc"] > 0.55
     assert os.path.isfile(os.path.join(report["pushed"], "saved_model.pb"))
