@@ -21,6 +21,7 @@ from seqvault.store import SeqVault
 
 if TYPE_CHECKING:
     from seqvault.service.client import SeqVaultClient
+    from seqvault.service.sharded_client import ShardedClient
 
 __all__ = ["Field", "ItemBatch", "Schema", "SeqVault", "SequenceBatch", "connect"]
 
@@ -33,11 +34,13 @@ def connect(
     certificate: bytes | None = None,
     timeout: float = 10.0,
     compress: bool = False,
-) -> "SeqVaultClient":
+) -> "SeqVaultClient | ShardedClient":
     """Connects to a SeqVault server; the answer has the interface of ``SeqVault``.
 
     Args:
-        target: ``host:port``.
+        target: ``host:port``; of several shards with commas between, of several
+            replicas of a shard with bars: ``a1:7420|a2:7420,b1:7420|b2:7420``. The
+            number and order of shards must always be the same.
         token: bearer token, if the server asks for one.
         ca: PEM of the authority that signed the server's certificate; None: plain text.
         key, certificate: PEM of the client's own, for mutual TLS.
@@ -48,6 +51,17 @@ def connect(
         ServerUnavailableError: nobody answers there.
         AccessDeniedError: the token is not good.
     """
-    from seqvault.service.client import SeqVaultClient
+    from functools import partial
 
-    return SeqVaultClient(target, token, ca, key, certificate, timeout, compress)
+    from seqvault.service.client import SeqVaultClient
+    from seqvault.service.sharded_client import ShardedClient
+
+    options = (token, ca, key, certificate, timeout, compress)
+    if "," not in target and "|" not in target:
+        return SeqVaultClient(target, *options)
+    return ShardedClient(
+        [
+            [partial(SeqVaultClient, replica.strip(), *options) for replica in shard.split("|")]
+            for shard in target.split(",")
+        ]
+    )

@@ -47,6 +47,7 @@ FOLD_AT = 4  # fold when the tail reaches 1/4 of the base
 MERGE_EVENTS = 1 << 19  # events packed at a time
 LOAD_EVENTS = 1 << 21  # events of a bulk load held in memory
 LONG_RECORD = 1 << 15  # bytes; of longer ones only the blocks needed are read
+LOG_EVENTS = 1 << 26  # not in segments yet; more are refused
 DEAD_SHARE = 0.5  # of a segment; more is rewritten
 
 
@@ -408,6 +409,11 @@ class SeqVault:
             raise LimitError(
                 f"events of one append take {len(payload)} bytes; the limit is {1 << 30}. "
                 "Split them, or use bulk_load."
+            )
+        if self._memtable.size + count > LOG_EVENTS:
+            raise LimitError(
+                f"{self._memtable.size} events are in the log, the limit is {LOG_EVENTS}; call "
+                "merge(), then append again."
             )
         with self._log:
             self._check_writable()

@@ -2,10 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import urllib.request
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 
 import seqvault
 from seqvault import Schema, SeqVault, cli, errors
-from seqvault.service.server import Server
+from seqvault.service.server import Server, Tls
 
 SCHEMA = Schema.from_arrow(
     pa.schema([("item_id", pa.int64()), ("scenario", pa.int8()), ("score", pa.float32())])
@@ -117,6 +119,102 @@ def test_tokens_have_scopes(tmp_path):
                 reader.append(some_events())
         with seqvault.connect(target, token="rw") as writer:
             assert writer.append(some_events()) == 400
+    finally:
+        server.stop(0)
+
+
+def test_shards_and_replicas_answer_as_one_store_and_reads_fail_over(tmp_path):
+    names = ("a1", "a2", "b1", "b2")
+    servers = {
+        n: Server(SeqVault.open(tmp_path / n, schema=SCHEMA), merge_seconds=0) for n in names
+    }
+    where = {name: f"localhost:{server.port}" for name, server in servers.items()}
+    target = "{a1}|{a2},{b1}|{b2}".format(**where)
+    plain = SeqVault.open(tmp_path / "plain", schema=SCHEMA)
+    try:
+        with seqvault.connect(target, timeout=30) as client:
+            for seed in range(3):
+                assert client.append(some_events(seed), source="log", offset=seed) == 400
+                plain.append(some_events(seed))
+            assert client.append(some_events(0), source="log", offset=0) == 0
+            client.put_items({"item_id": [1], "value": [5]})
+            counts = [servers[name].vault.stats()["events"] for name in names]
+            assert counts[0] == counts[1] and counts[2] == counts[3]
+            assert counts[0] + counts[2] == 1200 and min(counts) > 0
+            assert client.stats()["events"] == 1200
+            for _ in range(2):
+                for arguments in (
+                    {"before": NOW + 700, "last_n": 50},
+                    {"before": [NOW + 90 * u for u in range(10)], "last_n": 5, "scenarios": [1]},
+                ):
+                    here, there = (s.read(range(10), **arguments) for s in (plain, client))
+                    np.testing.assert_array_equal(here.lengths, there.lengths)
+                    np.testing.assert_array_equal(here.version, there.version)
+                    for name in here.columns:
+                        np.testing.assert_array_equal(here[name], there[name])
+                assert client.read_items([1])["value"].tolist() == [5]
+                for name in ("a1", "b1"):
+                    if name in servers:
+                        servers.pop(name).stop(0)
+            with pytest.raises(errors.ServerUnavailableError):
+                client.append(some_events(9))
+            servers.pop("a2").stop(0)
+            with pytest.raises(errors.ServerUnavailableError):
+                client.read(range(10), before=None, last_n=1)
+    finally:
+        plain.close()
+        for server in servers.values():
+            server.stop(0)
+
+
+def certificate(folder, name, issuer=None):
+    """PEM paths of a key and a certificate for localhost, by the issuer or by itself."""
+    key, request, cert = (str(folder / f"{name}.{kind}") for kind in ("key", "csr", "pem"))
+    extension = folder / f"{name}.ext"
+    extension.write_text(
+        "subjectAltName=DNS:localhost\nbasicConstraints=CA:" + ("FALSE" if issuer else "TRUE")
+    )
+    sign = (
+        ["-CA", issuer[1], "-CAkey", issuer[0], "-CAcreateserial"] if issuer else ["-signkey", key]
+    )
+    for command in (
+        ["req", "-new", "-newkey", "rsa:2048", "-nodes", "-keyout", key, "-out", request,
+         "-subj", f"/CN={name}"],
+        ["x509", "-req", "-in", request, "-out", cert, "-days", "2", "-extfile", str(extension),
+         *sign],
+    ):  # fmt: skip
+        subprocess.run(["openssl", *command], check=True, capture_output=True)
+    return key, cert
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+def test_mutual_tls_lets_in_only_those_with_a_certificate(tmp_path):
+    authority = certificate(tmp_path, "authority")
+    ours, theirs = (certificate(tmp_path, name, authority) for name in ("server", "client"))
+    stranger = certificate(tmp_path, "stranger")
+
+    def read(path):
+        return Path(path).read_bytes()
+
+    server = Server(
+        SeqVault.open(tmp_path / "vault", schema=SCHEMA),
+        tls=Tls(read(ours[0]), read(ours[1]), read(authority[1])),
+    )
+    target = f"localhost:{server.port}"
+    try:
+        trust = {"ca": read(authority[1]), "timeout": 5}
+        with seqvault.connect(
+            target, key=read(theirs[0]), certificate=read(theirs[1]), **trust
+        ) as client:
+            assert client.append(some_events()) == 400
+        for wrong in (
+            {},
+            {"key": read(stranger[0]), "certificate": read(stranger[1])},
+        ):
+            with pytest.raises(errors.ServerUnavailableError):
+                seqvault.connect(target, **trust, **wrong)
+        with pytest.raises(errors.ServerUnavailableError):
+            seqvault.connect(target, timeout=2)
     finally:
         server.stop(0)
 

@@ -1,0 +1,206 @@
+"""Several servers as one store: users are spread by hash, reads fail over."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from types import TracebackType
+from typing import Any, TypeVar
+
+import numpy as np
+import pyarrow as pa
+
+from seqvault.errors import SchemaError, ServerUnavailableError
+from seqvault.events import to_columns
+from seqvault.item_batch import ItemBatch
+from seqvault.schema import Schema
+from seqvault.sequence_batch import SequenceBatch
+from seqvault.service.client import SeqVaultClient
+from seqvault.store import batches_of, bounds_of, ids_of
+
+Answer = TypeVar("Answer")
+
+
+def shard_of(users: np.ndarray, shards: int) -> np.ndarray:
+    """int64 [B]: the shard of each user, ``splitmix64(user) mod shards``.
+
+    >>> shard_of(np.array([0, 1, 2, 3]), 2).tolist()
+    [1, 1, 0, 1]
+    """
+    with np.errstate(over="ignore"):
+        mixed = users.astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        mixed ^= mixed >> np.uint64(31)
+    return (mixed % np.uint64(shards)).astype(np.int64)
+
+
+class ShardedClient:
+    """The interface of ``SeqVault`` over shards of replicas; made by ``seqvault.connect``.
+
+    A read of a shard goes to its first replica that answers. A write goes to all
+    replicas of its shard and raises unless all took it; with a source and an offset it
+    can be repeated until they have. Items are on every server.
+
+    Args:
+        shards: clients of each shard's replicas.
+    """
+
+    def __init__(self, shards: Sequence[Sequence[Callable[[], SeqVaultClient]]]) -> None:
+        self._makers = shards
+        self._clients: dict[tuple[int, int], SeqVaultClient] = {}
+        self._pool = ThreadPoolExecutor(2 * sum(len(replicas) for replicas in shards))
+        self.schema: Schema = self._any(0, lambda client: client.schema)
+        for shard in range(1, len(shards)):
+            other = self._any(shard, lambda client: client.schema)
+            if other != self.schema:
+                raise SchemaError(
+                    f"shard {shard} has the schema {other.to_json()}, shard 0 has "
+                    f"{self.schema.to_json()}; servers of one store must agree."
+                )
+
+    def _client(self, shard: int, replica: int) -> SeqVaultClient:
+        if (shard, replica) not in self._clients:
+            self._clients[shard, replica] = self._makers[shard][replica]()
+        return self._clients[shard, replica]
+
+    def _any(self, shard: int, call: Callable[[SeqVaultClient], Answer]) -> Answer:
+        """The answer of the first replica that gives one."""
+        last: ServerUnavailableError | None = None
+        for replica in range(len(self._makers[shard])):
+            try:
+                return call(self._client(shard, replica))
+            except ServerUnavailableError as error:
+                last = error
+        assert last is not None
+        raise last
+
+    def _one(
+        self, call: Callable[[SeqVaultClient, int], Answer], shard: int, replica: int
+    ) -> Answer:
+        return call(self._client(shard, replica), shard)
+
+    def _all(self, call: Callable[[SeqVaultClient, int], Answer]) -> list[list[Answer]]:
+        """Answers of all replicas of all shards; raises the first error after all ended."""
+        waiting = [
+            [self._pool.submit(self._one, call, s, r) for r in range(len(replicas))]
+            for s, replicas in enumerate(self._makers)
+        ]
+        for futures in waiting:
+            for future in futures:
+                future.exception()
+        return [[future.result() for future in futures] for futures in waiting]
+
+    def append(self, events: Any, source: str = "", offset: int = -1) -> int:
+        """See ``SeqVault.append``."""
+        columns = to_columns(events, self.schema)
+        shards = shard_of(columns["user_id"], len(self._makers))
+
+        def send(client: SeqVaultClient, shard: int) -> int:
+            mine = {name: values[shards == shard] for name, values in columns.items()}
+            return client.append(mine, source, offset)
+
+        return sum(max(counts) for counts in self._all(send))
+
+    def read(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+        fields: Sequence[str] | None = None,
+        version: np.ndarray | None = None,
+    ) -> SequenceBatch:
+        """See ``SeqVault.read``."""
+        users = ids_of(user_ids, "user_ids")
+        bounds = None if before is None else bounds_of(before, len(users))
+        seen = None if version is None else ids_of(version, "version")
+        shards = shard_of(users, len(self._makers))
+        wanted = [s for s in range(len(self._makers)) if (shards == s).any()] or [0]
+
+        def ask(shard: int) -> SequenceBatch:
+            mine = shards == shard
+            return self._any(
+                shard,
+                lambda client: client.read(
+                    users[mine], None if bounds is None else bounds[mine], last_n, scenarios,
+                    actions, fields, None if seen is None else seen[mine],
+                ),
+            )  # fmt: skip
+
+        parts = list(self._pool.map(ask, wanted))
+        lengths, told = np.zeros(len(users), np.int32), np.zeros(len(users), np.int64)
+        columns = {
+            name: np.zeros((len(users), last_n), values.dtype)
+            for name, values in parts[0].columns.items()
+        }
+        for shard, part in zip(wanted, parts, strict=True):
+            mine = shards == shard
+            lengths[mine], told[mine] = part.lengths, part.version
+            for name, values in part.columns.items():
+                columns[name][mine] = values
+        return SequenceBatch(users, lengths, columns, told)
+
+    def put_items(self, table: Any) -> int:
+        """See ``SeqVault.put_items``; versions are each server's own, the least is told."""
+        answers = self._all(lambda client, shard: client.put_items(table))
+        return min(min(versions) for versions in answers)
+
+    def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
+        """See ``SeqVault.read_items``."""
+        return self._any(0, lambda client: client.read_items(ids, fields))
+
+    @property
+    def item_schema(self) -> pa.Schema | None:
+        """See ``SeqVault.item_schema``."""
+        return self._any(0, lambda client: client.item_schema)
+
+    def bulk_load(self, source: Any) -> int:
+        """Loads history in large appends; see ``SeqVault.bulk_load``."""
+        return sum(self.append(batch) for batch in batches_of(source))
+
+    def _sum(self, call: Callable[[SeqVaultClient], dict[str, Any]]) -> dict[str, Any]:
+        """Sums over shards of the numbers that each shard's first replica tells."""
+        answers = [replicas[0] for replicas in self._all(lambda client, shard: call(client))]
+        return {
+            name: sum(answer[name] for answer in answers)
+            for name, value in answers[0].items()
+            if isinstance(value, int)
+        }
+
+    def merge(self) -> dict[str, int]:
+        """See ``SeqVault.merge``; on every server."""
+        return self._sum(lambda client: client.merge())
+
+    def verify(self) -> dict[str, int]:
+        """See ``SeqVault.verify``; on every server."""
+        return self._sum(lambda client: client.verify())
+
+    def stats(self) -> dict[str, Any]:
+        """See ``SeqVault.stats``; counts, summed over shards."""
+        return self._sum(lambda client: client.stats())
+
+    def snapshot(self, path: str | os.PathLike[str]) -> None:
+        """See ``SeqVault.snapshot``; the path is made on every server."""
+        self._all(lambda client, shard: client.snapshot(path))
+
+    def refresh(self) -> bool:
+        """Does nothing: servers always answer with what is there now."""
+        return False
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._pool.shutdown()
+        for client in self._clients.values():
+            client.close()
+
+    def __enter__(self) -> "ShardedClient":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
