@@ -144,6 +144,8 @@ def _run(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.runners.local import run_local
 
     report = run_local(config)
+    for line in report.get("anomalies", []):
+        print(f"anomaly: {line}")
     overall = report["evaluation"][""]
     print(f"pushed to {report['pushed']}; eval AUC {overall['auc']:.4f}")
     return 0

@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.serving_check.server_process import ServerProcess, free_port
+from laser_features import FeatureSpec
 from tfx_pipeline.config import CONFIGS, PipelineConfig, load_config
 from tfx_pipeline.console import Console
 from tfx_pipeline.datasets import GeneratorSettings, PreparedDataset, prepare
@@ -84,7 +84,6 @@ def run_demo(
         console.say(f"all in {time.monotonic() - started:.0f} s")
         if keep:
             console.say(f"the gateway goes on at {address}: stop it with `kill {server.pid}`")
-            console.say(f"TensorBoard logs: {report['logs']}")
             server.detach()
     finally:
         server.stop()
@@ -189,8 +188,8 @@ def _live_example(dataset: PreparedDataset) -> tuple[dict[str, Any], dict[str, A
     user = last["user_id"]
     events = pq.read_table(dataset.events_path, filters=[("user_id", "==", user)])
     now = max(last["timestamp"], pc.max(events["timestamp"]).as_py() if len(events) else 0)
-    candidates = _candidates(impressions, last["item_id"])
     spec = dataset.spec
+    candidates = _candidates(impressions, spec)
     sections = {
         "context": [name for name in spec.context_fields if name in spec.request_fields],
         "user": [name for name in spec.user_fields if name in spec.request_fields],
@@ -202,12 +201,13 @@ def _live_example(dataset: PreparedDataset) -> tuple[dict[str, Any], dict[str, A
     return request, {**event, "timestamp": now + 30_000}
 
 
-def _candidates(impressions: pa.Table, first: int) -> list[int]:
-    """Ids of the items that were shown last, all different."""
-    shown = impressions.slice(max(0, impressions.num_rows - 1000))["item_id"].to_numpy()
-    _, places = np.unique(shown[::-1], return_index=True)
-    newest = shown[::-1][np.sort(places)].tolist()
-    return [first, *(item for item in newest if item != first)][:_CANDIDATES]
+def _candidates(impressions: pa.Table, spec: FeatureSpec) -> list[dict[str, Any]]:
+    """What was shown last, each item once, with its candidate fields."""
+    shown = impressions.select(["item_id", *spec.candidate_fields])
+    newest: dict[int, dict[str, Any]] = {}
+    for row in reversed(shown.slice(max(0, shown.num_rows - 1000)).to_pylist()):
+        newest.setdefault(row["item_id"], row)
+    return list(newest.values())[:_CANDIDATES]
 
 
 def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -238,10 +238,11 @@ def _summarise(
     )
     say(
         f"  Examples     {join['impressions']:,} impressions in {join['requests']:,} requests: "
-        f"{join['requests_train']:,} to train, {join['requests_eval']:,} to evaluate; "
-        f"{join.get('empty_histories', 0):,} empty and {join.get('truncated_histories', 0):,} "
-        f"truncated histories"
+        f"{join['requests_train']:,} to train, {join['requests_eval']:,} to evaluate"
     )
+    for name, count in join.items():
+        if name.startswith(("malformed", "dropped", "unknown", "empty", "truncated")):
+            say(f"    {count:,} {name.replace('_', ' ')}")
     for line in report.get("anomalies", []):
         say(f"  Anomaly      {line}")
     overall = evaluation[""]
@@ -261,6 +262,7 @@ def _summarise(
                 f"    {name:24s} AUC {metrics['auc']:.4f}, gAUC {metrics['gauc']:.4f}, "
                 f"{metrics['impressions']:,.0f} impressions"
             )
+    say(f"    TensorBoard logs: {report['logs']}")
     say(f"  Pushed       {report['pushed']}")
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     say(f"  Peak memory  {peak:.1f} GiB, of the pipeline's process")

@@ -46,7 +46,7 @@ def make_report(run: PipelineRun, spec: FeatureSpec) -> dict[str, Any]:
     if examples := _output(run, "SeqVaultExampleGen", "examples"):
         report["join"] = {
             name.removeprefix(_COUNT): value
-            for name, value in examples[1].items()
+            for name, value in sorted(examples[1].items())
             if name.startswith(_COUNT)
         }
     if model_run := _output(run, "Trainer", "model_run"):
