@@ -13,6 +13,7 @@ import threading
 import time
 from pathlib import Path
 
+from serving.model_server.versions import list_versions
 from serving.ready_file import write_ready_file
 
 _POLL_SECONDS = 0.1
@@ -22,9 +23,18 @@ _STOP_SECONDS = 10.0
 def start(arguments: argparse.Namespace) -> int:
     """Start both, print their addresses, wait for SIGINT or SIGTERM; returns the exit code.
 
-    The gateway starts first: it is up in seconds and says what is wrong with the store or the
-    feature spec, while the model server may wait for a first model for as long as it takes.
+    Nothing is started before a model was pushed: only ``model-server`` alone waits for a first one,
+    as TensorFlow Serving does.
     """
+    base_path = Path(arguments.model_base_path)
+    if not _has_version(base_path):
+        print(
+            f"laser-serving: no model was pushed to {base_path}: it holds no "
+            "<number>/saved_model.pb; push one with `laser-pipeline run`, or give another "
+            "--model_base_path",
+            file=sys.stderr,
+        )
+        return 1
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
@@ -81,6 +91,10 @@ def start(arguments: argparse.Namespace) -> int:
             return 0
         finally:
             _stop(children)
+
+
+def _has_version(base_path: Path) -> bool:
+    return base_path.is_dir() and bool(list_versions(base_path))
 
 
 def _spawn(*arguments: str) -> subprocess.Popen[bytes]:

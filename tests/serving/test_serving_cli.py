@@ -102,8 +102,19 @@ def test_start_runs_both_and_stops_both(tmp_path, spec):
         assert vault.read([1], before=None, last_n=5).lengths.tolist() == [1]
 
 
+@pytest.mark.parametrize("base", ["missing", "empty"])
+def test_start_without_a_pushed_model(tmp_path, capsys, base):
+    (tmp_path / "empty").mkdir()
+    # Neither store nor spec is there either: the line shows that nothing was started.
+    code = main(["start", "--store=s", "--features=f", f"--model_base_path={tmp_path / base}"])
+    assert code == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert f"no model was pushed to {tmp_path / base}" in line and "laser-pipeline run" in line
+
+
 def test_start_ends_when_one_of_them_fails(tmp_path, spec, capfd):
     spec.save(tmp_path / "features.yaml")
+    (tmp_path / "1").mkdir()
     command = [
         sys.executable, "-m", "serving.cli", "start", f"--store={tmp_path / 'nowhere'}",
         f"--features={tmp_path / 'features.yaml'}", f"--model_base_path={tmp_path}",
