@@ -47,6 +47,8 @@ class TrainingLoop:
         self._step, self._label, self._totals = step, label, totals
         self._checkpoints, self._coordinator, self._report = checkpoints, coordinator, report
         self._writer = tf.summary.create_file_writer(log_dir) if log_dir else None
+        # Not jit-compiled: XLA makes a step cheaper, but compiles for every shape that a batch has,
+        # and cutting batches to their longest history makes many.
         self._train_file = tf.function(self._train_on_file)
         self._evaluate_file = tf.function(self._evaluate_on_file)
 
