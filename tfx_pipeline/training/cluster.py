@@ -2,9 +2,9 @@
 
 Servers and workers run ``python -m tfx_pipeline.training.cluster``; the chief runs the trainer. A
 chief that loses a server ends with ``EXIT_SERVER_LOST``: whoever supervises it restarts the
-servers and the chief, which goes on from the last checkpoint. A worker that is lost and comes back
-gets its file again: up to one file's steps are then taken twice. With several workers, steps overlap
-in time and results depend on their order.
+servers and the chief, which goes on from the last checkpoint. A worker that is lost and comes
+back gets its file again: up to one file's steps are then taken twice. With several workers, steps
+overlap in time and results depend on their order.
 """
 
 from __future__ import annotations
