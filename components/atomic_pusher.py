@@ -7,7 +7,9 @@ from typing import Any
 
 from google.protobuf import json_format
 from tfx import types
+from tfx.components.pusher.component import Pusher
 from tfx.components.pusher.executor import Executor
+from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
 from tfx.dsl.io import fileio
 from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
@@ -50,3 +52,9 @@ class AtomicPusherExecutor(Executor):
         finally:
             if fileio.exists(staging):
                 fileio.rmtree(staging)
+
+
+class AtomicPusher(Pusher):
+    """TFX's Pusher with ``AtomicPusherExecutor``."""
+
+    EXECUTOR_SPEC = ExecutorClassSpec(AtomicPusherExecutor)

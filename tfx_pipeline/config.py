@@ -19,6 +19,9 @@ LOCAL_BEAM_ARGS = (
     "--runner=FnApiRunner",
     "--direct_running_mode=in_memory",
     "--direct_num_workers=1",
+    # Never used here; without a place where workers find their code TFX packs its own sources
+    # into an archive in a temporary folder, again for every component, and leaves it there.
+    "--sdk_container_image=local",
 )
 
 

@@ -6,14 +6,12 @@ import tensorflow_data_validation as tfdv
 from tfx.components import (
     Evaluator,
     ExampleValidator,
-    Pusher,
     StatisticsGen,
     Trainer,
     Transform,
 )
 from tfx.components.schema_gen.import_schema_gen.component import ImportSchemaGen
 from tfx.dsl.components.base.base_node import BaseNode
-from tfx.dsl.components.base.executor_spec import ExecutorClassSpec
 from tfx.dsl.components.common.importer import Importer
 from tfx.dsl.components.common.resolver import Resolver
 from tfx.orchestration import metadata
@@ -21,7 +19,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import pusher_pb2, trainer_pb2
 from tfx.types import BaseChannel, Channel, standard_artifacts
 
-from components.atomic_pusher import AtomicPusherExecutor
+from components.atomic_pusher import AtomicPusher
 from components.seqvault_example_gen.component import SeqVaultExampleGen
 from components.seqvault_example_gen.settings import Settings
 from components.serving_check.component import ServingCheck
@@ -139,15 +137,14 @@ def create_pipeline(
         requests=config.checked_requests,
         fingerprint=code_fingerprint(_SERVING_CODE),
     )
-    pusher = Pusher(
+    pusher = AtomicPusher(
         model=model,
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_check.outputs["blessing"],
         push_destination=pusher_pb2.PushDestination(
             filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(config.serving))
         ),
-        custom_executor_spec=ExecutorClassSpec(AtomicPusherExecutor),
-    )
+    ).with_id("Pusher")
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=str(config.work / "pipeline"),

@@ -13,8 +13,8 @@ from components.seqvault_example_gen.errors import ImpressionsError
 from components.seqvault_example_gen.executor import SeqVaultExampleGenExecutor
 from components.seqvault_example_gen.settings import Settings
 from components.seqvault_example_gen.time_range import TimeRange
+from tfx_pipeline.config import LOCAL_BEAM_ARGS
 
-BEAM_ARGS = ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
 HOUR = 3_600_000
 
 
@@ -47,7 +47,7 @@ def run(tmp_path, spec, vault, now):
         artifact = standard_artifacts.Examples()
         artifact.uri = str(tmp_path / output)
         context = base_beam_executor.BaseBeamExecutor.Context(
-            beam_pipeline_args=list(BEAM_ARGS), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
+            beam_pipeline_args=list(LOCAL_BEAM_ARGS), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
         )
         SeqVaultExampleGenExecutor(context).Do({}, {"examples": [artifact]}, properties)
         return artifact, {
