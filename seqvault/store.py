@@ -47,6 +47,7 @@ FOLD_AT = 4  # fold when the tail reaches 1/4 of the base
 MERGE_EVENTS = 1 << 19  # events packed at a time
 LOAD_EVENTS = 1 << 21  # events of a bulk load held in memory
 LONG_RECORD = 1 << 15  # bytes; of longer ones only the blocks needed are read
+BUFFER_BYTES = 1 << 24  # of records that a thread keeps room for
 LOG_EVENTS = 1 << 26  # not in segments yet; more are refused
 DEAD_SHARE = 0.5  # of a segment; more is rewritten
 
@@ -123,6 +124,7 @@ class SeqVault:
         self._failed: BaseException | None = None
         self._state = threading.Lock()  # guards everything that readers look at
         self._merging = threading.Lock()  # one merge, item write or snapshot at a time
+        self._local = threading.local()
         self._log = threading.Condition()  # guards the log and the queue behind it
         self._queue: list[tuple[dict[str, np.ndarray], str, int]] = []
         self._in_flight: list[tuple[dict[str, np.ndarray], str, int]] = []
@@ -281,11 +283,10 @@ class SeqVault:
 
     def _replay(self) -> tuple[int, int, np.ndarray | None]:
         """Takes in the log; returns the last file's number, sound length and bytes."""
-        numbers = sorted(
-            int(name[:-4])
-            for name in self._files.list_directory(f"{self.path}/wal")
-            if name.endswith(".wal")
-        )
+        names = []
+        if self._files.exists(f"{self.path}/wal"):  # copies may lack empty directories
+            names = self._files.list_directory(f"{self.path}/wal")
+        numbers = sorted(int(name[:-4]) for name in names if name.endswith(".wal"))
         numbers = [number for number in numbers if number >= self._manifest.wal_start]
         if numbers and numbers != list(range(self._manifest.wal_start, numbers[-1] + 1)):
             raise DamagedFileError(
@@ -600,7 +601,9 @@ class SeqVault:
                 )
         filters = self._filters(scenarios, actions)
         found = self._find(users)
-        plan = self._plan(found, bound, np.full(rows, last_n, np.int64), seen, filters)
+        wanted = np.empty(rows, np.int64)
+        wanted[:] = last_n
+        plan = self._plan(found, bound, wanted, seen, filters)
         answer = found.version if version is None else np.minimum(seen, found.version)
         return plan, names, answer
 
@@ -674,7 +677,7 @@ class SeqVault:
         ends = np.cumsum(sizes)
         starts = ends - sizes
         total = int(ends[-1]) if many else 0
-        data = np.empty(total + kernels.PADDING, np.uint8)
+        data = self._buffer(total + kernels.PADDING)
         targets = starts.copy()
         for r, head in heads.items():
             data[starts[r] : starts[r] + len(head)] = head
@@ -688,6 +691,18 @@ class SeqVault:
             path = found.open_segments[int(segments[short])].path
             raise DamagedFileError(f"{path} is shorter than its footer says.")
         return data, starts, shifts, first_blocks
+
+    def _buffer(self, size: int) -> np.ndarray:
+        """Room for records, this thread's until its next read.
+
+        Fresh memory of this size would be mapped, and its pages faulted in, each time.
+        """
+        kept: np.ndarray | None = getattr(self._local, "buffer", None)
+        if kept is None or len(kept) < size:
+            kept = np.empty(max(size, 1 << 20), np.uint8)
+            if size <= BUFFER_BYTES:
+                self._local.buffer = kept
+        return kept[:size]
 
     def _layout(self, names: tuple[str, ...]) -> "_Layout":
         """What is the same for all reads of these fields."""

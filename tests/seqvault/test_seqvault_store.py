@@ -316,6 +316,35 @@ def test_a_snapshot_is_a_store_of_its_own(tmp_path, vault):
         vault.snapshot(tmp_path / "copy")
 
 
+def test_a_copy_without_its_empty_directories_is_read(tmp_path, vault):
+    vault.append(events([1], [NOW]))
+    vault.snapshot(tmp_path / "copy")
+    for folder in ("wal", "items"):
+        (tmp_path / "copy" / folder).rmdir()
+    with SeqVault.open(tmp_path / "copy", read_only=True) as copy:
+        assert copy.read([1], before=None, last_n=1).lengths.tolist() == [1]
+        assert copy.verify()["events"] == 1
+
+
+def test_long_histories_are_read_in_part_and_answer_the_same(vault):
+    rng = np.random.default_rng(0)
+    n = 30_000
+    plain = events(np.ones(n), NOW + np.sort(rng.integers(0, 10**9, n)), rng.integers(0, 2**60, n))
+    vault.bulk_load(plain)
+    read = []
+    many = vault._files.read_many
+    vault._files.read_many = lambda fds, offsets, sizes, *rest: (
+        read.append(int(sizes.sum())) or many(fds, offsets, sizes, *rest)
+    )
+    for before in (NOW, NOW + 1, NOW + 10**7, NOW + 5 * 10**8, NOW + 2 * 10**9):
+        for last_n in (1, 300, 5000):
+            batch = vault.read([1], before=before, last_n=last_n, fields=["item_id"])
+            end = int(np.searchsorted(plain["timestamp"], before))
+            expected = plain["item_id"][max(0, end - last_n) : end][::-1]
+            assert batch["item_id"][0, : batch.lengths[0]].tolist() == expected.tolist()
+    assert read[-3] < vault.stats()["live_bytes"] / 20
+
+
 def test_parquet_loads_whatever_its_order(tmp_path, vault):
     rng = np.random.default_rng(0)
     plain = events(rng.integers(0, 50, 5000), NOW + rng.integers(0, 10**6, 5000))
