@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -57,6 +58,9 @@ class TrainingLoop:
 
         Returns:
             Loss and AUC of the predictions made before each step, of the last epoch.
+
+        Raises:
+            ValueError: The loss is no number any more. Nothing is saved then.
         """
         settings = self._step.settings
         totals = self._totals.read()
@@ -77,6 +81,12 @@ class TrainingLoop:
                         self._save(Position(epoch, files_done))
                 self._join()
             totals = self._totals.read()
+            if not math.isfinite(totals.loss_sum):
+                raise ValueError(
+                    f"the loss is {totals.loss_sum} in epoch {epoch + 1}: training diverged with "
+                    f"dense_learning_rate {settings.dense_learning_rate} and table_learning_rate "
+                    f"{settings.table_learning_rate}; lower them"
+                )
             self._write("train", totals, epoch + 1)
             self._save(Position(epoch + 1, 0))
         return totals

@@ -90,6 +90,14 @@ def test_training_learns(spec, settings, lookup, content, files):
     assert sum(line.startswith("train: ") for line in lines) == 12
 
 
+def test_diverged_training_is_an_error(spec, settings, lookup, content, files, tmp_path):
+    wild = replace(settings, dense_learning_rate=1e30, table_learning_rate=1e30)
+    trainer = Trainer(spec, wild, lookup, content, directory=str(tmp_path))
+    with pytest.raises(ValueError, match="diverged"):
+        trainer.train(files)
+    assert not list(tmp_path.iterdir())
+
+
 def test_equal_runs_give_equal_bits_and_another_seed_does_not(
     trained, spec, lookup, content, files
 ):
