@@ -151,3 +151,16 @@ def test_a_bad_feature_spec(source, tmp_path, fails, old, new, expected):
     (source / "features.yaml").write_text(SPEC.replace(old, new))
     assert expected in fails("prepare", "--source", source, "--data", tmp_path / "data")
     assert expected in fails("load", "--data", source, "--store", tmp_path / "store")
+
+
+@pytest.mark.parametrize("name", ["events", "items", "impressions"])
+def test_a_prepared_dataset_that_was_damaged_is_not_used(source, tmp_path, fails, capsys, name):
+    folder = tmp_path / "data"
+    assert main(["prepare", "--source", str(source), "--data", str(folder)]) == 0
+    capsys.readouterr()
+    table = folder / f"{name}.parquet"
+    _drop(table, "item_id")
+    again = ("prepare", "--source", folder, "--data", tmp_path / "other")
+    assert f"{table} lacks the columns ['item_id']" in fails(*again)
+    table.write_bytes(b"PAR1")
+    assert f"{table} cannot be read as Parquet" in fails(*again)

@@ -3,8 +3,10 @@
 import json
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from laser_features import FeatureSpec
 from tfx_pipeline.config import CONFIGS, load_config
 from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.fingerprint import code_fingerprint, combine, file_fingerprint
@@ -66,8 +68,13 @@ def test_every_config_of_the_package_is_valid(path, tmp_path):
     spec = {"name": "x", "tables": {"item": {"rows": 3, "width": 2, "ids": "direct"}},
             "history": {"max_length": 2}, "event": {"item_id": {"type": "int64", "table": "item"}},
             "label": {"click": {"type": "int8"}}}  # fmt: skip
-    for name in ("events.parquet", "items.parquet", "impressions.parquet"):
-        (tmp_path / name).touch()
+    parsed = FeatureSpec.from_dict(spec)
+    for name, schema in (
+        ("events", parsed.event_schema()),
+        ("items", parsed.item_schema()),
+        ("impressions", parsed.impression_schema()),
+    ):
+        pq.write_table(schema.empty_table(), tmp_path / f"{name}.parquet")
     (tmp_path / "features.yaml").write_text(json.dumps(spec))
     day = 86_400_000
     splits = {"train": [10**12, 10**12 + day], "eval": [10**12 + day, 10**12 + 2 * day]}

@@ -85,7 +85,7 @@ class PreparedDataset:
                 )
         try:
             summary = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
-            return cls(
+            dataset = cls(
                 path=folder,
                 spec=FeatureSpec.load(folder / SPEC),
                 counts=summary["counts"],
@@ -95,6 +95,10 @@ class PreparedDataset:
             )
         except (OSError, ValueError, KeyError, TypeError, FeatureSpecError) as error:
             raise DatasetError(f"{folder}: {SUMMARY} or {SPEC} is damaged ({error})") from error
+        _check_columns(dataset.events_path, dataset.spec.event_schema())
+        _check_columns(dataset.items_path, dataset.spec.item_schema())
+        _check_columns(dataset.impressions_path, dataset.spec.impression_schema())
+        return dataset
 
     @classmethod
     def write(
@@ -154,6 +158,21 @@ class PreparedDataset:
         finally:
             shutil.rmtree(partial, ignore_errors=True)
         return cls.load(folder)
+
+
+def _check_columns(path: Path, schema: pa.Schema) -> None:
+    """Check what the file's footer tells; its rows are checked by whoever reads them."""
+    try:
+        has = pq.read_schema(path).names
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())
+        raise DatasetError(
+            f"{path} cannot be read as Parquet ({reason}); prepare the dataset again"
+        ) from error
+    if missing := [name for name in schema.names if name not in has]:
+        raise DatasetError(
+            f"{path} lacks the columns {missing}; it has {has}: prepare the dataset again"
+        )
 
 
 def _check_replaceable(folder: Path) -> None:
