@@ -200,10 +200,11 @@ def _interrupt(*_: object) -> None:
 
 def _explain(error: Exception, arguments: argparse.Namespace) -> str:
     """One line for what a person did; the traceback, for what nobody expected, in a file."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full ({error.filename or 'while writing'}): free some space"
     if type(error).__module__.split(".")[0] in _ROOMS:
         return str(error)
+    if any(words in str(error) for words in _DISK_IS_FULL):
+        where = getattr(error, "filename", None) or "while writing"
+        return f"the disk is full ({where}): free some space"
     work = getattr(arguments, "work", None) or Path(".")
     work.mkdir(parents=True, exist_ok=True)
     path = work / "error.log"
@@ -212,6 +213,8 @@ def _explain(error: Exception, arguments: argparse.Namespace) -> str:
     return f"{type(error).__name__}: {first_line} (the traceback is in {path})"
 
 
+# Libraries wrap the operating system's error; SQLite has words of its own.
+_DISK_IS_FULL = (os.strerror(errno.ENOSPC), "database or disk is full")
 _ROOMS = ("components", "laser_features", "seqvault", "tfx_pipeline")
 
 

@@ -62,6 +62,20 @@ def test_a_full_disk_is_named(fails, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize(
+    "words", ["No space left on device [Op:SaveV2]", "database or disk is full"]
+)
+def test_a_full_disk_is_named_whoever_met_it(fails, tmp_path, monkeypatch, words):
+    def full(database):
+        raise RuntimeError(words)
+
+    monkeypatch.setattr("tfx_pipeline.metadata.read_runs", full)
+    assert (
+        fails("status", "--work", tmp_path) == "the disk is full (while writing): free some space"
+    )
+    assert not (tmp_path / "error.log").exists()
+
+
 def test_the_command_line_starts_without_tensorflow():
     code = "import sys, tfx_pipeline.cli; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
