@@ -280,6 +280,13 @@ class SeqVault:
             self._index, self._segments, self._items = index, segments, items
             self._memtable = Memtable(self.schema)
             self._sources = dict(manifest.sources)
+        self._count_stored()
+
+    def _count_stored(self) -> None:
+        """Sums for ``stats``; to be called where nothing else changes the index."""
+        everybody = np.arange(len(self._index.users), dtype=np.int64)
+        _, _, _, lengths, counts = self._index.extents(everybody)
+        self._stored = (int(counts.sum()), int(lengths.sum()))
 
     def _replay(self) -> tuple[int, int, np.ndarray | None]:
         """Takes in the log; returns the last file's number, sound length and bytes."""
@@ -855,19 +862,17 @@ class SeqVault:
             with self._state:
                 limit = self._memtable.size
                 sources = dict(self._sources)
-                touched = np.unique(self._memtable.slots[:limit])
-                tails = np.bincount(self._memtable.slots[:limit], minlength=len(self._index.users))[
-                    touched
-                ]
-                rewrite = self._worn_segments()
-                starts, segments, _, _, counts = self._index.extents(
-                    np.arange(len(self._index.users), dtype=np.int64)
-                )
-                keys = self._index.users.keys.copy()
+                in_memory = self._memtable.slots[:limit]
+                keys = self._index.users.keys
                 arrived = self._index.arrivals[: len(keys)].copy()
-                # users of whom nothing is left are carried on, for their arrival numbers
-                spent = [self._segments[n].users[self._segments[n].counts == 0] for n in rewrite]
-                carried = self._index.users.find(np.concatenate([np.empty(0, np.int64), *spent]))
+        # only merges change what follows, so readers and appends need not wait
+        touched, tails = np.unique(in_memory, return_counts=True)
+        rewrite = self._worn_segments()
+        starts, segments, _, _, counts = self._index.extents(np.arange(len(keys), dtype=np.int64))
+        # users of whom nothing is left are carried on, for their arrival numbers
+        spent = [self._segments[n].users[self._segments[n].counts == 0] for n in rewrite]
+        with self._state:
+            carried = self._index.users.find(np.concatenate([np.empty(0, np.int64), *spent]))
         owner = np.repeat(np.arange(len(keys)), np.diff(starts))
         worn = np.unique(owner[np.isin(segments, rewrite)])
         worn = np.union1d(worn, carried)
@@ -929,6 +934,7 @@ class SeqVault:
                 fresh.arrivals,
             )  # fmt: skip
             self._memtable = self._memtable.rest(limit, self._index.arrivals)
+        self._count_stored()
         for worn_number in rewrite:
             self._discard(segment_files.path_of(self.path, worn_number))
         for name in self._files.list_directory(f"{self.path}/wal"):
@@ -1139,15 +1145,18 @@ class SeqVault:
                 pass
         return checked
 
+    @property
+    def events_in_log(self) -> int:
+        """Number of events that are not in a segment yet."""
+        return self._memtable.size
+
     def stats(self) -> dict[str, Any]:
         """Sizes and counts of the store, as plain numbers."""
         self._check_open()
         with self._state:
             index, memtable = self._index, self._memtable
             on_disk = sum(segment.size for segment in self._segments.values())
-            live = index.live_bytes()
-            _, _, _, _, counts = index.extents(np.arange(len(index.users), dtype=np.int64))
-            stored = int(counts.sum())
+            stored, live = self._stored
             return {
                 "path": self.path,
                 "users": len(index.users),
@@ -1155,7 +1164,7 @@ class SeqVault:
                 "events_in_log": memtable.size,
                 "segments": len(self._segments),
                 "segment_bytes": on_disk,
-                "live_bytes": sum(live.values()),
+                "live_bytes": live,
                 "bytes_per_event": on_disk / stored if stored else 0.0,
                 "index_bytes": index.bytes,
                 "memtable_bytes": memtable.bytes,

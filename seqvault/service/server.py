@@ -110,7 +110,7 @@ class Server:
     def _merge_now_and_then(self, seconds: float) -> None:
         last = time.monotonic()
         while not self._stopping.wait(min(seconds, 1.0)):
-            waiting = self.vault.stats()["events_in_log"]
+            waiting = self.vault.events_in_log
             due = time.monotonic() - last >= seconds
             if waiting >= MERGE_AT or (waiting and due):
                 last = time.monotonic()
