@@ -81,7 +81,8 @@ def read_evaluation(uri: str) -> list[tuple[tuple[tuple[str, Any], ...], dict[st
         (
             key,
             {
-                name: metrics[""][""][name]["doubleValue"]
+                # Protobuf as JSON spells what a slice of one class has no value for "NaN".
+                name: float(metrics[""][""][name]["doubleValue"])
                 for name in names
                 if name in metrics[""][""]
             },
