@@ -1,0 +1,70 @@
+"""Seconds to open a store after its process ended, by users and logged events.
+
+python benchmarks/seqvault/recovery.py [--users 1000000] [--events 1000000]
+"""
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from seqvault import Field, Schema, SeqVault
+from seqvault.warm_up import warm_up
+
+
+def events(rng: np.random.Generator, users: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "user_id": users,
+        "timestamp": 10**12 + rng.integers(0, 10**6, len(users)),
+        "item_id": rng.integers(0, 10**6, len(users)),
+        "action": rng.integers(0, 8, len(users)).astype(np.int8),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--users", type=int, default=1_000_000)
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--out", default=str(Path(__file__).parent / "results"))
+    arguments = parser.parse_args()
+    warm_up()
+    root = tempfile.mkdtemp(prefix="seqvault-recovery-")
+    schema = Schema((Field("item_id", "int64", "item"), Field("action", "int8", "action")))
+    rng = np.random.default_rng(0)
+    try:
+        with SeqVault.open(f"{root}/vault", schema=schema) as vault:
+            vault.bulk_load(events(rng, np.repeat(np.arange(arguments.users), 2)))
+            for _ in range(0, arguments.events, 50_000):
+                vault.append(events(rng, rng.integers(0, arguments.users, 50_000)))
+        opened = []
+        for _ in range(3):
+            wall, cpu = time.perf_counter(), time.process_time()
+            vault = SeqVault.open(f"{root}/vault")
+            opened.append((time.perf_counter() - wall, time.process_time() - cpu))
+            stats = vault.stats()
+            vault.close()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+    result = {
+        "users": arguments.users,
+        "events_in_log": stats["events_in_log"],
+        "wall_seconds": [round(wall, 3) for wall, _ in opened],
+        "cpu_seconds": [round(cpu, 3) for _, cpu in opened],
+        "index_bytes_per_user": round(stats["index_bytes"] / arguments.users, 1),
+        "load": os.getloadavg(),
+    }
+    Path(arguments.out).mkdir(parents=True, exist_ok=True)
+    path = Path(arguments.out) / f"recovery-{arguments.users}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()
