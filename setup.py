@@ -1,7 +1,7 @@
 """Install metadata of LASER: one package, four optional sets of dependencies.
 
 ``pip install .`` gives the Keras layers with keras and numpy alone; the extras
-add what the other rooms need (see DESIGN table in ``docs/architecture.md``).
+add what the other rooms need (see the rooms in ``docs/architecture.md``).
 """
 
 from setuptools import find_packages, setup
@@ -46,7 +46,7 @@ DEV = [
 setup(
     name="laser-ranking",
     version="0.1.0",
-    description="An open-source ranking stack for long user histories: SeqVault, the LASER model, a TFX pipeline and serving.",
+    description="A ranking stack for long user histories: store, layers, pipeline, serving.",
     python_requires=">=3.10",
     packages=find_packages(
         include=[
