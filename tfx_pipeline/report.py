@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,23 @@ def read_evaluation(uri: str) -> list[tuple[tuple[tuple[str, Any], ...], dict[st
                 if name in metrics[""][""]
             },
         )
-        for key, metrics in sorted(candidate.slicing_metrics, key=lambda entry: str(entry[0]))
+        for key, metrics in sorted(
+            candidate.slicing_metrics, key=lambda entry: slice_order(entry[0])
+        )
+    ]
+
+
+def slice_order(key: tuple[tuple[str, Any], ...]) -> list[tuple[str, int]]:
+    """Sorts slices by column and by the first number in the value.
+
+    Example:
+        >>> sorted(["over 1000", "51-200", "11-50"], key=lambda name: slice_order((("a", name),)))
+        ['11-50', '51-200', 'over 1000']
+    """
+    numbers = (re.search(r"\d+", str(value)) for _, value in key)
+    return [
+        (column, int(number.group()) if number else -1)
+        for (column, _), number in zip(key, numbers, strict=True)
     ]
 
 

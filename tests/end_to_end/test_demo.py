@@ -48,6 +48,8 @@ def test_a_model_was_trained_checked_and_pushed(demo):
     assert {"train/auc", "eval/auc"} <= set(report["training"])
     slices = [name for name in report["evaluation"] if name.startswith("scenario=")]
     assert slices == ["scenario=0", "scenario=1", "scenario=2"]
+    numbers = [number for metrics in report["evaluation"].values() for number in metrics.values()]
+    assert all(isinstance(number, float) for number in numbers)
 
 
 def test_a_live_event_changes_the_next_answer(demo):
