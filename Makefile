@@ -21,7 +21,10 @@ test: env  ## every test, with lint and types
 	@$(MAKE) --no-print-directory lint
 	@$(PY) -m pytest -q tests
 
-# room:python:keras backend; together every supported Python and every backend.
+test-crash: env  ## kill SeqVault at 1000 random points and compare with an oracle
+	@$(PY) -m seqvault.testing.crash_run --points 1000
+
+# python:keras backend; together every supported Python and every backend.
 LAYERS_MATRIX ?= 3.10:tensorflow 3.11:torch 3.12:jax 3.13:jax
 STORE_MATRIX ?= 3.11 3.12 3.13
 SERVING_MATRIX ?= 3.11 3.12 3.13
@@ -58,4 +61,4 @@ lock: env  ## refresh requirements/pipeline.lock from setup.py
 clean:  ## remove environments, caches and demo output
 	rm -rf .venv .venv-* .laser build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help env demo test test-layers test-store test-serving test-light lint lock clean
+.PHONY: help env demo test test-crash test-layers test-store test-serving test-light lint lock clean
