@@ -26,8 +26,8 @@ test-crash: env  ## kill SeqVault at 1000 random points and compare with an orac
 
 # python:keras backend; together every supported Python and every backend.
 LAYERS_MATRIX ?= 3.10:tensorflow 3.11:torch 3.12:jax 3.13:jax
-STORE_MATRIX ?= 3.11 3.12 3.13
-SERVING_MATRIX ?= 3.11 3.12 3.13
+STORE_MATRIX ?= 3.10 3.11 3.12 3.13
+SERVING_MATRIX ?= 3.10 3.11 3.12 3.13
 
 test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to 3.13, without TFX
 	@set -e; for entry in $(LAYERS_MATRIX); do python=$${entry%%:*}; backend=$${entry##*:}; \
@@ -36,12 +36,12 @@ test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to
 	  tools/setup_env.sh light layers-$$python $$python . $$package pytest pytest-timeout; \
 	  KERAS_BACKEND=$$backend .venv-layers-$$python/bin/python -m pytest -q tests/laser_keras; done
 
-test-store:  ## seqvault alone, Python 3.11 to 3.13 (3.10 is part of `make test`)
+test-store:  ## seqvault alone, Python 3.10 to 3.13
 	@set -e; for python in $(STORE_MATRIX); do echo "== seqvault on Python $$python"; \
 	  tools/setup_env.sh light store-$$python $$python '.[seqvault]' pytest pytest-timeout hypothesis pandas; \
 	  .venv-store-$$python/bin/python -m pytest -q tests/seqvault; done
 
-test-serving:  ## serving alone with current TensorFlow, Python 3.11 to 3.13 (3.10 is part of `make test`)
+test-serving:  ## serving alone with current TensorFlow, Python 3.10 to 3.13
 	@set -e; for python in $(SERVING_MATRIX); do echo "== serving on Python $$python"; \
 	  tools/setup_env.sh light serving-$$python $$python '.[serving]' pytest pytest-timeout hypothesis; \
 	  .venv-serving-$$python/bin/python -m pytest -q tests/serving tests/laser_features; done
