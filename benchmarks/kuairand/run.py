@@ -41,6 +41,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="JSON file; default results/seed<seed>.json")
     arguments = parser.parse_args()
     output = arguments.output or HERE / "results" / f"seed{arguments.seed}.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments.data, arguments.config, arguments.seed, Path(folder))
     output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
