@@ -15,7 +15,8 @@ from pathlib import Path
 from types import TracebackType
 
 _POLL_SECONDS = 0.1
-_STOP_SECONDS = 20.0
+# Twice this, for the signal and then by force, is below what a pipeline gets to end in.
+_STOP_SECONDS = 5.0
 
 
 class ServerError(RuntimeError):

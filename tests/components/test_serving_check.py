@@ -2,6 +2,8 @@
 
 import base64
 import json
+import os
+import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -159,6 +161,18 @@ def test_a_server_runs_inside_the_block_and_not_after_it():
         assert server.last_words().startswith("listening")
         raise KeyboardInterrupt
     assert not is_alive(pid)
+
+
+def test_a_detached_server_goes_on():
+    port = free_port()
+    command = [sys.executable, "-c", HTTP_SERVER, str(port)]
+    with ServerProcess(command, ready_url=f"http://127.0.0.1:{port}") as server:
+        pid = server.pid
+        server.detach()
+    try:
+        assert is_alive(pid)
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
 def test_a_server_that_ends_early_is_quoted():
