@@ -214,7 +214,9 @@ def processes_that_name(folder):
 
 
 def test_an_interrupted_demo_leaves_nothing_running_or_half_written(tmp_path, small_config):
+    # A shell starts background jobs with Ctrl-C ignored; here a person sits at the terminal.
     code = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import sys; from pathlib import Path; from tfx_pipeline import cli, demo;"
         "from tfx_pipeline.datasets import GeneratorSettings as G;"
         "run = demo.run_demo; small = G(users=30, items=1000, max_events=100, requests=60);"
