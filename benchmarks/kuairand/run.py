@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of KuaiRand-Pure")
     parser.add_argument("--seed", type=int, default=17)
-    parser.add_argument("--config", type=Path, default=HERE / "kuairand.yaml")
+    parser.add_argument("--config", default="kuairand", help="YAML file, or one of the package")
     parser.add_argument("--output", type=Path, help="JSON file; default results/seed<seed>.json")
     arguments = parser.parse_args()
     output = arguments.output or HERE / "results" / f"seed{arguments.seed}.json"
@@ -49,12 +49,12 @@ def main() -> None:
     print(f"{output}: AUC {whole['auc']:.4f}, gAUC {whole['gauc']:.4f}")
 
 
-def measure(data: Path, config: Path, seed: int, work: Path) -> dict[str, Any]:
+def measure(data: Path, config: str, seed: int, work: Path) -> dict[str, Any]:
     """Prepare, load, run the pipeline once; everything a reader needs to judge the result."""
     started = time.monotonic()
     dataset = prepare(data, work / "dataset")
     load_store(dataset.path, work / "store")
-    settings = load_config(str(config), dataset.path, work / "store", work / "run")
+    settings = load_config(config, dataset.path, work / "store", work / "run")
     settings = with_training(settings, seed=seed)
     report = run_local(settings)
     click_rates = click_rate_floors(
