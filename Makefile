@@ -25,7 +25,7 @@ test-crash: env  ## kill SeqVault at 1000 random points and compare with an orac
 	@$(PY) -m seqvault.testing.crash_run --points 1000
 
 # python:keras backend; together every supported Python and every backend.
-LAYERS_MATRIX ?= 3.10:tensorflow 3.11:torch 3.12:jax 3.13:jax
+LAYERS_MATRIX ?= 3.10:tensorflow 3.11:torch 3.12:jax 3.13:tensorflow
 STORE_MATRIX ?= 3.10 3.11 3.12 3.13
 SERVING_MATRIX ?= 3.10 3.11 3.12 3.13
 
