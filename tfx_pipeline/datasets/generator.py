@@ -68,7 +68,7 @@ class GeneratorSettings:
     max_events: int = 4000
     requests: int = 20_000
     candidates: int = 10
-    max_history: int = 500
+    max_history: int = 1000
     seed: int = 7
 
     def __post_init__(self) -> None:
