@@ -80,7 +80,12 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="the whole way, from events to a rank answer")
     demo.set_defaults(run=_demo)
     demo.add_argument("--data", type=Path, help="a dataset's folder; without it one is generated")
-    demo.add_argument("--work", type=Path, default=Path(".laser"), help="(default %(default)s)")
+    demo.add_argument(
+        "--work",
+        type=Path,
+        default=Path(".laser"),
+        help="folder; each dataset gets its own in it (default %(default)s)",
+    )
     demo.add_argument("--keep", action="store_true", help="leave the servers running")
     return parser
 
@@ -178,7 +183,9 @@ def _compile(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.demo import run_demo
 
-    run_demo(arguments.work, source=arguments.data, keep=arguments.keep)
+    # Models of different datasets are never compared, so each has metadata of its own.
+    name = arguments.data.resolve().name if arguments.data else "generated"
+    run_demo(arguments.work / name, source=arguments.data, keep=arguments.keep)
     return 0
 
 

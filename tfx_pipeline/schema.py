@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from google.protobuf import text_format
@@ -37,10 +38,15 @@ def make_schema(spec: FeatureSpec) -> schema_pb2.Schema:
 
 
 def write_schema(spec: FeatureSpec, folder: Path) -> Path:
-    """Write the schema where ImportSchemaGen reads it; returns the file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / SCHEMA_FILE
-    path.write_text(text_format.MessageToString(make_schema(spec)), encoding="utf-8")
+    """Write the schema where ImportSchemaGen reads it; returns the file.
+
+    ImportSchemaGen's cache key holds the path and not the content: another schema needs another
+    path, or a changed feature spec would run on the schema of the one before.
+    """
+    text = text_format.MessageToString(make_schema(spec))
+    path = folder / hashlib.sha256(text.encode()).hexdigest()[:16] / SCHEMA_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
     return path
 
 

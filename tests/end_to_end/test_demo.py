@@ -232,5 +232,6 @@ def test_an_interrupted_demo_leaves_nothing_running_or_half_written(tmp_path, sm
     demo.stdout.read()
     assert demo.wait(timeout=60) == 130
     assert processes_that_name(tmp_path) == []
-    assert not (tmp_path / "run" / "serving").exists()
-    assert not list(tmp_path.glob(".*partial"))
+    work = tmp_path / "generated"
+    assert (work / "run").exists() and not (work / "run" / "serving").exists()
+    assert not list(work.glob(".*partial"))
