@@ -19,6 +19,8 @@ class Case:
     trains: bool = True
     masked_by: dict[str, str] = field(default_factory=dict)
     """Which inputs are padded, and the mask's name."""
+    searches: bool = False
+    """Keeps the events of the highest scores: rounding may decide between two near ones."""
 
 
 def _cases() -> dict[str, Case]:
@@ -140,12 +142,14 @@ def _cases() -> dict[str, Case]:
             sequence,
             (3, 2, 2, 8),
             masked_by=padded,
+            searches=True,
         ),
         "SIMEncoder": Case(
             lambda **k: laser_keras.SIMEncoder("soft", 4, 2, 3, **k),
             sequence,
             (3, 2, 3, 8),
             masked_by=padded,
+            searches=True,
         ),
         "SIMEncoder_hard": Case(
             lambda **k: laser_keras.SIMEncoder("hard", 4, 2, 3, "oldest_first", **k),
