@@ -94,8 +94,8 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
             chunk.flatten().to_numpy(zero_copy_only=False).reshape(-1, kind.list_size)
             for chunk in column.chunks
         ]
-        empty = np.empty((0, kind.list_size), kind.value_type.to_pandas_dtype())
-        return np.concatenate([empty, *chunks])
+        none = pa.array([], kind.value_type).to_numpy(zero_copy_only=False)
+        return np.concatenate([none.reshape(0, kind.list_size), *chunks])
     values = column.to_numpy()
     return values.astype(object) if values.dtype == object else values
 

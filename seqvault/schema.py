@@ -21,6 +21,10 @@ DTYPES = (
 )  # fmt: skip
 
 
+# Arrow's names of the types that NumPy names otherwise.
+_FLOATS = {"halffloat": "float16", "float": "float32", "double": "float64"}
+
+
 @dataclass(frozen=True)
 class Field:
     """One event field.
@@ -95,14 +99,7 @@ class Schema:
                         f"field {entry.name!r} has type {entry.type}; it must be int64."
                     )
                 continue
-            try:
-                dtype = np.dtype(entry.type.to_pandas_dtype()).name
-            except NotImplementedError:
-                dtype = str(entry.type)
-            if str(entry.type) not in ("halffloat", "float", "double") and dtype not in str(
-                entry.type
-            ):
-                dtype = str(entry.type)
+            dtype = _FLOATS.get(str(entry.type), str(entry.type))
             metadata = entry.metadata or {}
             fields.append(
                 Field(
