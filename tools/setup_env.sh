@@ -46,6 +46,8 @@ find_python() {  # $1: version such as 3.10
 }
 
 uv=$(find_uv)
+# Trust what this machine trusts, a company proxy's certificate too (older versions of uv know the second name only).
+export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" UV_NATIVE_TLS="${UV_NATIVE_TLS:-true}"
 mode=${1:-pipeline}
 
 if [ "$mode" = pipeline ]; then
