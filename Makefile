@@ -38,7 +38,7 @@ test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to
 
 test-store:  ## seqvault alone, Python 3.10 to 3.13
 	@set -e; for python in $(STORE_MATRIX); do echo "== seqvault on Python $$python"; \
-	  tools/setup_env.sh light store-$$python $$python '.[seqvault]' pytest pytest-timeout hypothesis pandas; \
+	  tools/setup_env.sh light store-$$python $$python '.[kafka]' pytest pytest-timeout hypothesis pandas; \
 	  .venv-store-$$python/bin/python -m pytest -q tests/seqvault; done
 
 test-serving:  ## serving alone with current TensorFlow, Python 3.10 to 3.13

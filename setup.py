@@ -1,4 +1,4 @@
-"""Install metadata of LASER: one package, four optional sets of dependencies.
+"""Install metadata of LASER: one package, optional sets of dependencies.
 
 ``pip install .`` gives the Keras layers with keras and numpy alone; the extras
 add what the other rooms need (see the rooms in ``docs/architecture.md``).
@@ -8,11 +8,15 @@ from setuptools import find_packages, setup
 
 SEQVAULT = [
     "grpcio>=1.60",
+    "grpcio-health-checking>=1.48",
+    "grpcio-reflection>=1.48",
     "numba>=0.59",
     "protobuf>=3.20.3",
     "pyarrow>=10.0.1",
+    "tqdm>=4.66",
     "zstandard>=0.22",
 ]
+KAFKA = ["confluent-kafka>=2.4"]
 FEATURES = ["pyarrow>=10.0.1", "pyyaml>=6.0"]
 SERVING = [
     *SEQVAULT,
@@ -30,15 +34,19 @@ PIPELINE = [
     "tensorflow-recommenders==0.7.7",
     "tf-keras==2.16.0",
     "tfx[kfp]==1.16.0",
-    "tqdm>=4.66",
+    *KAFKA,
 ]
 DEV = [
+    *KAFKA,
     "grpcio-tools>=1.48",
     "hypothesis>=6.100",
     "import-linter>=2.0",
+    "lmdb>=1.4",  # peers in benchmarks/seqvault, as rocksdict and redis
     "mypy>=1.10",
     "pytest>=8.0",
     "pytest-timeout>=2.3",
+    "redis>=5.0",
+    "rocksdict>=0.3.20",
     "ruff>=0.6",
     "scikit-learn>=1.3",
 ]
@@ -62,6 +70,7 @@ setup(
     install_requires=["keras>=3.5", "numpy>=1.26"],
     extras_require={
         "seqvault": SEQVAULT,
+        "kafka": [*SEQVAULT, *KAFKA],
         "serving": SERVING,
         "pipeline": PIPELINE,
         "dev": DEV,
