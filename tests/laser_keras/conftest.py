@@ -7,6 +7,7 @@ sys.path.insert(0, os.path.dirname(__file__))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 import keras
+import pytest
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -17,3 +18,9 @@ elif keras.backend.backend() == "torch":
     import torch
 
     torch.set_num_threads(2)
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """Dropout draws from Keras's global state: no test's outcome may depend on the draw."""
+    keras.utils.set_random_seed(0)
