@@ -15,12 +15,12 @@ from seqvault.errors import InvalidRequestError
 from seqvault.events import NO_BOUND, to_columns
 from seqvault.item_batch import ItemBatch
 from seqvault.items import to_numpy, to_table
+from seqvault.requests import batches_of, bounds_of, ids_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
 from seqvault.service.server import NAME
-from seqvault.store import batches_of, bounds_of, ids_of
 
 
 class SeqVaultClient:

@@ -12,10 +12,10 @@ import pyarrow as pa
 from seqvault.errors import SchemaError, ServerUnavailableError
 from seqvault.events import to_columns
 from seqvault.item_batch import ItemBatch
+from seqvault.requests import batches_of, bounds_of, ids_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service.client import SeqVaultClient
-from seqvault.store import batches_of, bounds_of, ids_of
 
 Answer = TypeVar("Answer")
 

@@ -1,0 +1,114 @@
+"""Looking after a store: checking every byte, sizes and counts, snapshots."""
+
+from typing import Any
+
+import numpy as np
+
+from seqvault import items as item_files
+from seqvault import segment as segment_files
+from seqvault import wal
+from seqvault.errors import DamagedFileError
+from seqvault.events import NO_BOUND
+from seqvault.files import Files
+from seqvault.merger import slices
+from seqvault.reader import Found, Reader
+from seqvault.segment import Segment
+from seqvault.state import State
+
+VERIFY_BYTES = 1 << 24  # of records checked at a time
+
+
+def verify(state: State, reader: Reader) -> dict[str, int]:
+    """See ``SeqVault.verify``."""
+    with state.lock:
+        segments, manifest = dict(state.segments), state.manifest
+    checked = {"segments": 0, "records": 0, "events": 0, "items": 0, "bytes": 0}
+    for number, segment in segments.items():
+        again = Segment(state.files, state.path, number)  # header, footer and trailer
+        there = np.flatnonzero(again.counts)
+        for first, last in slices(again.lengths[there], VERIFY_BYTES):
+            checked["records"] += last - first
+            checked["events"] += _verify_records(state, reader, again, there[first:last])
+        checked["segments"] += 1
+        checked["bytes"] += segment.size
+    for number in manifest.items:
+        checked["items"] += len(item_files.load(state.files, state.path, number))
+    for number in range(manifest.wal_start, 1 << 62):
+        try:
+            data = wal.read_file(state.files, state.path, number)
+        except FileNotFoundError:
+            break
+        later = state.files.exists(wal.path_of(state.path, number + 1))
+        for _ in wal.scan(data, number, wal.path_of(state.path, number), sealed=later):
+            pass
+    return checked
+
+
+def _verify_records(state: State, reader: Reader, segment: Segment, part: np.ndarray) -> int:
+    """Checks the records ``part`` of a segment; returns how many events they hold."""
+    rows = len(part)
+    found = Found(
+        segment.users[part], np.arange(rows + 1), np.full(rows, segment.number),
+        segment.offsets[part], segment.lengths[part],
+        segment.counts[part], {segment.number: segment},
+        np.full(rows, segment.schema_id), np.zeros(rows + 1, np.int64),
+        np.empty(0, np.int64), state.memtable.columns, state.memtable.arrivals,
+        np.zeros(rows, np.int64),
+    )  # fmt: skip
+    every = np.full(rows, NO_BOUND, np.int64)
+    plan = reader.plan(found, every, every, np.full(rows, -1, np.int64), [])
+    if not state.oldest() and (plan.counts != segment.counts[part]).any():
+        raise DamagedFileError(f"{segment.path}: records do not hold what they say.")
+    return int(plan.counts.sum())
+
+
+def stats(state: State) -> dict[str, Any]:
+    """See ``SeqVault.stats``."""
+    with state.lock:
+        index, memtable = state.index, state.memtable
+        on_disk = sum(segment.size for segment in state.segments.values())
+        return {
+            "path": state.path,
+            "users": len(index.users),
+            "events": state.stored_events + memtable.size,
+            "events_in_log": memtable.size,
+            "segments": len(state.segments),
+            "segment_bytes": on_disk,
+            "live_bytes": state.live_bytes,
+            "bytes_per_event": on_disk / state.stored_events if state.stored_events else 0.0,
+            "index_bytes": index.bytes,
+            "memtable_bytes": memtable.bytes,
+            "items": len(state.items),
+            "items_version": state.items.version,
+            "sources": dict(state.sources),
+            "fields": list(state.schema.names),
+        }
+
+
+def snapshot(state: State, target: str) -> None:
+    """Copies a merged store to ``target``. The caller holds ``state.merging``."""
+    files, manifest = state.files, state.manifest
+    for folder in ("", "/segments", "/wal", "/items"):
+        files.make_directory(target + folder)
+    for number in manifest.segments:
+        _copy(
+            files,
+            segment_files.path_of(state.path, number),
+            segment_files.path_of(target, number),
+        )
+    for number in manifest.items:
+        _copy(files, item_files.path_of(state.path, number), item_files.path_of(target, number))
+    for folder in ("/segments", "/items"):
+        files.sync_directory(target + folder)
+    manifest.save(files, target)
+
+
+def _copy(files: Files, old: str, new: str) -> None:
+    try:
+        files.link(old, new)
+    except OSError:
+        source = files.open_read(old)
+        try:
+            files.publish(new, files.read_all(source, files.size(source), 0).tobytes())
+        finally:
+            files.close(source)

@@ -1,0 +1,303 @@
+"""The read path: find a user's records and events in memory, plan, fetch, unpack."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from seqvault.codec import kernels
+from seqvault.errors import DamagedFileError
+from seqvault.requests import MAX_LAST_N, bounds_of, check_last_n, filters_of, ids_of, versions_of
+from seqvault.segment import Segment
+from seqvault.sequence_batch import SequenceBatch
+from seqvault.state import State
+
+LONG_RECORD = 1 << 15  # bytes; of longer ones only the blocks needed are read
+BUFFER_BYTES = 1 << 24  # of records that a thread keeps room for
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a read needs, taken under the lock; none of it changes afterwards."""
+
+    users: np.ndarray
+    starts: np.ndarray
+    segments: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
+    open_segments: dict[int, Segment]
+    schema_ids: np.ndarray
+    mem_starts: np.ndarray
+    mem_rows: np.ndarray
+    mem_columns: dict[str, np.ndarray]
+    mem_arrivals: np.ndarray
+    version: np.ndarray
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which stored event goes where: what ``unpack_column`` needs for each field."""
+
+    found: Found
+    data: np.ndarray
+    blocks: int
+    block_arrays: tuple[np.ndarray, ...]
+    dest: np.ndarray
+    mem_dest: np.ndarray
+    counts: np.ndarray
+
+
+class Reader:
+    """Answers reads of a store. Any number of threads may use one.
+
+    Args:
+        state: what there is to read.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._local = threading.local()
+
+    def read(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None,
+        actions: Sequence[int] | None,
+        fields: Sequence[str] | None,
+        version: np.ndarray | None,
+    ) -> SequenceBatch:
+        """See ``SeqVault.read``."""
+        plan, names, answer = self._plan_request(
+            user_ids, before, last_n, scenarios, actions, fields, version
+        )
+        rows = len(plan.counts)
+        row_starts = np.arange(rows, dtype=np.int64) * int(last_n)
+        flat = self.unpack(plan, names, row_starts, rows * int(last_n))
+        columns = {name: values.reshape(rows, int(last_n)) for name, values in flat.items()}
+        return SequenceBatch(plan.found.users, plan.counts.astype(np.int32), columns, answer)
+
+    def read_ragged(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None,
+        actions: Sequence[int] | None,
+        fields: Sequence[str] | None,
+        version: np.ndarray | None,
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """See ``SeqVault.read_ragged``."""
+        plan, names, answer = self._plan_request(
+            user_ids, before, last_n, scenarios, actions, fields, version
+        )
+        row_starts = np.cumsum(plan.counts) - plan.counts
+        columns = self.unpack(plan, names, row_starts, int(plan.counts.sum()))
+        return plan.counts.astype(np.int32), answer, columns
+
+    def _plan_request(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None,
+        actions: Sequence[int] | None,
+        fields: Sequence[str] | None,
+        version: np.ndarray | None,
+    ) -> tuple[Plan, tuple[str, ...], np.ndarray]:
+        """Checks a read and plans it; also the fields and the version of the answer."""
+        self._state.check_open()
+        users = ids_of(user_ids, "user_ids")
+        rows = len(users)
+        wanted = np.full(rows, check_last_n(last_n, rows), np.int64)
+        names = self._state.schema.select(fields)
+        bound = bounds_of(before, rows)
+        seen = versions_of(version, rows)
+        filters = filters_of(self._state.schema, scenarios, actions)
+        found = self.find(users)
+        plan = self.plan(found, bound, wanted, seen, filters)
+        answer = found.version if version is None else np.minimum(seen, found.version)
+        return plan, names, answer
+
+    def find(self, users: np.ndarray, mem_limit: int | None = None) -> Found:
+        """Takes what a read of these users needs, as of one moment.
+
+        Args:
+            users: int64 [B].
+            mem_limit: how many of the events in memory count; None: all.
+        """
+        state = self._state
+        with state.lock:
+            slots = state.index.users.find(users)
+            starts, segments, offsets, lengths, counts = state.index.extents(slots)
+            memtable = state.memtable
+            limit = memtable.size if mem_limit is None else mem_limit
+            mem_starts, mem_rows = memtable.rows(slots, limit)
+            version = np.where(slots >= 0, state.index.arrivals[np.maximum(slots, 0)], 0)
+            schema_ids = np.array([state.schema_of[n] for n in segments.tolist()], np.int64)
+            return Found(
+                users, starts, segments, offsets, lengths, counts, state.segments, schema_ids,
+                mem_starts, mem_rows, dict(memtable.columns), memtable.arrivals, version,
+            )  # fmt: skip
+
+    def _fetch(
+        self, found: Found, before: np.ndarray | None, last_n: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Reads records into one buffer.
+
+        Of a long record, if ``before`` is given, only the blocks that hold the
+        ``last_n`` events before it.
+
+        Returns:
+            The buffer, and [R] where each record starts, how many bytes are left out
+            behind its directory, and the first block that is there.
+        """
+        segments, offsets, lengths = found.segments, found.offsets, found.lengths
+        many = len(segments)
+        shifts, first_blocks = np.zeros(many, np.int64), np.zeros(many, np.int64)
+        sizes = lengths.copy()
+        heads: dict[int, np.ndarray] = {}
+        if before is not None:
+            for r in np.flatnonzero(lengths > LONG_RECORD).tolist():
+                row = int(np.searchsorted(found.starts, r, side="right")) - 1
+                blocks = -(-int(found.counts[r]) // kernels.BLOCK)
+                size = 16 + 12 * blocks
+                segment = found.open_segments[int(segments[r])]
+                head = self._state.files.read_all(segment.fd, size, int(offsets[r]))
+                if len(head) != size:
+                    raise DamagedFileError(f"{segment.path} is shorter than its footer says.")
+                entries = head[12 : 12 + 12 * blocks].view([("first", "<i8"), ("end", "<u4")])
+                stop = int(np.searchsorted(entries["first"], before[row]))
+                start = stop - 1 - -(-int(min(last_n[row], MAX_LAST_N)) // kernels.BLOCK)
+                if start > 0:
+                    first_blocks[r] = start
+                    shifts[r] = int(entries["end"][start - 1]) - size
+                    if not 0 <= shifts[r] < lengths[r] - size:
+                        shifts[r] = first_blocks[r] = 0  # damaged: read it whole and be told
+                        continue
+                    sizes[r] = lengths[r] - shifts[r]
+                    heads[r] = head
+        ends = np.cumsum(sizes)
+        starts = ends - sizes
+        total = int(ends[-1]) if many else 0
+        data = self._buffer(total + kernels.PADDING)
+        targets = starts.copy()
+        for r, head in heads.items():
+            data[starts[r] : starts[r] + len(head)] = head
+            targets[r] += len(head)
+            sizes[r] -= len(head)
+            offsets = offsets.copy() if offsets is found.offsets else offsets
+            offsets[r] += len(head) + shifts[r]
+        fds = np.array([found.open_segments[n].fd for n in segments.tolist()], np.int64)
+        short = self._state.files.read_many(fds, offsets, sizes, data, targets)
+        if short >= 0:
+            path = found.open_segments[int(segments[short])].path
+            raise DamagedFileError(f"{path} is shorter than its footer says.")
+        return data, starts, shifts, first_blocks
+
+    def _buffer(self, size: int) -> np.ndarray:
+        """Room for records, this thread's until its next read.
+
+        Fresh memory of this size would be mapped, and its pages faulted in, each time.
+        """
+        kept: np.ndarray | None = getattr(self._local, "buffer", None)
+        if kept is None or len(kept) < size:
+            kept = np.empty(max(size, 1 << 20), np.uint8)
+            if size <= BUFFER_BYTES:
+                self._local.buffer = kept
+        return kept[:size]
+
+    def plan(
+        self,
+        found: Found,
+        before: np.ndarray,
+        last_n: np.ndarray,
+        version: np.ndarray,
+        filters: Sequence[tuple[str, np.ndarray]],
+    ) -> Plan:
+        """Fetches records and decides which event goes where.
+
+        Args:
+            found: what there is.
+            before, last_n, version: int64 [B], the request; version -1 is the present.
+            filters: fields and their wanted values, ascending.
+        """
+        whole = bool(filters) or bool((version >= 0).any())
+        data, records, shifts, first_blocks = self._fetch(found, None if whole else before, last_n)
+        rows, many = len(found.users), len(records)
+        record_columns = self._state.layouts.columns_in[found.schema_ids]
+        filter_columns = np.empty((len(filters), many), np.int64)
+        mem_keep = np.ones(len(found.mem_rows), np.bool_)
+        for f, (name, wanted) in enumerate(filters):
+            column = self._state.layouts.columns_of(name)[found.schema_ids]
+            default = np.isin(self._state.schema.field(name).default, wanted)
+            filter_columns[f] = np.where(column < 0, -1 if default else -2, column)
+            mem_keep &= np.isin(found.mem_columns[name][found.mem_rows], wanted)
+        if (version >= 0).any():
+            limits = np.repeat(version, np.diff(found.mem_starts))
+            mem_keep &= (limits < 0) | (found.mem_arrivals[found.mem_rows] < limits)
+        filter_starts = np.zeros(len(filters) + 1, np.int64)
+        filter_values = np.empty(0, np.int64)
+        if filters:
+            filter_starts[1:] = np.cumsum([len(wanted) for _, wanted in filters])
+            filter_values = np.concatenate([wanted for _, wanted in filters])
+        most = int(((found.counts + (kernels.BLOCK - 1)) // kernels.BLOCK).sum())
+        block_arrays = tuple(np.empty((10, most), np.int64))
+        dest = np.empty((most, kernels.BLOCK), np.int32)
+        mem_dest = np.full(len(found.mem_rows), -1, np.int32)
+        counts = np.zeros(rows, np.int64)
+        blocks, status, record = kernels.plan_read(  # type: ignore[call-arg]
+            data, records, found.lengths, shifts, first_blocks, record_columns,
+            found.starts, found.users,
+            found.mem_starts, found.mem_columns["timestamp"][found.mem_rows], mem_keep,
+            before, np.full(rows, self._state.oldest(), np.int64), last_n, version,
+            filter_columns, filter_starts, filter_values,
+            *block_arrays, dest, mem_dest, counts,
+        )  # fmt: skip
+        self._check_status(status, record, found)
+        return Plan(found, data, blocks, block_arrays, dest, mem_dest, counts)
+
+    def _check_status(self, status: int, record: int, found: Found) -> None:
+        if status == kernels.OK:
+            return
+        segment = found.open_segments[int(found.segments[record])]
+        what = {kernels.BAD_HEADER: "header", kernels.BAD_BLOCK: "checksum"}.get(status, "content")
+        raise DamagedFileError(
+            f"{segment.path} is damaged: the {what} of the record at byte "
+            f"{int(found.offsets[record])} is wrong. Restore it from a snapshot or a replica."
+        )
+
+    def unpack(
+        self, plan: Plan, names: Sequence[str], row_starts: np.ndarray, places: int
+    ) -> dict[str, np.ndarray]:
+        """Flat arrays of ``places`` values per field; "" is the arrival number."""
+        found, layout = plan.found, self._state.layouts.of(tuple(names))
+        sizes = layout.sizes
+        padded = (sizes * places + 63) & ~63
+        ends = padded.cumsum()
+        out = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
+        outputs = ends - padded
+        status, record = kernels.unpack_columns(  # type: ignore[call-arg]
+            plan.data, plan.blocks, *plan.block_arrays, plan.dest,
+            layout.columns_of[:, found.schema_ids], layout.defaults, sizes, outputs,
+            row_starts, out,
+        )  # fmt: skip
+        self._check_status(status, record, found)
+        wanted = plan.mem_dest
+        if len(wanted):
+            wanted = np.flatnonzero(wanted >= 0)
+            row_of = np.repeat(np.arange(len(found.users)), np.diff(found.mem_starts))[wanted]
+            target = row_starts[row_of] + plan.mem_dest[wanted]
+            rows = found.mem_rows[wanted]
+        columns = {}
+        for name, dtype, first in zip(names, layout.dtypes, outputs.tolist(), strict=True):
+            values = out[first : first + dtype.itemsize * places].view(dtype)
+            if len(wanted):
+                source = found.mem_arrivals if name == "" else found.mem_columns[name]
+                values[target] = source[rows]
+            columns[name] = values
+        return columns

@@ -1,0 +1,164 @@
+"""Opening a store: what the manifest names is loaded, the log replayed, leftovers removed."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from seqvault import wal
+from seqvault.errors import (
+    DamagedFileError,
+    StoreFailedError,
+    StoreLockedError,
+    StoreNotFoundError,
+)
+from seqvault.files import Files, disk_full_is_typed
+from seqvault.manifest import NAME as MANIFEST_NAME
+from seqvault.manifest import Manifest
+from seqvault.schema import Schema
+from seqvault.state import State
+
+
+def lock_for_writing(files: Files, path: str, schema: Schema | None) -> int:
+    """Takes the writer's lock, making the directories; returns its descriptor.
+
+    Raises:
+        StoreNotFoundError: no store there and no schema to make one.
+        StoreLockedError: somebody has it.
+    """
+    if schema is None and not files.exists(f"{path}/{MANIFEST_NAME}"):
+        raise StoreNotFoundError(
+            f"no SeqVault store at {path}; create one with a schema "
+            "(SeqVault.open(path, schema=...) or `seqvault init`)."
+        )
+    with disk_full_is_typed(f"open {path}"):
+        for folder in ("", "/segments", "/wal", "/items"):
+            files.make_directory(path + folder)
+        try:
+            return files.lock(f"{path}/LOCK")
+        except BlockingIOError:
+            raise StoreLockedError(
+                f"the store at {path} is already open for writing; close it there, or "
+                "open it here with read_only=True."
+            ) from None
+
+
+def open_for_writing(
+    state: State, schema: Schema | None, retention_ms: int | None, max_events: int | None
+) -> wal.WalWriter:
+    """Loads the store, made if it is not there, and begins a log file. Needs the lock.
+
+    Args:
+        state: to be filled.
+        schema, retention_ms, max_events: as of ``SeqVault.open``.
+    """
+    files, path = state.files, state.path
+    with disk_full_is_typed(f"open {path}"):
+        if not files.exists(f"{path}/{MANIFEST_NAME}"):
+            assert schema is not None
+            Manifest(schemas=[schema.to_json()]).save(files, path)
+        state.load(configured(files, path, schema, retention_ms, max_events))
+        last, end, data = replay(state)
+        number = max(last + 1, state.manifest.wal_start)
+        if data is not None and end == wal.FIRST:
+            number = last  # a file without events is begun anew
+        elif data is not None and not wal.is_sealed(data, end, last):
+            wal.repair(files, path, last, data, end)
+        remove_strangers(state, last)
+        writer = wal.WalWriter(files, path, number)
+        writer.begin()
+        return writer
+
+
+def open_for_reading(state: State) -> None:
+    """Loads the store as it is on disk now; a writer may be at work on it."""
+    for _ in range(20):  # the writer may publish while we look
+        manifest = Manifest.load(state.files, state.path)
+        try:
+            state.load(manifest)
+            replay(state)
+        except (FileNotFoundError, DamagedFileError):
+            if Manifest.load(state.files, state.path).edition == manifest.edition:
+                raise
+            continue
+        if Manifest.load(state.files, state.path).edition == manifest.edition:
+            return
+    raise StoreFailedError(f"{state.path} changes faster than it can be opened; try again.")
+
+
+def configured(
+    files: Files,
+    path: str,
+    schema: Schema | None,
+    retention_ms: int | None,
+    max_events: int | None,
+) -> Manifest:
+    """The manifest, with a schema and limits that are new put into force."""
+    old = Manifest.load(files, path)
+    new = replace(
+        old,
+        retention_ms=old.retention_ms if retention_ms is None else retention_ms,
+        max_events=old.max_events if max_events is None else max_events,
+    )
+    present = Schema.from_json(old.schemas[-1])
+    if schema is not None and schema != present:
+        schema.check_extends(present)
+        new = replace(new, schemas=[*old.schemas, schema.to_json()])
+    if new != old:
+        new = replace(new, edition=old.edition + 1)
+        new.save(files, path)
+    return new
+
+
+def replay(state: State) -> tuple[int, int, np.ndarray | None]:
+    """Takes in the log; returns the last file's number, sound length and bytes."""
+    files, start = state.files, state.manifest.wal_start
+    names = []
+    if files.exists(f"{state.path}/wal"):  # copies may lack empty directories
+        names = files.list_directory(f"{state.path}/wal")
+    numbers = sorted(int(name[:-4]) for name in names if name.endswith(".wal"))
+    numbers = [number for number in numbers if number >= start]
+    if numbers and numbers != list(range(start, numbers[-1] + 1)):
+        raise DamagedFileError(
+            f"log files of {state.path} are missing: there are {numbers}, the first must be "
+            f"{start}. Restore the store from a snapshot or a replica."
+        )
+    end, data = 0, None
+    for number in numbers:
+        data = wal.read_file(files, state.path, number)
+        end = wal.FIRST
+        path = wal.path_of(state.path, number)
+        for frame in wal.scan(data, number, path, sealed=number != numbers[-1]):
+            state.apply(decode_frame(frame, state.schemas, path), frame.source, frame.offset)
+            end = frame.end
+    return (numbers[-1] if numbers else 0), end, data
+
+
+def decode_frame(frame: wal.Frame, schemas: list[Schema], path: str) -> dict[str, np.ndarray]:
+    """Columns of a logged append under the schema in force, the last one."""
+    if frame.schema_id >= len(schemas):
+        raise DamagedFileError(f"{path} names a schema that the manifest does not have.")
+    schema = schemas[frame.schema_id]
+    columns, position = {}, 0
+    for name in ("user_id", "timestamp", *schema.names):
+        dtype = schema.dtype(name)
+        size = frame.count * dtype.itemsize
+        columns[name] = np.frombuffer(frame.payload[position : position + size], dtype)
+        position += size
+    for field in schemas[-1].fields:  # the frame may be older than the schema in force
+        if field.name not in columns:
+            columns[field.name] = np.full(frame.count, field.default, field.dtype)
+    return columns
+
+
+def remove_strangers(state: State, last_log: int) -> None:
+    """Removes what a crash left behind: files that the manifest does not name."""
+    manifest = state.manifest
+    keep = {
+        "segments": {f"{n:010d}.seg" for n in manifest.segments},
+        "items": {f"{n:010d}.items" for n in manifest.items},
+        "wal": {f"{n:010d}.wal" for n in range(manifest.wal_start, last_log + 1)},
+    }
+    for folder, names in keep.items():
+        for name in state.files.list_directory(f"{state.path}/{folder}"):
+            if name not in names and name.split(".")[0].isdigit():
+                state.files.unlink(f"{state.path}/{folder}/{name}")

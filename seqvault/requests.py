@@ -1,0 +1,109 @@
+"""Checks what callers ask for: ids, bounds on time, limits, filters, batches of events."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from seqvault.errors import InvalidRequestError, LimitError, WrongTypeError
+from seqvault.events import NO_BOUND, check_times
+from seqvault.index import for_kernel
+from seqvault.schema import Schema
+
+MAX_LAST_N = 1 << 20
+MAX_READ_EVENTS = 1 << 28  # cells of one answer
+
+
+def ids_of(values: Any, what: str) -> np.ndarray:
+    """int64 [B] of ids, checked."""
+    array = np.asarray(values)
+    if array.ndim != 1:
+        raise InvalidRequestError(f"{what} must be a flat list of ids; received {array.ndim} axes.")
+    if array.size and array.dtype.kind not in "iu":
+        raise WrongTypeError(f"{what} have type {array.dtype}; expected int64.")
+    if array.dtype == np.uint64 and array.size and array.max() > NO_BOUND:
+        raise InvalidRequestError(f"{what} has {array.max()}, beyond int64.")
+    return for_kernel(array)
+
+
+def bounds_of(before: Any, rows: int) -> np.ndarray:
+    """int64 [B] of the bound on time; None is no bound."""
+    if before is None:
+        return np.full(rows, NO_BOUND, np.int64)
+    array = np.asarray(before)
+    if array.dtype.kind not in "iu":
+        raise WrongTypeError(f"before has type {array.dtype}; expected int64 milliseconds.")
+    if array.ndim > 1 or (array.ndim == 1 and len(array) != rows):
+        raise InvalidRequestError(
+            f"before has shape {array.shape}; expected one time, or one for each of {rows} users."
+        )
+    bound = np.empty(rows, np.int64)
+    bound[:] = array
+    check_times(bound, "before")
+    return bound
+
+
+def check_last_n(last_n: Any, rows: int) -> int:
+    """The most events per user, checked together with the number of users.
+
+    Raises:
+        InvalidRequestError: it is not a whole number of at least 1.
+        LimitError: the answer would be too large.
+    """
+    if isinstance(last_n, bool) or not isinstance(last_n, int | np.integer) or last_n < 1:
+        raise InvalidRequestError(f"last_n must be a whole number of at least 1; got {last_n}.")
+    if last_n > MAX_LAST_N or rows * last_n > MAX_READ_EVENTS:
+        raise LimitError(
+            f"a read of {rows} users times last_n={last_n} is beyond the limit of "
+            f"{MAX_LAST_N} events a user and {MAX_READ_EVENTS} a call; ask for less."
+        )
+    return int(last_n)
+
+
+def versions_of(version: Any, rows: int) -> np.ndarray:
+    """int64 [B] of the versions to repeat; None is -1 for all: the present."""
+    if version is None:
+        return np.full(rows, -1, np.int64)
+    seen = ids_of(version, "version")
+    if len(seen) != rows or (seen < 0).any():
+        raise InvalidRequestError(
+            f"version must be the {rows} numbers of an earlier read of these users."
+        )
+    return seen
+
+
+def filters_of(
+    schema: Schema, scenarios: Sequence[int] | None, actions: Sequence[int] | None
+) -> list[tuple[str, np.ndarray]]:
+    """Field and int64 wanted values, ascending, of each filter."""
+    filters = []
+    for role, wanted in (("scenario", scenarios), ("action", actions)):
+        if wanted is None:
+            continue
+        field = schema.with_role(role)
+        if field is None:
+            raise InvalidRequestError(
+                f"{role}s were given but no field has the role {role!r}; set "
+                f"seqvault.role={role} in the metadata of one, or leave {role}s out."
+            )
+        filters.append((field.name, np.unique(ids_of(wanted, f"{role}s"))))
+    return filters
+
+
+def batches_of(source: Any) -> Iterable[Any]:
+    """Batches of events from Parquet paths, tables or batches."""
+    if isinstance(source, str | os.PathLike):
+        file = pq.ParquetFile(os.fspath(source))
+        yield from file.iter_batches(batch_size=1 << 18)
+    elif isinstance(source, pa.Table | pa.RecordBatch | dict) or hasattr(source, "columns"):
+        yield source
+    elif isinstance(source, Iterable):
+        for one in source:
+            yield from batches_of(one)
+    else:
+        raise WrongTypeError(
+            f"bulk_load takes Parquet paths or Arrow batches; received {type(source).__name__}."
+        )

@@ -1,0 +1,144 @@
+"""What an open store consists of at one moment, and the locks that guard it."""
+
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+
+import numpy as np
+
+from seqvault import items as item_files
+from seqvault import segment as segment_files
+from seqvault.errors import ReadOnlyError, StoreClosedError, StoreFailedError
+from seqvault.files import Files
+from seqvault.index import Index
+from seqvault.items import Items
+from seqvault.layouts import Layouts
+from seqvault.manifest import Manifest
+from seqvault.memtable import Memtable
+from seqvault.schema import Schema
+from seqvault.segment import Segment
+
+
+class State:
+    """The manifest and all that it names, loaded, with the events of the log.
+
+    Args:
+        path: the store's directory.
+        files: the file layer.
+        read_only: whether writes are refused.
+        clock: seconds since 1970.
+
+    Attributes:
+        lock: guards everything that readers look at; held for short moments only.
+        merging: held by whoever changes the manifest: one merge, bulk load, item write
+            or snapshot at a time.
+        failed: the error after which nobody knows what is on the disk.
+    """
+
+    def __init__(
+        self, path: str, files: Files, read_only: bool, clock: Callable[[], float]
+    ) -> None:
+        self.path, self.files, self.read_only, self.clock = path, files, read_only, clock
+        self.closed = False
+        self.failed: BaseException | None = None
+        self.lock = threading.Lock()
+        self.merging = threading.Lock()
+        self.manifest: Manifest
+        self.schemas: list[Schema]
+        self.layouts: Layouts
+        self.index: Index
+        self.segments: dict[int, Segment] = {}
+        self.schema_of: dict[int, int]
+        self.memtable: Memtable
+        self.items: Items
+        self.sources: dict[str, int]
+        self.stored_events = self.live_bytes = 0
+
+    @property
+    def schema(self) -> Schema:
+        """The schema in force."""
+        return self.schemas[-1]
+
+    def load(self, manifest: Manifest) -> None:
+        """Takes in the files that the manifest names, but not the log."""
+        for number in manifest.segments:
+            if not self.files.exists(segment_files.path_of(self.path, number)):
+                raise FileNotFoundError(
+                    f"segment {number} of {self.path} is missing; restore it from a snapshot."
+                )
+        schemas = [Schema.from_json(entry) for entry in manifest.schemas]
+        index, items = Index(), Items()
+        segments = {}
+        for number in manifest.segments:
+            segment = self.segments.get(number) or Segment(self.files, self.path, number)
+            segments[number] = segment
+            add_segment(index, segment)
+        for number in manifest.items:
+            items.apply(item_files.load(self.files, self.path, number), number)
+        with self.lock:
+            self.manifest, self.schemas, self.layouts = manifest, schemas, Layouts(schemas)
+            self.schema_of = {n: segment.schema_id for n, segment in segments.items()}
+            self.index, self.segments, self.items = index, segments, items
+            self.memtable = Memtable(self.schema)
+            self.sources = dict(manifest.sources)
+        self.count_stored()
+
+    def apply(self, columns: dict[str, np.ndarray], source: str, offset: int) -> None:
+        """Makes events of the log visible."""
+        with self.lock:
+            slots = self.index.add_users(columns["user_id"])
+            self.memtable.append(slots, columns, self.index.arrivals)
+            if source:
+                self.sources[source] = max(self.sources.get(source, -1), offset)
+
+    def count_stored(self) -> None:
+        """Sums for ``stats``; to be called where nothing else changes the index."""
+        everybody = np.arange(len(self.index.users), dtype=np.int64)
+        _, _, _, lengths, counts = self.index.extents(everybody)
+        self.stored_events, self.live_bytes = int(counts.sum()), int(lengths.sum())
+
+    def oldest(self) -> int:
+        """Time from which on events are kept, ms."""
+        keep = self.manifest.retention_ms
+        return max(0, int(self.clock() * 1000) - keep) if keep else 0
+
+    def publish(self, manifest: Manifest) -> None:
+        """Makes the manifest the store's. A failed sync leaves unknown what is on disk."""
+        try:
+            manifest.save(self.files, self.path)
+        except BaseException as error:
+            self.failed = error
+            raise
+        self.manifest = manifest
+
+    def discard(self, *paths: str) -> None:
+        """Removes files that nothing needs; what cannot go now goes at the next open."""
+        for path in paths:
+            with suppress(OSError):
+                self.files.unlink(path)
+
+    def check_open(self) -> None:
+        """Raises ``StoreClosedError`` after ``close``."""
+        if self.closed:
+            raise StoreClosedError(f"the store at {self.path} was closed; open it again.")
+
+    def check_writable(self) -> None:
+        """Raises unless writes are possible."""
+        self.check_open()
+        if self.read_only:
+            raise ReadOnlyError(
+                f"the store at {self.path} was opened with read_only=True; open it without."
+            )
+        if self.failed is not None:
+            raise StoreFailedError(
+                f"an earlier write to {self.path} failed ({self.failed}); reads go on, but to "
+                "write again the store must be reopened."
+            ) from self.failed
+
+
+def add_segment(index: Index, segment: Segment) -> None:
+    """Lets the index know a segment that is newer than all it knows."""
+    index.add_records(
+        segment.number, segment.users, segment.offsets, segment.lengths, segment.counts,
+        segment.kinds, segment.arrivals,
+    )  # fmt: skip
