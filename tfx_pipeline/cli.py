@@ -62,7 +62,8 @@ def _parser() -> argparse.ArgumentParser:
 
     run = commands.add_parser("run", help="run the pipeline on this machine")
     run.set_defaults(run=_run)
-    _add_folders(run, "data", "store", "work")
+    _add_folders(run, "data", "work")
+    _add_store(run)
     _add_config(run)
 
     status = commands.add_parser("status", help="what past runs did")
@@ -74,7 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     compiler.add_argument("--target", choices=["kubeflow"], required=True)
     compiler.add_argument("--output", type=Path, required=True, help="YAML file to write")
     compiler.add_argument("--image", help="container image with this package")
-    _add_folders(compiler, "data", "store", "work")
+    _add_folders(compiler, "data", "work")
+    _add_store(compiler)
     _add_config(compiler)
 
     demo = commands.add_parser("demo", help="the whole way, from events to a rank answer")
@@ -100,6 +102,14 @@ _FOLDERS = {
 def _add_folders(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
         parser.add_argument(f"--{name}", type=Path, required=True, help=f"folder: {_FOLDERS[name]}")
+
+
+def _add_store(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--store",
+        required=True,
+        help="its SeqVault: a folder, or host:port of its servers, which workers elsewhere need",
+    )
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:

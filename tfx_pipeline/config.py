@@ -11,6 +11,7 @@ import yaml
 
 from components.seqvault_example_gen.time_range import TimeRange
 from laser_features import FeatureSpec
+from seqvault.address import is_address
 from tfx_pipeline.datasets import DatasetError, PreparedDataset
 from tfx_pipeline.errors import PipelineError
 
@@ -32,7 +33,7 @@ class PipelineConfig:
     Attributes:
         name: Of the pipeline and of the served model.
         dataset: Folder of a prepared dataset.
-        store: Folder of its SeqVault.
+        store: Folder of its SeqVault, or the address of its servers (see ``seqvault.connect``).
         work: Folder for artifacts, metadata, dead letters and pushed models.
         splits: Time ranges; ``train`` and ``eval`` must be there. A config without them takes those
             that the dataset's adapter found.
@@ -52,7 +53,7 @@ class PipelineConfig:
 
     name: str
     dataset: Path
-    store: Path
+    store: str
     work: Path
     splits: dict[str, TimeRange]
     training: dict[str, Any] = field(default_factory=dict)
@@ -100,7 +101,7 @@ class PipelineConfig:
                     f"{self.dataset} holds no {name}: make a prepared dataset with "
                     "`laser-pipeline prepare`"
                 )
-        if not self.store.is_dir():
+        if not is_address(self.store) and not Path(self.store).is_dir():
             raise PipelineError(
                 f"{self.store} is not a SeqVault: load the dataset's events with "
                 "`laser-pipeline load`"
@@ -110,7 +111,7 @@ class PipelineConfig:
 def load_config(
     config: str,
     dataset: Path,
-    store: Path,
+    store: str | Path,
     work: Path,
     overrides: Mapping[str, Any] | None = None,
 ) -> PipelineConfig:
@@ -119,7 +120,7 @@ def load_config(
     Args:
         config: Path of a YAML file, or the name of one in ``tfx_pipeline/configs``.
         dataset: Folder of a prepared dataset.
-        store: Folder of its SeqVault.
+        store: Folder of its SeqVault, or the address of its servers.
         work: Folder for everything that the run makes.
         overrides: Entries that take the place of the file's.
 
@@ -143,9 +144,10 @@ def load_config(
 
 
 def _from_content(
-    content: dict[str, Any], source: str, dataset: Path, store: Path, work: Path
+    content: dict[str, Any], source: str, dataset: Path, store: str | Path, work: Path
 ) -> PipelineConfig:
-    paths = {"dataset": dataset.resolve(), "store": store.resolve(), "work": work.resolve()}
+    where = str(store) if is_address(store) else str(Path(store).resolve())
+    paths = {"dataset": dataset.resolve(), "store": where, "work": work.resolve()}
     known = set(PipelineConfig.__dataclass_fields__) - set(paths)
     if unknown := sorted(set(content) - known):
         raise PipelineError(f"{source}: unknown entry {unknown[0]!r}; known are {sorted(known)}")

@@ -208,7 +208,7 @@ def _baseline(config: PipelineConfig, model: BaseChannel, resolve: bool) -> Base
 def _join_settings(config: PipelineConfig, spec: FeatureSpec, items: str) -> Settings:
     return Settings(
         feature_spec=spec.to_dict(),
-        store=str(config.store),
+        store=config.store,
         splits=config.splits,
         dead_letters=str(config.work / "dead_letters"),
         max_bad_fraction=config.max_bad_fraction,

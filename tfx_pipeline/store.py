@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from components.seqvault_example_gen.open_store import open_store
 from laser_features import FeatureSpec
 from seqvault import Schema, SeqVault
 from seqvault.errors import SeqVaultError, StoreLockedError
@@ -85,9 +86,9 @@ def load_store(
     return summary
 
 
-def store_fingerprint(store: Path) -> str:
+def store_fingerprint(store: str | Path) -> str:
     """Changes with what the store holds: users, events, items and where they came from."""
-    with SeqVault.open(store, read_only=True) as vault:
+    with open_store(store) as vault:
         stats = vault.stats()
     parts = ("users", "events", "items", "items_version", "sources", "fields")
     return combine(json.dumps({part: stats[part] for part in parts}, sort_keys=True))

@@ -31,6 +31,7 @@ from components.seqvault_example_gen.impressions import (
     open_parquet,
 )
 from components.seqvault_example_gen.join import join_requests
+from components.seqvault_example_gen.open_store import open_store
 from components.seqvault_example_gen.settings import Settings
 from laser_features import FeatureSpec
 
@@ -240,13 +241,6 @@ def write_records(path: str, records: list[bytes]) -> None:
     with tf.io.TFRecordWriter(path, options) as writer:
         for record in records:
             writer.write(record)
-
-
-def open_store(path: str) -> Any:
-    """Open a SeqVault for reading, beside whatever process writes to it."""
-    from seqvault import SeqVault
-
-    return SeqVault.open(path, read_only=True)
 
 
 def _settings(exec_properties: dict[str, Any]) -> Settings:

@@ -15,7 +15,8 @@ class Settings:
 
     Attributes:
         feature_spec: The spec's content, ``FeatureSpec.to_dict()``.
-        store: Path of the SeqVault.
+        store: Folder of the SeqVault, or the address of its servers as ``seqvault.connect`` takes
+            it: workers on other machines need the latter.
         splits: Time range of each split.
         dead_letters: Folder for malformed impressions; ``impressions.jsonl`` is written there.
         max_bad_fraction: Share of malformed impressions above which the run fails.

@@ -13,6 +13,7 @@ from components.seqvault_example_gen.errors import ImpressionsError
 from components.seqvault_example_gen.executor import SeqVaultExampleGenExecutor
 from components.seqvault_example_gen.settings import Settings
 from components.seqvault_example_gen.time_range import TimeRange
+from seqvault.service.server import Server
 from tfx_pipeline.config import LOCAL_BEAM_ARGS
 
 HOUR = 3_600_000
@@ -22,7 +23,7 @@ HOUR = 3_600_000
 def run(tmp_path, spec, vault, now):
     """Run the executor on a dataset's folder; returns (artifact, examples by split)."""
 
-    def execute(dataset, output="examples", **changes):
+    def execute(dataset, output="examples", beam_args=LOCAL_BEAM_ARGS, **changes):
         settings = Settings(
             **{
                 "feature_spec": spec.to_dict(),
@@ -47,7 +48,7 @@ def run(tmp_path, spec, vault, now):
         artifact = standard_artifacts.Examples()
         artifact.uri = str(tmp_path / output)
         context = base_beam_executor.BaseBeamExecutor.Context(
-            beam_pipeline_args=list(LOCAL_BEAM_ARGS), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
+            beam_pipeline_args=list(beam_args), tmp_dir=str(tmp_path / "tmp"), unique_id="1"
         )
         SeqVaultExampleGenExecutor(context).Do({}, {"examples": [artifact]}, properties)
         return artifact, {
@@ -100,6 +101,25 @@ def test_the_same_input_gives_the_same_bytes(run, write_dataset, table_of, row, 
     assert len(files(first, "train")) > 1
     for one, other in zip(files(first, "train"), files(second, "train"), strict=True):
         assert read(one) == read(other)
+
+
+def test_workers_of_their_own_join_from_a_server(run, write_dataset, table_of, row, now, vault):
+    """As on Flink or Dataflow: other processes, that share no folder with the store."""
+    rows = [row(user=user % 3, time=now + user * 1000, item=10 + user % 9) for user in range(30)]
+    dataset = write_dataset(table_of([*rows, row(time=now + HOUR)]), row_group_size=13)
+    local, _ = run(dataset, "local", rows_per_file=20)
+    workers = ["--runner=FnApiRunner", "--direct_running_mode=multi_processing"]
+    workers += ["--direct_num_workers=2", "--sdk_container_image=local"]
+    server = Server(vault, merge_seconds=0)
+    try:
+        address = f"localhost:{server.port}"
+        far, _ = run(dataset, "far", workers, store=address, rows_per_file=20)
+    finally:
+        server.stop(0)
+    for split in ("train", "eval"):
+        pairs = zip(files(local, split), files(far, split), strict=True)
+        assert all(read(one) == read(other) for one, other in pairs)
+    assert far.get_int_custom_property("count_unknown_users") > 0
 
 
 def test_malformed_rows_go_to_the_dead_letters_with_their_reason(

@@ -1,0 +1,25 @@
+"""Opens the store that a join reads from."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import seqvault
+from seqvault.address import is_address
+
+_SECONDS_PER_CALL = 60.0  # of a busy server: a join has time, and a call that fails costs a bundle
+
+
+def open_store(where: str | os.PathLike[str]) -> Any:
+    """Open a SeqVault for reading, beside whatever process writes to it, or connect to servers.
+
+    Args:
+        where: A store's folder, or an address as ``seqvault.connect`` takes it.
+
+    Raises:
+        SeqVaultError: It is not there or damaged, or nobody answers.
+    """
+    if is_address(where):
+        return seqvault.connect(os.fspath(where), timeout=_SECONDS_PER_CALL)
+    return seqvault.SeqVault.open(where, read_only=True)

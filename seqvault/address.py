@@ -1,0 +1,18 @@
+"""Tells the address of servers from the folder of a store."""
+
+import os
+import re
+from pathlib import Path
+
+_ADDRESS = re.compile(r"[^/\s|,]+:\d{1,5}")
+
+
+def is_address(where: str | os.PathLike[str]) -> bool:
+    """Whether ``where`` is something for ``seqvault.connect``; a folder of that name comes first.
+
+    Example:
+        >>> [is_address(each) for each in ("localhost:7420", "a:1|b:1,c:1", "vault", "/data/v:1")]
+        [True, True, False, False]
+    """
+    parts = re.split("[,|]", os.fspath(where))
+    return all(_ADDRESS.fullmatch(part.strip()) for part in parts) and not Path(where).exists()
