@@ -1,0 +1,47 @@
+"""The commands of docs/pipeline.md run, in the order in which they stand there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tfx_pipeline.cli import main
+from tfx_pipeline.config import PipelineConfig
+from tfx_pipeline.training.settings import TrainingSettings
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
+CONFIG = """
+name: laser
+min_auc: 0.0
+training: {batch_size: 64, dim: 16, mixer_dim: 16, num_tokens: 8, num_recent_segments: 2}
+"""
+
+
+@pytest.mark.timeout(900)
+def test_the_commands_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("config.yaml").write_text(CONFIG)
+    (block,) = re.findall(r"```sh\n(.*?)```", DOCUMENT, re.DOTALL)
+    for line in block.splitlines():
+        program, *arguments = shlex.split(line)
+        assert program == "laser-pipeline"
+        assert main(arguments) == 0, line
+    assert "10/10] Pusher" in capsys.readouterr().out
+    assert yaml.safe_load(Path("laser.yaml").read_text())["root"]["dag"]["tasks"]
+    for path in re.findall(r"^\| `([\w./]+?)(?:/<[^`]*|/)?` \|", DOCUMENT, re.MULTILINE):
+        assert Path("work", path).exists(), path
+
+
+def test_the_config_shown_has_every_entry():
+    (block,) = re.findall(r"```yaml\n(.*?)```", DOCUMENT, re.DOTALL)
+    shown = yaml.safe_load(block)
+    assert set(shown) == set(PipelineConfig.__dataclass_fields__) - {"dataset", "store", "work"}
+    TrainingSettings.from_dict(shown["training"])
+
+
+def test_files_that_are_named_exist():
+    for path in re.findall(r"`(tfx_pipeline/[\w./]+)`", DOCUMENT):
+        assert (ROOT / path).exists(), path
