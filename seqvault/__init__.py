@@ -12,18 +12,35 @@ Example:
     >>> vault.close()
 """
 
-from typing import TYPE_CHECKING
-
-from seqvault.item_batch import ItemBatch
-from seqvault.schema import Field, Schema
-from seqvault.sequence_batch import SequenceBatch
-from seqvault.store import SeqVault
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from seqvault.item_batch import ItemBatch
+    from seqvault.schema import Field, Schema
+    from seqvault.sequence_batch import SequenceBatch
     from seqvault.service.client import SeqVaultClient
     from seqvault.service.sharded_client import ShardedClient
+    from seqvault.store import SeqVault
 
 __all__ = ["Field", "ItemBatch", "Schema", "SeqVault", "SequenceBatch", "connect"]
+
+# Loaded at first use: the store brings numba, which `seqvault --help` need not wait for.
+_HOMES = {
+    "Field": "schema",
+    "ItemBatch": "item_batch",
+    "Schema": "schema",
+    "SeqVault": "store",
+    "SequenceBatch": "sequence_batch",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'seqvault' has no attribute {name!r}")
+    value = getattr(import_module(f"seqvault.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
 
 
 def connect(

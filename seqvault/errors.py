@@ -81,6 +81,16 @@ class LimitError(SeqVaultError):
     retryable = True
 
 
+class SourceConflictError(SeqVaultError):
+    """The source is not where the caller of a conditional append believed: nothing was stored.
+
+    Another one appended from the same source, or an append whose answer was lost had
+    arrived. Ask ``stats()["sources"]`` and go on behind that offset.
+    """
+
+    retryable = True
+
+
 class ServerUnavailableError(SeqVaultError):
     """The server cannot be reached, or did not answer in time.
 
@@ -93,3 +103,21 @@ class ServerUnavailableError(SeqVaultError):
 
 class AccessDeniedError(SeqVaultError):
     """The token is missing, unknown, expired or not good for this call."""
+
+
+class LogUnavailableError(SeqVaultError):
+    """No broker of the event log can be reached."""
+
+    retryable = True
+
+
+class UnknownTopicError(InvalidRequestError):
+    """The event log has no topic of that name."""
+
+
+class LogGapError(SeqVaultError):
+    """The event log does not go on where the store ends: going on would lose events."""
+
+
+class MissingPackageError(SeqVaultError, ImportError):
+    """A package that an optional part needs is not installed."""

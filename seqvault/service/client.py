@@ -2,6 +2,7 @@
 
 import json
 import os
+import uuid
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import grpc
 import numpy as np
 import pyarrow as pa
-import zstandard
 
 from seqvault.errors import InvalidRequestError
 from seqvault.events import NO_BOUND, to_columns
@@ -20,7 +20,8 @@ from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
-from seqvault.service.server import NAME
+from seqvault.service.call import REQUEST_ID
+from seqvault.service.read_replies import padded
 
 
 class SeqVaultClient:
@@ -62,16 +63,19 @@ class SeqVaultClient:
     def _call(self, method: str, request: Any, reply: Any, timeout: float | None = None) -> Any:
         if method not in self._calls:
             self._calls[method] = self._channel.unary_unary(
-                f"/{NAME}/{method}",
+                f"/{wire.NAME}/{method}",
                 request_serializer=lambda message: message.SerializeToString(),
                 response_deserializer=reply.FromString,
             )
+        request_id = uuid.uuid4().hex
         try:
             return self._calls[method](
-                request, timeout=timeout or self._timeout, metadata=self._metadata
+                request,
+                timeout=timeout or self._timeout,
+                metadata=(*self._metadata, (REQUEST_ID, request_id)),
             )
         except grpc.RpcError as error:
-            raise wire.error_of(error, self.path) from None
+            raise wire.error_of(error, self.path, request_id) from None
 
     def _describe(self) -> tuple[Schema, pa.Schema | None]:
         reply = self._call("Describe", pb.DescribeRequest(), pb.DescribeReply)
@@ -81,10 +85,23 @@ class SeqVaultClient:
             pa.ipc.read_schema(pa.py_buffer(items)) if items else None,
         )
 
-    def append(self, events: Any, source: str = "", offset: int = -1) -> int:
-        """See ``SeqVault.append``. Not repeated by itself when it fails."""
+    def append(
+        self, events: Any, source: str = "", offset: int = -1, after: int | None = None
+    ) -> int:
+        """See ``SeqVault.append``. Not repeated by itself when it fails.
+
+        Args:
+            events, source, offset: as there.
+            after: store only if this is the source's highest offset so far (-1: none), so that
+                batches of a source that overlap never store an event twice. None: not checked.
+
+        Raises:
+            SourceConflictError: the source is elsewhere; nothing was stored.
+        """
         table = pa.table(to_columns(events, self.schema))
-        request = pb.AppendRequest(events=wire.table_to_bytes(table), source=source, offset=offset)
+        request = pb.AppendRequest(
+            events=wire.table_to_bytes(table), source=source, offset=offset, after=after
+        )
         return int(self._call("Append", request, pb.AppendReply).stored)
 
     def read(
@@ -114,16 +131,12 @@ class SeqVaultClient:
             encoding=self._encoding,
         )
         reply = self._call("Read", request, pb.ReadReply)
-        lengths = np.frombuffer(reply.lengths, "<i4")
-        mask = np.arange(last_n)[None, :] < lengths[:, None]
-        columns = {}
-        for column in reply.columns:
-            data = column.values
-            if reply.encoding == pb.DENSE_ZSTD:
-                data = zstandard.ZstdDecompressor().decompress(data)
-            columns[column.name] = np.zeros((len(users), last_n), column.dtype)
-            columns[column.name][mask] = np.frombuffer(data, column.dtype)
-        return SequenceBatch(users, lengths, columns, np.frombuffer(reply.version, "<i8"))
+        return SequenceBatch(
+            users,
+            np.frombuffer(reply.lengths, "<i4"),
+            padded(reply, int(last_n)),
+            np.frombuffer(reply.version, "<i8"),
+        )
 
     def put_items(self, table: Any) -> int:
         """See ``SeqVault.put_items``."""

@@ -2,9 +2,11 @@
 
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from seqvault.service.call import Call
 
 BOUNDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 1.0, 4.0)
 GAUGES = ("users", "events", "events_in_log", "segments", "segment_bytes", "live_bytes",
@@ -12,43 +14,54 @@ GAUGES = ("users", "events", "events_in_log", "segments", "segment_bytes", "live
 
 
 class Metrics:
-    """Number and duration of calls by method and status."""
+    """What was called, how it went and how long it took."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: Counter[tuple[str, str]] = Counter()
+        self._events: Counter[str] = Counter()
         self._buckets: dict[str, list[int]] = defaultdict(lambda: [0] * (len(BOUNDS) + 1))
         self._seconds: dict[str, float] = defaultdict(float)
 
-    def observe(self, method: str, status: str, seconds: float) -> None:
-        """Counts a call."""
+    def observe(self, call: Call, seconds: float) -> None:
+        """Counts a call that has ended."""
         place = sum(seconds > bound for bound in BOUNDS)
         with self._lock:
-            self._calls[method, status] += 1
-            self._buckets[method][place] += 1
-            self._seconds[method] += seconds
+            self._calls[call.method, call.outcome] += 1
+            self._events[call.method] += call.events
+            self._buckets[call.method][place] += 1
+            self._seconds[call.method] += seconds
 
-    def text(self, stats: dict[str, Any]) -> str:
+    def text(self, stats: dict[str, Any], merge_failures: int) -> str:
         """All metrics; ``stats`` are the store's own."""
-        lines = ["# TYPE seqvault_calls_total counter"]
         with self._lock:
+            lines = ["# TYPE seqvault_calls_total counter"]
             for (method, status), count in sorted(self._calls.items()):
                 lines.append(f'seqvault_calls_total{{method="{method}",status="{status}"}} {count}')
+            lines.append("# TYPE seqvault_call_events_total counter")
+            for method, count in sorted(self._events.items()):
+                lines.append(f'seqvault_call_events_total{{method="{method}"}} {count}')
             lines.append("# TYPE seqvault_call_seconds histogram")
             for method, buckets in sorted(self._buckets.items()):
-                total = 0
-                for bound, count in zip((*BOUNDS, "+Inf"), buckets, strict=True):
-                    total += count
-                    lines.append(
-                        f'seqvault_call_seconds_bucket{{method="{method}",le="{bound}"}} {total}'
-                    )
-                lines.append(
-                    f'seqvault_call_seconds_sum{{method="{method}"}} {self._seconds[method]:.6f}'
-                )
-                lines.append(f'seqvault_call_seconds_count{{method="{method}"}} {total}')
+                lines += _histogram(method, buckets, self._seconds[method])
+        lines.append("# TYPE seqvault_merge_failures_total counter")
+        lines.append(f"seqvault_merge_failures_total {merge_failures}")
         for name in GAUGES:
             lines += [f"# TYPE seqvault_{name} gauge", f"seqvault_{name} {stats[name]}"]
+        lines.append("# TYPE seqvault_source_offset gauge")
+        for source, offset in sorted(stats["sources"].items()):
+            escaped = source.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+            lines.append(f'seqvault_source_offset{{source="{escaped}"}} {offset}')
         return "\n".join(lines) + "\n"
+
+
+def _histogram(method: str, buckets: list[int], seconds: float) -> Iterator[str]:
+    total = 0
+    for bound, count in zip((*BOUNDS, "+Inf"), buckets, strict=True):
+        total += count
+        yield f'seqvault_call_seconds_bucket{{method="{method}",le="{bound}"}} {total}'
+    yield f'seqvault_call_seconds_sum{{method="{method}"}} {seconds:.6f}'
+    yield f'seqvault_call_seconds_count{{method="{method}"}} {total}'
 
 
 def serve_metrics(host: str, port: int, text: Callable[[], str]) -> ThreadingHTTPServer:

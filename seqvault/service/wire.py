@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from seqvault import errors
 
+NAME = "seqvault.v1.SeqVault"
 ERROR_KEY = "seqvault-error"
 MAX_MESSAGE = 256 << 20
 
@@ -18,6 +19,7 @@ _CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
     (errors.LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.DiskFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.DamagedFileError, grpc.StatusCode.DATA_LOSS),
+    (errors.SourceConflictError, grpc.StatusCode.ABORTED),
     (errors.ReadOnlyError, grpc.StatusCode.FAILED_PRECONDITION),
     (errors.StoreClosedError, grpc.StatusCode.UNAVAILABLE),
     (errors.SeqVaultError, grpc.StatusCode.INTERNAL),
@@ -34,7 +36,7 @@ def code_of(error: Exception) -> grpc.StatusCode:
     return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.UNKNOWN)
 
 
-def error_of(call: grpc.RpcError, target: str) -> errors.SeqVaultError:
+def error_of(call: grpc.RpcError, target: str, request_id: str) -> errors.SeqVaultError:
     """The typed error that a failed call stands for."""
     code = call.code()
     for key, value in call.trailing_metadata() or ():
@@ -44,9 +46,17 @@ def error_of(call: grpc.RpcError, target: str) -> errors.SeqVaultError:
         what = "cannot be reached" if code == grpc.StatusCode.UNAVAILABLE else "took too long"
         return errors.ServerUnavailableError(
             f"the SeqVault server at {target} {what} ({call.details()}); check that it runs "
-            "there, and try again."
+            f"there, and try again (request {request_id})."
         )
-    return errors.SeqVaultError(f"the SeqVault server at {target} failed: {call.details()}")
+    if code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # said by gRPC itself: too many, or too large
+        return errors.LimitError(
+            f"the SeqVault server at {target} refused the call ({call.details()}); try again "
+            "later, or ask for less at a time."
+        )
+    return errors.SeqVaultError(
+        f"the SeqVault server at {target} failed: {call.details()} (see its log for request "
+        f"{request_id})."
+    )
 
 
 def table_to_bytes(table: pa.Table) -> bytes:

@@ -1,5 +1,6 @@
 """The service: the client answers as the store does, and fails in typed ways."""
 
+import io
 import json
 import os
 import shutil
@@ -105,14 +106,20 @@ def test_a_dead_server_and_a_taken_port_are_told(server, tmp_path):
         Server(other, f"127.0.0.1:{server.port}")
 
 
-def test_tokens_have_scopes(tmp_path):
+def test_tokens_have_scopes_and_an_end(tmp_path):
     vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
-    server = Server(vault, tokens={"r": ("read",), "rw": ("read", "write")})
+    entries = {
+        "r": ["read"],
+        "rw": {"scopes": ["read", "write"], "expires": "2999-01-01T00:00:00Z"},
+        "old": {"scopes": ["read", "write"], "expires": "2020-01-01T00:00:00+00:00"},
+    }
+    server = Server(vault, tokens=entries)
     target = f"localhost:{server.port}"
     try:
-        for token in (None, "old"):
-            with pytest.raises(errors.AccessDeniedError, match="expired"):
+        for token, reason in ((None, "missing"), ("guess", "unknown"), ("old", "expired")):
+            with pytest.raises(errors.AccessDeniedError, match=reason) as caught:
                 seqvault.connect(target, token=token)
+            assert not caught.value.retryable
         with seqvault.connect(target, token="r") as reader:
             assert reader.read([1], before=None, last_n=1).lengths.tolist() == [0]
             with pytest.raises(errors.AccessDeniedError, match="write"):
@@ -263,7 +270,7 @@ def test_command_line_round_trip(tmp_path, capsys, monkeypatch):
     path = str(tmp_path / "vault")
     assert cli.main(["init", path, "--field", "item_id:int64", "--field", "action:int8"]) == 0
     line = json.dumps({"user_id": 3, "timestamp": NOW, "item_id": 5, "action": 1})
-    monkeypatch.setattr("sys.stdin", [line, "", line])
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{line}\n\n{line}\n"))
     assert cli.main(["append", path]) == 0
     assert cli.main(["merge", path, "--json"]) == 0
     capsys.readouterr()

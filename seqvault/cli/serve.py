@@ -1,0 +1,50 @@
+"""``seqvault serve``: a store behind gRPC until a signal ends it."""
+
+import argparse
+import logging
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from seqvault.errors import InvalidRequestError, SeqVaultError
+from seqvault.service.metrics import serve_metrics
+from seqvault.service.server import Server, Tls
+from seqvault.service.tokens import Tokens
+from seqvault.store import SeqVault
+
+
+def serve(arguments: argparse.Namespace) -> None:
+    """Serves until SIGTERM or SIGINT, then ends what is under way and closes the store."""
+    ended = threading.Event()  # before anything slow: an early SIGTERM ends in order, too
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    tls = _tls_of(arguments)
+    tokens = Tokens(Path(arguments.tokens)) if arguments.tokens else None
+    vault = SeqVault.open(arguments.path)
+    try:
+        server = Server(vault, f"{arguments.host}:{arguments.port}", tokens, tls)
+    except SeqVaultError:
+        vault.close()
+        raise
+    web = None
+    if arguments.metrics_port is not None:
+        web = serve_metrics(arguments.host, arguments.metrics_port, server.metrics_text)
+    print(f"serving {vault.path} on {arguments.host}:{server.port}", flush=True)
+    ended.wait()
+    if web is not None:
+        web.shutdown()
+    server.stop()
+
+
+def _tls_of(arguments: argparse.Namespace) -> Tls | None:
+    if not arguments.tls_key and not arguments.tls_cert and not arguments.tls_client_ca:
+        return None
+    if not arguments.tls_key or not arguments.tls_cert:
+        raise InvalidRequestError("TLS needs both --tls-key and --tls-cert; give them together.")
+    return Tls(
+        Path(arguments.tls_key).read_bytes(),
+        Path(arguments.tls_cert).read_bytes(),
+        Path(arguments.tls_client_ca).read_bytes() if arguments.tls_client_ca else None,
+    )

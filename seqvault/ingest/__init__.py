@@ -1,0 +1,1 @@
+"""Filling a store from an ordered event log."""

@@ -1,0 +1,65 @@
+"""One call under way: who asked for what, by when, and how it went."""
+
+import json
+import logging
+import time
+import uuid
+from dataclasses import dataclass, field
+
+import grpc
+
+LOG = logging.getLogger("seqvault.calls")
+REQUEST_ID = "x-request-id"
+
+
+@dataclass
+class Call:
+    """What the log line of a call tells.
+
+    Args:
+        method: name of the method, for instance ``Read``.
+        request_id: the caller's, or one made here.
+        peer: address of the caller.
+        users, events: how many the call was about, filled in while it is worked on.
+        outcome: gRPC status.
+    """
+
+    method: str
+    request_id: str
+    peer: str
+    users: int = 0
+    events: int = 0
+    outcome: str = "OK"
+    error: str = ""
+    started: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def of(cls, method: str, context: grpc.ServicerContext) -> "Call":
+        """The call that the context is of."""
+        metadata = dict(context.invocation_metadata())
+        request_id = str(metadata.get(REQUEST_ID, ""))[:64] or uuid.uuid4().hex
+        return cls(method, request_id, context.peer())
+
+    @property
+    def seconds(self) -> float:
+        """Time since the server began to work on it."""
+        return time.perf_counter() - self.started
+
+    def log(self, seconds: float) -> None:
+        """Writes the log line: one JSON object."""
+        if not LOG.isEnabledFor(logging.INFO):
+            return
+        entry = {
+            "time": round(time.time(), 3),
+            "event": "call",
+            "request_id": self.request_id,
+            "method": self.method,
+            "peer": self.peer,
+            "users": self.users,
+            "events": self.events,
+            "ms": round(seconds * 1000, 3),
+            "outcome": self.outcome,
+        }
+        if self.error:
+            entry["error"] = self.error
+        LOG.log(logging.INFO if self.outcome == "OK" else logging.WARNING, json.dumps(entry))
