@@ -9,7 +9,9 @@ import numpy as np
 
 from seqvault.codec import kernels
 from seqvault.errors import DamagedFileError
+from seqvault.layouts import Layout
 from seqvault.requests import MAX_LAST_N, bounds_of, check_last_n, filters_of, ids_of, versions_of
+from seqvault.schema import Schema
 from seqvault.segment import Segment
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.state import State
@@ -60,6 +62,28 @@ class Reader:
     def __init__(self, state: State) -> None:
         self._state = state
         self._local = threading.local()
+
+    @property
+    def schema(self) -> Schema:
+        """The schema in force."""
+        return self._state.schema
+
+    @property
+    def columns_in(self) -> np.ndarray:
+        """int64 [S], columns of a record of each schema."""
+        return self._state.layouts.columns_in
+
+    def layout(self, names: tuple[str, ...]) -> Layout:
+        """See ``Layouts.of``."""
+        return self._state.layouts.of(names)
+
+    def check_open(self) -> None:
+        """See ``State.check_open``."""
+        self._state.check_open()
+
+    def oldest(self) -> int:
+        """See ``State.oldest``."""
+        return self._state.oldest()
 
     def read(
         self,
@@ -144,7 +168,7 @@ class Reader:
                 mem_starts, mem_rows, dict(memtable.columns), memtable.arrivals, version,
             )  # fmt: skip
 
-    def _fetch(
+    def fetch(
         self, found: Found, before: np.ndarray | None, last_n: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Reads records into one buffer.
@@ -227,7 +251,7 @@ class Reader:
             filters: fields and their wanted values, ascending.
         """
         whole = bool(filters) or bool((version >= 0).any())
-        data, records, shifts, first_blocks = self._fetch(found, None if whole else before, last_n)
+        data, records, shifts, first_blocks = self.fetch(found, None if whole else before, last_n)
         rows, many = len(found.users), len(records)
         record_columns = self._state.layouts.columns_in[found.schema_ids]
         filter_columns = np.empty((len(filters), many), np.int64)
@@ -258,10 +282,11 @@ class Reader:
             filter_columns, filter_starts, filter_values,
             *block_arrays, dest, mem_dest, counts,
         )  # fmt: skip
-        self._check_status(status, record, found)
+        self.check_status(status, record, found)
         return Plan(found, data, blocks, block_arrays, dest, mem_dest, counts)
 
-    def _check_status(self, status: int, record: int, found: Found) -> None:
+    def check_status(self, status: int, record: int, found: Found) -> None:
+        """Raises ``DamagedFileError`` for what a kernel found wrong with a record."""
         if status == kernels.OK:
             return
         segment = found.open_segments[int(found.segments[record])]
@@ -286,7 +311,7 @@ class Reader:
             layout.columns_of[:, found.schema_ids], layout.defaults, sizes, outputs,
             row_starts, out,
         )  # fmt: skip
-        self._check_status(status, record, found)
+        self.check_status(status, record, found)
         wanted = plan.mem_dest
         if len(wanted):
             wanted = np.flatnonzero(wanted >= 0)

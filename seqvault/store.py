@@ -18,6 +18,7 @@ from seqvault.files import Files, disk_full_is_typed
 from seqvault.item_batch import ItemBatch
 from seqvault.item_writer import put_items
 from seqvault.merger import Merger
+from seqvault.packed import pack_batch
 from seqvault.reader import Reader
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
@@ -218,6 +219,21 @@ class SeqVault:
         """
         return self._reader.read_ragged(
             user_ids, before, last_n, scenarios, actions, fields, version
+        )
+
+    def read_packed(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+        fields: Sequence[str] | None = None,
+        version: np.ndarray | None = None,
+    ) -> bytes:
+        """``read`` as stored chunks, for ``seqvault.packed.unpack_batch`` elsewhere."""
+        return pack_batch(
+            self._reader, user_ids, before, last_n, scenarios, actions, fields, version
         )
 
     # ---- merging

@@ -1,0 +1,269 @@
+"""A read as it travels: the stored chunks, unpacked only where the answer is needed.
+
+    "SEQVPCK\\1" | u32 CRC of all behind it | u32 bytes of the description | description (JSON)
+    | int64 arrays: users, before, version [B], records of each row [B], schemas, lengths [R]
+    | records | 64 zeros
+
+The records are as ``docs/seqvault/format.md`` describes them, cut down to the blocks and
+columns that the answer needs. Events that are in no segment yet are a record of their own.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from seqvault.codec import kernels
+from seqvault.codec.cutting import cut_records
+from seqvault.codec.primitives import checksum
+from seqvault.errors import DamagedFileError
+from seqvault.events import NO_BOUND, to_bits
+from seqvault.reader import Reader
+from seqvault.requests import bounds_of, check_last_n, ids_of
+from seqvault.sequence_batch import SequenceBatch
+
+MAGIC = b"SEQVPCK\x01"
+
+
+def pack_batch(
+    reader: Reader,
+    user_ids: Any,
+    before: Any,
+    last_n: int,
+    scenarios: Sequence[int] | None = None,
+    actions: Sequence[int] | None = None,
+    fields: Sequence[str] | None = None,
+    version: np.ndarray | None = None,
+) -> bytes:
+    """The answer of ``Reader.read`` with the same arguments, packed.
+
+    An ordinary read hands out the stored chunks without unpacking them. Where events are
+    left out one by one (``scenarios``, ``actions``, ``version``), the rest is packed anew.
+
+    Args:
+        reader: of an open store; the others as in ``SeqVault.read``.
+
+    Returns:
+        What ``unpack_batch`` takes, little-endian, in any process.
+
+    Raises:
+        InvalidRequestError: and its kinds; LimitError, DamagedFileError: see ``read``.
+    """
+    names = reader.schema.select(fields)
+    if scenarios is None and actions is None and version is None:
+        return _stored(reader, user_ids, before, last_n, names)
+    lengths, answer, columns = reader.read_ragged(
+        user_ids, before, last_n, scenarios, actions, ("timestamp", *names), version
+    )
+    users = ids_of(user_ids, "user_ids")
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    backward = np.repeat(starts[:-1] + starts[1:] - 1, lengths) - np.arange(starts[-1])
+    bits = {name: to_bits(values)[backward] for name, values in columns.items()}
+    records, sizes = _records(users, starts, names, bits)
+    filled = sizes > 0
+    every = np.full(len(users), NO_BOUND, np.int64)
+    return _message(
+        reader, names, int(last_n), 0, [],
+        (users, every, answer, filled.astype(np.int64)),
+        np.zeros(int(filled.sum()), np.int64), sizes[filled], records,
+    )  # fmt: skip
+
+
+def _stored(
+    reader: Reader, user_ids: Any, before: Any, last_n: int, names: tuple[str, ...]
+) -> bytes:
+    """The answer of a read that leaves out no single events."""
+    reader.check_open()
+    users = ids_of(user_ids, "user_ids")
+    rows = len(users)
+    wanted = np.full(rows, check_last_n(last_n, rows), np.int64)
+    bound = bounds_of(before, rows)
+    found = reader.find(users)
+    many = np.diff(found.starts)
+    data, places, shifts, first_blocks = reader.fetch(found, bound, wanted)
+    kept, counts, tables = _projection(reader, names)
+    room = int((found.lengths - shifts).sum()) + kernels.PADDING
+    out, ends = np.empty(room, np.uint8), np.empty(len(places), np.int64)
+    status, record = cut_records(
+        data, places, found.lengths, shifts, first_blocks, reader.columns_in, found.schema_ids,
+        np.repeat(users, many), np.repeat(bound, many), np.repeat(wanted, many),
+        kept, counts, out, ends,
+    )  # fmt: skip
+    reader.check_status(status, record, found)
+    stored = out[: ends[-1]] if len(ends) else out[:0]
+    mem_counts = np.diff(found.mem_starts)
+    bits = {
+        name: to_bits(found.mem_columns[name][found.mem_rows]) for name in ("timestamp", *names)
+    }
+    memory, mem_sizes = _records(users, found.mem_starts, names, bits)
+    # a row's record of events in memory is its last, under a schema number of its own
+    lengths = np.diff(ends, prepend=0)
+    schemas, owner = found.schema_ids, np.repeat(np.arange(rows), many)
+    filled, tails = lengths > 0, np.flatnonzero(mem_counts)
+    order = np.argsort(np.concatenate([owner[filled], tails]), kind="stable")
+    return _message(
+        reader, names, int(last_n), reader.oldest(), tables,
+        (users, bound, found.version,
+         np.bincount(owner[filled], minlength=rows) + (mem_counts > 0)),
+        np.concatenate([schemas[filled] + 1, np.zeros(len(tails), np.int64)])[order],
+        np.concatenate([lengths[filled], mem_sizes[tails]])[order],
+        _in_order(stored, lengths[filled], memory, mem_sizes[tails], order),
+    )  # fmt: skip
+
+
+def _in_order(
+    stored: np.ndarray, lengths: np.ndarray, memory: np.ndarray, sizes: np.ndarray,
+    order: np.ndarray,
+) -> np.ndarray:  # fmt: skip
+    """The bytes of records of two kinds, in the order given."""
+    if not len(sizes):
+        return stored
+    both = np.concatenate([stored, memory])
+    ends = np.cumsum(np.concatenate([lengths, sizes]))
+    starts = ends - np.concatenate([lengths, sizes])
+    return np.concatenate([both[starts[i] : ends[i]] for i in order.tolist()])
+
+
+def _records(
+    users: np.ndarray, starts: np.ndarray, names: tuple[str, ...], bits: dict[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Packs events, oldest first, into one record per user; also the records' sizes."""
+    fields = [name for name in names if name != "timestamp"]
+    columns = np.zeros((2 + len(fields), int(starts[-1])), np.int64)
+    columns[kernels.TIMESTAMP] = bits["timestamp"]
+    for c, name in enumerate(fields):
+        columns[2 + c] = bits[name]
+    out = np.empty(kernels.records_bound(len(users), *columns.shape[::-1]), np.uint8)
+    offsets = np.empty(len(users) + 1, np.int64)
+    kernels.pack_records(users, np.asarray(starts, np.int64), columns, out, offsets)
+    return out[: offsets[-1]], np.diff(offsets)
+
+
+def _projection(
+    reader: Reader, names: tuple[str, ...]
+) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+    """Columns to keep under each schema, their number, and where each field then is."""
+    columns_of = reader.layout(names).columns_of
+    schemas = columns_of.shape[1]
+    kept = np.full((schemas, 2 + len(names)), -1, np.int64)
+    counts = np.empty(schemas, np.int64)
+    tables: list[list[int]] = []
+    for s in range(schemas):
+        there = sorted({kernels.TIMESTAMP, kernels.ARRIVAL, *columns_of[:, s].tolist()} - {-1})
+        kept[s, : len(there)], counts[s] = there, len(there)
+        tables.append([there.index(c) if c >= 0 else -1 for c in columns_of[:, s].tolist()])
+    return kept, counts, tables
+
+
+def _message(
+    reader: Reader, names: tuple[str, ...], last_n: int, oldest: int, tables: list[list[int]],
+    rows: tuple[np.ndarray, ...], schemas: np.ndarray, lengths: np.ndarray, records: np.ndarray,
+) -> bytes:  # fmt: skip
+    layout = reader.layout(names)
+    fields = [name for name in names if name != "timestamp"]
+    plain = [0 if name == "timestamp" else 2 + fields.index(name) for name in names]
+    description = json.dumps(
+        {
+            "names": names,
+            "dtypes": [dtype.name for dtype in layout.dtypes],
+            "defaults": layout.defaults.tolist(),
+            "last_n": last_n,
+            "oldest": oldest,
+            "columns": [plain, *tables],
+            "columns_in": [2 + len(fields), *(2 + max([*table, 1]) - 1 for table in tables)],
+            "rows": len(rows[0]),
+            "records": len(lengths),
+        },
+        separators=(",", ":"),
+    ).encode()
+    body = b"".join(
+        (
+            len(description).to_bytes(4, "little"),
+            description,
+            *(np.ascontiguousarray(array, "<i8").tobytes() for array in (*rows, schemas, lengths)),
+            records.tobytes(),
+            bytes(kernels.PADDING),
+        )
+    )
+    return b"".join((MAGIC, checksum(body).to_bytes(4, "little"), body))
+
+
+def unpack_batch(message: bytes) -> SequenceBatch:
+    """The arrays that ``read`` gives, from what ``pack_batch`` gave.
+
+    Raises:
+        DamagedFileError: the message is not whole.
+    """
+    data = np.frombuffer(message, np.uint8).copy()
+    start = len(MAGIC) + 4
+    if len(data) < start + 4 + kernels.PADDING or data[: len(MAGIC)].tobytes() != MAGIC:
+        raise _damaged("it does not start as one does")
+    if checksum(data[start:]) != int.from_bytes(message[start - 4 : start], "little"):
+        raise _damaged("its checksum does not fit")
+    size = int.from_bytes(message[start : start + 4], "little")
+    told = json.loads(message[start + 4 : start + 4 + size])
+    rows, many, last_n = told["rows"], told["records"], told["last_n"]
+    at = start + 4 + size
+    numbers = np.frombuffer(message, "<i8", 4 * rows + 2 * many, at).astype(np.int64)
+    users, before, version, per_row = (numbers[i * rows : (i + 1) * rows] for i in range(4))
+    schemas, lengths = numbers[4 * rows : 4 * rows + many], numbers[4 * rows + many :]
+    first = at + numbers.nbytes
+    if first + int(lengths.sum()) + kernels.PADDING != len(data) or per_row.sum() != many:
+        raise _damaged("its parts do not add up")
+    dtypes = [np.dtype(name) for name in told["dtypes"]]
+    counts, columns = _unpack_records(
+        data, first, users, before, np.concatenate([[0], np.cumsum(per_row)]), lengths,
+        np.array(told["columns_in"], np.int64)[schemas], told["oldest"], last_n,
+        np.array(told["columns"], np.int64).reshape(-1, len(dtypes)).T[:, schemas],
+        np.array(told["defaults"], np.uint64), dtypes,
+    )  # fmt: skip
+    named = dict(zip(told["names"], columns, strict=True))
+    return SequenceBatch(users, counts.astype(np.int32), named, version)
+
+
+def _unpack_records(
+    data: np.ndarray, first: int, users: np.ndarray, before: np.ndarray, starts: np.ndarray,
+    lengths: np.ndarray, record_columns: np.ndarray, oldest: int, last_n: int,
+    columns_of: np.ndarray, defaults: np.ndarray, dtypes: list[np.dtype[Any]],
+) -> tuple[np.ndarray, list[np.ndarray]]:  # fmt: skip
+    """Lengths and [B, L] arrays from records in a buffer."""
+    rows, many = len(users), len(lengths)
+    places = first + np.cumsum(lengths) - lengths
+    counts = np.zeros(rows, np.int64)
+    # a block takes more than 8 bytes, whatever a damaged record says
+    blocks = int(lengths.sum()) // 8
+    claimed = [int.from_bytes(data[at + 8 : at + 12].tobytes(), "little") for at in places.tolist()]
+    most = min(blocks, sum(-(-count // kernels.BLOCK) for count in claimed))
+    block_arrays = tuple(np.empty((10, most), np.int64))
+    dest = np.empty((most, kernels.BLOCK), np.int32)
+    none, zeros = np.empty(0, np.int64), np.zeros(many, np.int64)
+    used, status, record = kernels.plan_read(  # type: ignore[call-arg]
+        data, places, lengths, zeros, zeros, record_columns, starts, users,
+        np.zeros(rows + 1, np.int64), none, np.empty(0, np.bool_),
+        before, np.full(rows, oldest, np.int64), np.full(rows, last_n, np.int64),
+        np.full(rows, -1, np.int64),
+        np.empty((0, many), np.int64), np.zeros(1, np.int64), none,
+        *block_arrays, dest, np.empty(0, np.int32), counts,
+    )  # fmt: skip
+    if status != kernels.OK:
+        raise _damaged(f"record {record} is wrong")
+    sizes = np.array([dtype.itemsize for dtype in dtypes], np.int64)
+    padded = (sizes * rows * last_n + 63) & ~63
+    outputs = np.cumsum(padded) - padded
+    out = np.zeros(int(padded.sum()), np.uint8)
+    status, record = kernels.unpack_columns(  # type: ignore[call-arg]
+        data, used, *block_arrays, dest, np.ascontiguousarray(columns_of), defaults, sizes,
+        outputs, np.arange(rows, dtype=np.int64) * last_n, out,
+    )  # fmt: skip
+    if status != kernels.OK:
+        raise _damaged(f"record {record} is wrong")
+    width = rows * last_n
+    return counts, [
+        out[at : at + dtype.itemsize * width].view(dtype).reshape(rows, last_n)
+        for at, dtype in zip(outputs.tolist(), dtypes, strict=True)
+    ]
+
+
+def _damaged(what: str) -> DamagedFileError:
+    return DamagedFileError(f"the packed answer is damaged: {what}. Ask for it again.")
