@@ -20,7 +20,8 @@ class Call:
         method: name of the method, for instance ``Read``.
         request_id: the caller's, or one made here.
         peer: address of the caller.
-        users, events: how many the call was about, filled in while it is worked on.
+        users: how many histories it asks for.
+        events: how many were stored or answered; None: not told, or only the caller can count them.
         outcome: gRPC status.
     """
 
@@ -28,7 +29,7 @@ class Call:
     request_id: str
     peer: str
     users: int = 0
-    events: int = 0
+    events: int | None = None
     outcome: str = "OK"
     error: str = ""
     started: float = field(default_factory=time.perf_counter)

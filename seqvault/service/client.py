@@ -21,7 +21,7 @@ from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
 from seqvault.service.call import REQUEST_ID
-from seqvault.service.read_replies import padded
+from seqvault.service.read_replies import PACKED_FROM, batch_of
 
 
 class SeqVaultClient:
@@ -52,7 +52,7 @@ class SeqVaultClient:
             self._channel = grpc.secure_channel(target, credentials, options=options)
         self.path, self._timeout = target, timeout
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-        self._encoding = pb.DENSE_ZSTD if compress else pb.DENSE
+        self._compress = compress
         self._calls: dict[str, Any] = {}
         try:
             self.schema, self.item_schema = self._describe()
@@ -79,7 +79,7 @@ class SeqVaultClient:
 
     def _describe(self) -> tuple[Schema, pa.Schema | None]:
         reply = self._call("Describe", pb.DescribeRequest(), pb.DescribeReply)
-        items = reply.item_schema
+        items, self._offered = reply.item_schema, frozenset(reply.encodings)
         return (
             Schema.from_arrow(pa.ipc.read_schema(pa.py_buffer(reply.event_schema))),
             pa.ipc.read_schema(pa.py_buffer(items)) if items else None,
@@ -128,15 +128,17 @@ class SeqVaultClient:
             actions=None if actions is None else pb.IntegerList(values=actions),
             fields=None if fields is None else pb.StringList(values=fields),
             version=b"" if version is None else ids_of(version, "version").tobytes(),
-            encoding=self._encoding,
+            encoding=self._encoding_for(int(last_n)),
         )
         reply = self._call("Read", request, pb.ReadReply)
-        return SequenceBatch(
-            users,
-            np.frombuffer(reply.lengths, "<i4"),
-            padded(reply, int(last_n)),
-            np.frombuffer(reply.version, "<i8"),
-        )
+        return batch_of(reply, users, int(last_n))
+
+    def _encoding_for(self, last_n: int) -> int:
+        """What takes the least: fewest bytes for a link, else the least time."""
+        if self._compress:
+            return int(pb.DENSE_ZSTD)
+        packed = last_n >= PACKED_FROM and pb.PACKED in self._offered
+        return int(pb.PACKED if packed else pb.DENSE)
 
     def put_items(self, table: Any) -> int:
         """See ``SeqVault.put_items``."""

@@ -19,7 +19,7 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: Counter[tuple[str, str]] = Counter()
-        self._events: Counter[str] = Counter()
+        self._appended = 0
         self._buckets: dict[str, list[int]] = defaultdict(lambda: [0] * (len(BOUNDS) + 1))
         self._seconds: dict[str, float] = defaultdict(float)
 
@@ -28,7 +28,8 @@ class Metrics:
         place = sum(seconds > bound for bound in BOUNDS)
         with self._lock:
             self._calls[call.method, call.outcome] += 1
-            self._events[call.method] += call.events
+            if call.method == "Append":
+                self._appended += call.events or 0
             self._buckets[call.method][place] += 1
             self._seconds[call.method] += seconds
 
@@ -38,9 +39,8 @@ class Metrics:
             lines = ["# TYPE seqvault_calls_total counter"]
             for (method, status), count in sorted(self._calls.items()):
                 lines.append(f'seqvault_calls_total{{method="{method}",status="{status}"}} {count}')
-            lines.append("# TYPE seqvault_call_events_total counter")
-            for method, count in sorted(self._events.items()):
-                lines.append(f'seqvault_call_events_total{{method="{method}"}} {count}')
+            lines.append("# TYPE seqvault_appended_events_total counter")
+            lines.append(f"seqvault_appended_events_total {self._appended}")
             lines.append("# TYPE seqvault_call_seconds histogram")
             for method, buckets in sorted(self._buckets.items()):
                 lines += _histogram(method, buckets, self._seconds[method])

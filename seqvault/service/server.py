@@ -112,6 +112,12 @@ class Server:
         self.vault.close()
         LOG.info(json.dumps({"event": "stopped", "path": self.vault.path}))
 
+    def __enter__(self) -> "Server":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def metrics_text(self) -> str:
         """Prometheus metrics of the service and the store."""
         return self.metrics.text(self.vault.stats(), self._merge.failures)

@@ -13,7 +13,7 @@ from seqvault.errors import SourceConflictError, UnknownFieldError
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
 from seqvault.service.call import Call
-from seqvault.service.read_replies import ReadReplies
+from seqvault.service.read_replies import OFFERED, read_reply
 from seqvault.store import SeqVault
 
 Handler = Callable[[Any, Call], Any]
@@ -25,7 +25,6 @@ class StoreService:
 
     def __init__(self, vault: SeqVault) -> None:
         self._vault = vault
-        self._replies = ReadReplies(vault)
         self._sources: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def methods(self) -> dict[str, tuple[Any, Handler]]:
@@ -47,16 +46,14 @@ class StoreService:
         return pb.DescribeReply(
             event_schema=self._vault.schema.to_arrow().serialize().to_pybytes(),
             item_schema=b"" if items is None else items.serialize().to_pybytes(),
-            encodings=self._replies.offered,
-            dictionary=self._replies.dictionary_bytes() if request.dictionary else b"",
+            encodings=OFFERED,
         )
 
     def _append(self, request: Any, call: Call) -> Any:
         table = wire.table_from_bytes(request.events)
-        call.events = len(table)
         if not request.HasField("after"):
             stored = self._vault.append(table, source=request.source, offset=request.offset)
-            return pb.AppendReply(stored=stored)
+            return _appended(stored, call)
         with self._sources[request.source]:  # nobody else may move the source meanwhile
             present = self._vault.stats()["sources"].get(request.source, -1)
             if present != request.after:
@@ -65,7 +62,7 @@ class StoreService:
                     f'{request.after}; ask stats()["sources"] and go on behind it.'
                 )
             stored = self._vault.append(table, source=request.source, offset=request.offset)
-        return pb.AppendReply(stored=stored)
+        return _appended(stored, call)
 
     def _read(self, request: Any, call: Call) -> Any:
         call.users = len(request.user_ids) // 8
@@ -81,8 +78,9 @@ class StoreService:
             if request.version
             else None,
         }
-        reply = self._replies.reply(arguments, request.encoding, request.dictionary)
-        call.events = int(np.frombuffer(reply.lengths, "<i4").sum())
+        reply = read_reply(self._vault, arguments, request.encoding)
+        if request.encoding != pb.PACKED:  # of a packed one only the caller sees the lengths
+            call.events = int(np.frombuffer(reply.lengths, "<i4").sum())
         return reply
 
     def _put_items(self, request: Any, call: Call) -> Any:
@@ -114,6 +112,11 @@ class StoreService:
     def _snapshot(self, request: Any, call: Call) -> Any:
         self._vault.snapshot(request.path)
         return _as_json({"snapshot": request.path})
+
+
+def _appended(stored: int, call: Call) -> Any:
+    call.events = stored
+    return pb.AppendReply(stored=stored)
 
 
 def _as_json(value: dict[str, Any]) -> Any:

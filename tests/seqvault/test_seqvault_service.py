@@ -3,21 +3,30 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import grpc
 import numpy as np
 import pyarrow as pa
 import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 import seqvault
 from seqvault import Schema, SeqVault, cli, errors
+from seqvault.service import seqvault_pb2
 from seqvault.service.server import Server, Tls
+from seqvault.service.wire import NAME
 
 SCHEMA = Schema.from_arrow(
     pa.schema([("item_id", pa.int64()), ("scenario", pa.int8()), ("score", pa.float32())])
@@ -63,6 +72,9 @@ def test_a_client_answers_as_the_store_does(server, compress):
             {"before": [NOW + 100 * u for u in range(10)], "last_n": 3, "scenarios": [1]},
             {"before": None, "last_n": 99, "fields": ["score"]},
             {"before": None, "last_n": 9, "scenarios": [], "version": np.full(10, 5)},
+            {"before": NOW + 500, "last_n": 300},  # from 256 on the stored chunks travel
+            {"before": None, "last_n": 256, "actions": None, "scenarios": [0, 2]},
+            {"before": None, "last_n": 999, "fields": ["score"], "version": np.full(10, 20)},
         ):
             here, there = (store.read(range(10), **arguments) for store in (server.vault, client))
             assert list(here.columns) == list(there.columns)
@@ -222,14 +234,148 @@ def test_mutual_tls_lets_in_only_those_with_a_certificate(tmp_path):
                 seqvault.connect(target, **trust, **wrong)
         with pytest.raises(errors.ServerUnavailableError):
             seqvault.connect(target, timeout=2)
+        with pytest.raises(errors.ServerUnavailableError):  # a client that trusts another authority
+            seqvault.connect(
+                target, ca=read(stranger[1]), key=read(theirs[0]), certificate=read(theirs[1]),
+                timeout=2,
+            )  # fmt: skip
     finally:
         server.stop(0)
 
 
-def test_health_answers_in_the_standard_way(server):
+def test_health_and_reflection_answer_in_the_standard_way(server):
     with grpc.insecure_channel(f"localhost:{server.port}") as channel:
-        check = channel.unary_unary("/grpc.health.v1.Health/Check")
-        assert check(b"", timeout=5) == b"\x08\x01"
+        check = health_pb2_grpc.HealthStub(channel).Check
+        for name in ("", NAME):
+            answer = check(health_pb2.HealthCheckRequest(service=name), timeout=5)
+            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(grpc.RpcError, match="NOT_FOUND"):
+            check(health_pb2.HealthCheckRequest(service="other"), timeout=5)
+        ask = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo
+        requests = (
+            reflection_pb2.ServerReflectionRequest(list_services=""),
+            reflection_pb2.ServerReflectionRequest(file_containing_symbol=NAME),
+        )
+        services, files = ask(iter(requests), timeout=5)
+        names = {service.name for service in services.list_services_response.service}
+        assert names >= {NAME, "grpc.health.v1.Health"}
+        (file,) = files.file_descriptor_response.file_descriptor_proto
+        told = descriptor_pb2.FileDescriptorProto.FromString(file)
+        published = {method.name for service in told.service for method in service.method}
+        assert published == {
+            "Describe", "Append", "Read", "PutItems", "ReadItems", "Merge", "Verify", "Stats",
+            "Snapshot",
+        }  # fmt: skip
+
+
+def test_the_published_proto_and_the_generated_code_agree():
+    source = Path(seqvault_pb2.__file__).with_name("seqvault.proto").read_text()
+    for message in seqvault_pb2.DESCRIPTOR.message_types_by_name.values():
+        assert f"message {message.name} " in source
+        for field in message.fields:
+            assert re.search(rf"\b{field.name} = {field.number};", source)
+    for value in seqvault_pb2.DESCRIPTOR.enum_types_by_name["Encoding"].values:
+        assert f"  {value.name} = {value.number};" in source
+
+
+class Gate:
+    """Holds the store's reads until it is opened."""
+
+    def __init__(self, vault):
+        self.entered, self.open, read = threading.Event(), threading.Event(), vault.read_ragged
+
+        def held(*arguments, **named):
+            self.entered.set()
+            assert self.open.wait(30)
+            return read(*arguments, **named)
+
+        vault.read_ragged = held
+
+
+def test_a_call_whose_deadline_has_passed_is_not_worked_on(tmp_path):
+    vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
+    gate = Gate(vault)
+    with (
+        Server(vault, workers=1, merge_seconds=0) as server,
+        ThreadPoolExecutor() as pool,
+        seqvault.connect(f"localhost:{server.port}") as patient,
+        seqvault.connect(f"localhost:{server.port}", timeout=5) as hasty,
+    ):
+        waiting = pool.submit(patient.read, [1], None, 1)
+        assert gate.entered.wait(10)
+        hasty._timeout = 0.1  # the only worker is busy for longer
+        with pytest.raises(errors.ServerUnavailableError, match="took too long") as caught:
+            hasty.append(some_events())
+        assert caught.value.retryable
+        gate.open.set()
+        assert waiting.result(10).lengths.tolist() == [0]
+        assert patient.append(some_events(1, count=3)) == 3
+        assert vault.stats()["events"] == 3
+        assert "seqvault_calls_total" in server.metrics_text()
+
+
+def test_too_many_calls_are_refused_and_can_be_repeated(tmp_path):
+    vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
+    gate = Gate(vault)
+    with (
+        Server(vault, workers=1, merge_seconds=0, waiting=1) as server,
+        ThreadPoolExecutor() as pool,
+        seqvault.connect(f"localhost:{server.port}") as client,
+    ):
+        waiting = pool.submit(client.read, [1], None, 1)
+        assert gate.entered.wait(10)
+        with pytest.raises(errors.LimitError, match="try again") as caught:
+            client.append(some_events())
+        assert caught.value.retryable
+        gate.open.set()
+        waiting.result(10)
+        assert client.append(some_events()) == 400
+
+
+def test_a_conditional_append_stores_only_where_the_source_is_believed_to_be(server):
+    with seqvault.connect(f"localhost:{server.port}") as client:
+        assert client.append(some_events(0, 3), "log", 2, after=-1) == 3
+        for wrong in (-1, 1, 3):
+            with pytest.raises(errors.SourceConflictError, match="at offset 2"):
+                client.append(some_events(0, 3), "log", 5, after=wrong)
+        assert client.append(some_events(0, 3), "log", 5, after=2) == 3
+        assert client.stats()["events"] == 6
+
+
+def test_calls_are_logged_as_json_lines_with_the_callers_request_id(server, caplog):
+    with (
+        caplog.at_level("INFO", "seqvault.calls"),
+        seqvault.connect(f"localhost:{server.port}") as client,
+    ):
+        client.append(some_events())
+        client.read([1, 2], before=None, last_n=5)
+        with pytest.raises(errors.UnknownFieldError):
+            client.read([1], before=None, last_n=5, fields=["x"])
+    with grpc.insecure_channel(f"localhost:{server.port}") as channel:
+        stats = channel.unary_unary(f"/{NAME}/Stats")
+        with caplog.at_level("INFO", "seqvault.calls"):
+            _, call = stats.with_call(b"", timeout=5, metadata=(("x-request-id", "mine"),))
+        assert dict(call.trailing_metadata())["x-request-id"] == "mine"
+    lines = [json.loads(r.message) for r in caplog.records if r.name == "seqvault.calls"]
+    described, appended, read, failed, told = lines
+    assert described["method"] == "Describe"
+    assert (appended["events"], appended["outcome"]) == (400, "OK")
+    assert read["users"] == 2 and 0 < read["events"] <= 10 and read["ms"] > 0
+    assert (failed["outcome"], failed["error"][:18]) == ("INVALID_ARGUMENT", "UnknownFieldError:")
+    assert told["request_id"] == "mine"
+    assert len({line["request_id"] for line in lines}) == 5
+
+
+def test_every_metric_is_documented(server):
+    with seqvault.connect(f"localhost:{server.port}") as client:
+        client.append(some_events(), source='with "quotes"', offset=3)
+    text = server.metrics_text()
+    guide = Path(__file__, "../../../docs/seqvault/operations.md").resolve().read_text()
+    names = re.findall(r"^# TYPE (\w+)", text, re.MULTILINE)
+    assert len(names) >= 14
+    for name in names:
+        assert f"`{name}" in guide, name
+    assert 'seqvault_source_offset{source="with \\"quotes\\""} 3\n' in text
 
 
 def test_the_command_serves_and_stops_without_loss(tmp_path):
@@ -248,6 +394,44 @@ def test_the_command_serves_and_stops_without_loss(tmp_path):
         process.stdout.close()
     with SeqVault.open(path) as vault:
         assert vault.stats()["events"] == 400
+
+
+def test_sigterm_amid_appends_loses_none_that_was_acknowledged(tmp_path):
+    path, acknowledged = str(tmp_path / "vault"), {}
+    SeqVault.open(path, schema=SCHEMA).close()
+    command = [sys.executable, "-m", "seqvault.cli", "serve", path, "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ})
+
+    def write(source):
+        with seqvault.connect(target) as client:
+            for offset in range(1_000_000):
+                try:
+                    assert client.append(some_events(offset, 20), source, offset) == 20
+                except errors.ServerUnavailableError:
+                    return
+                acknowledged[source] = offset
+
+    try:
+        target = "localhost:" + process.stdout.readline().rsplit(":", 1)[1].strip()
+        with ThreadPoolExecutor() as pool:
+            writers = [pool.submit(write, f"source {n}") for n in range(4)]
+            while len(acknowledged) < 4 or min(acknowledged.values()) < 5:
+                assert not any(writer.done() for writer in writers)
+                time.sleep(0.01)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0
+            for writer in writers:
+                writer.result(30)
+    finally:
+        process.kill()
+        process.stdout.close()
+    with SeqVault.open(path, read_only=True) as vault:
+        stats = vault.stats()
+        for source, offset in acknowledged.items():
+            # the one under way may have arrived
+            assert stats["sources"][source] in (offset, offset + 1)
+        assert stats["events"] == 20 * sum(offset + 1 for offset in stats["sources"].values())
+        vault.verify()
 
 
 def test_metrics_are_prometheus_text(server):
