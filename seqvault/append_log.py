@@ -7,10 +7,12 @@ import numpy as np
 
 from seqvault import wal
 from seqvault.errors import LimitError
-from seqvault.files import disk_full_is_typed
 from seqvault.state import State
 
 LOG_EVENTS = 1 << 26  # not in segments yet; more are refused
+MAX_APPEND = 1 << 30  # bytes of one append
+SPARE_FILES = 2  # log files kept to be used again
+SPARE = ".spare"  # what their names end in
 
 
 class AppendLog:
@@ -19,10 +21,11 @@ class AppendLog:
     Args:
         state: the store, loaded.
         writer: the log file to go on with.
+        spares: paths of files that are not part of the log any more, to be used again.
     """
 
-    def __init__(self, state: State, writer: wal.WalWriter) -> None:
-        self._state, self._writer = state, writer
+    def __init__(self, state: State, writer: wal.WalWriter, spares: list[str]) -> None:
+        self._state, self._writer, self._spares = state, writer, spares
         self._log = threading.Condition()  # guards the log and the queue behind it
         self._queue: list[tuple[dict[str, np.ndarray], str, int]] = []
         self._in_flight: list[tuple[dict[str, np.ndarray], str, int]] = []
@@ -39,10 +42,10 @@ class AppendLog:
         count = len(columns["user_id"])
         if count == 0:
             return 0
-        payload = b"".join(column.tobytes() for column in columns.values())
-        if len(payload) >= 1 << 30:
+        size = sum(column.nbytes for column in columns.values())
+        if size >= MAX_APPEND:
             raise LimitError(
-                f"events of one append take {len(payload)} bytes; the limit is {1 << 30}. "
+                f"events of one append take {size} bytes; the limit is {MAX_APPEND}. "
                 "Split them, or use bulk_load."
             )
         if self._state.memtable.size + count > LOG_EVENTS:
@@ -50,6 +53,8 @@ class AppendLog:
                 f"{self._state.memtable.size} events are in the log, the limit is {LOG_EVENTS}; "
                 "call merge(), then append again."
             )
+        schema_id = len(self._state.schemas) - 1
+        frame = wal.prepare(schema_id, source, offset, count, tuple(columns.values()))
         with self._log:
             self._state.check_writable()
             if source and offset <= self._sources_in_queue(source):
@@ -57,9 +62,8 @@ class AppendLog:
                 ticket = self._written
                 count = 0
             else:
-                self._make_room(len(payload))
-                with disk_full_is_typed("append events"):
-                    self._writer.write(len(self._state.schemas) - 1, source, offset, count, payload)
+                self._make_room(len(frame.frame))
+                self._writer.write(frame)
                 self._queue.append((columns, source, offset))
                 self._written += 1
                 ticket = self._written
@@ -82,10 +86,37 @@ class AppendLog:
         with self._log:
             self._state.check_writable()
             self._drain()
-            if self._writer.position > wal.FIRST:
+            if self._writer.position > wal.FIRST or self._writer.sealed:
                 self._start_file()
             with self._state.lock:
                 return self._writer.number, self._state.memtable.size, dict(self._state.sources)
+
+    def retire(self, start: int) -> None:
+        """Keeps a few log files before ``start`` to be used again and removes the others.
+
+        The manifest must not need them any more.
+        """
+        state = self._state
+        old = [
+            wal.path_of(state.path, int(name[:-4]))
+            for name in sorted(state.files.list_directory(f"{state.path}/wal"))
+            if name.endswith(".wal") and int(name[:-4]) < start
+        ]
+        with self._log:
+            for path in old:
+                if not self._keep(path):
+                    state.discard(path)
+
+    def _keep(self, path: str) -> bool:
+        """Makes a log file a spare one, unless there are enough."""
+        if len(self._spares) >= SPARE_FILES:
+            return False
+        files, spare = self._state.files, path.removesuffix(".wal") + SPARE
+        if wal.size_of(files, path) > 2 * wal.FILE_SIZE:
+            return False
+        files.rename(path, spare)
+        self._spares.append(spare)
+        return True
 
     def close(self) -> None:
         """Waits for the sync under way and seals the log."""
@@ -94,7 +125,9 @@ class AppendLog:
                 self._log.wait()
             self._state.closed = True
             if self._state.failed is None:
-                with suppress(OSError):  # without a seal the next open repairs the file
+                with suppress(
+                    OSError, wal.LogSyncError
+                ):  # without a seal the next open repairs the file
                     self._writer.seal()
             self._writer.close()
 
@@ -131,28 +164,30 @@ class AppendLog:
             self._in_flight = []
         else:
             # what a failed sync left on the disk nobody knows: no retry
-            self._state.failed = error
+            self._state.failed = error.__cause__ or error
         self._log.notify_all()
         if error is not None:
             self._state.check_writable()
 
     def _make_room(self, size: int) -> None:
         """Starts a new log file if the present one has no room for ``size`` bytes."""
-        if self._writer.position + size <= wal.FILE_SIZE or self._writer.position <= wal.FIRST:
+        writer = self._writer
+        fits = writer.position + size <= wal.FILE_SIZE or writer.position <= wal.FIRST
+        if fits and not writer.sealed:
             return
         self._drain()
         self._start_file()
 
     def _start_file(self) -> None:
         """Seals the log file and starts the next; nothing may be waiting."""
-        with disk_full_is_typed("start a log file"):
-            fresh = wal.WalWriter(self._state.files, self._state.path, self._writer.number + 1)
-            try:
+        spare = self._spares.pop() if self._spares else ""
+        fresh = wal.WalWriter(self._state.files, self._state.path, self._writer.number + 1, spare)
+        try:
+            with self._state.all_or_failed():
                 self._writer.seal()
                 fresh.begin()
-            except BaseException as error:
-                self._state.failed = error
-                fresh.discard()
-                raise
-            self._writer.close()
-            self._writer = fresh
+        except BaseException:
+            fresh.discard()
+            raise
+        self._writer.close()
+        self._writer = fresh

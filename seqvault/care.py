@@ -10,6 +10,7 @@ from seqvault import wal
 from seqvault.errors import DamagedFileError
 from seqvault.events import NO_BOUND
 from seqvault.files import Files
+from seqvault.manifest import Manifest
 from seqvault.merger import slices
 from seqvault.reader import Found, Reader
 from seqvault.segment import Segment
@@ -33,15 +34,24 @@ def verify(state: State, reader: Reader) -> dict[str, int]:
         checked["bytes"] += segment.size
     for number in manifest.items:
         checked["items"] += len(item_files.load(state.files, state.path, number))
-    for number in range(manifest.wal_start, 1 << 62):
+    _verify_log(state, manifest.wal_start)
+    return checked
+
+
+def _verify_log(state: State, start: int) -> None:
+    """Checks the log files from ``start`` on; a merge may retire them meanwhile."""
+    for number in range(start, 1 << 62):
+        path = wal.path_of(state.path, number)
         try:
             data = wal.read_file(state.files, state.path, number)
+            later = state.files.exists(wal.path_of(state.path, number + 1))
+            for _ in wal.scan(data, number, path, sealed=later):
+                pass
         except FileNotFoundError:
-            break
-        later = state.files.exists(wal.path_of(state.path, number + 1))
-        for _ in wal.scan(data, number, wal.path_of(state.path, number), sealed=later):
-            pass
-    return checked
+            return
+        except DamagedFileError:
+            if Manifest.load(state.files, state.path).wal_start <= number:
+                raise
 
 
 def _verify_records(state: State, reader: Reader, segment: Segment, part: np.ndarray) -> int:

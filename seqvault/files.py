@@ -27,6 +27,10 @@ class Files:
         """Opens ``path`` for reading and writing, emptied if it was there."""
         return os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
 
+    def open_write(self, path: str) -> int:
+        """Opens a file that is there for reading and writing, its contents kept."""
+        return os.open(path, os.O_RDWR | os.O_CLOEXEC)
+
     def close(self, fd: int) -> None:
         """Closes a descriptor."""
         os.close(fd)

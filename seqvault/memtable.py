@@ -45,26 +45,44 @@ class Memtable:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self.size = 0
-        self.columns = {
-            name: np.empty(1024, schema.dtype(name)) for name in ("timestamp", *schema.names)
-        }
-        self.slots = np.empty(1024, np.int64)
-        self.arrivals = np.empty(1024, np.int64)
-        self.links = np.empty(1024, np.int64)
+        self.slots: np.ndarray
+        self.arrivals: np.ndarray
+        self.links: np.ndarray
+        self.columns: dict[str, np.ndarray] = {}
+        self.addresses: np.ndarray
+        self._capacity = 0
+        self._grow(1024)
         self.heads = np.full(1024, EMPTY, np.int64)
+
+    def _grow(self, capacity: int) -> None:
+        """Makes room; arrays that readers have got stay as they are."""
+        self._capacity = capacity
+        columns = {}
+        for name in ("timestamp", *self.schema.names):
+            fresh = np.empty(capacity, self.schema.dtype(name))
+            if self.size:
+                fresh[: self.size] = self.columns[name][: self.size]
+            columns[name] = fresh
+        self.columns = columns
+        # where each column is in memory, for kernels
+        self.addresses = np.array([column.ctypes.data for column in columns.values()], np.int64)
+        for name in ("slots", "arrivals", "links"):
+            fresh = np.empty(capacity, np.int64)
+            if self.size:
+                fresh[: self.size] = getattr(self, name)[: self.size]
+            setattr(self, name, fresh)
 
     def append(
         self, slots: np.ndarray, columns: dict[str, np.ndarray], counters: np.ndarray
     ) -> None:
         """Adds events of the users ``slots`` and counts up their arrival ``counters``."""
         first, need = self.size, self.size + len(slots)
-        for name in self.columns:
-            self.columns[name] = grown(self.columns[name], need, 0)
-            self.columns[name][first:need] = columns[name]
-        for name in ("slots", "arrivals", "links"):
-            setattr(self, name, grown(getattr(self, name), need, 0))
-        self.heads = grown(self.heads, len(counters), EMPTY)
+        if need > self._capacity:
+            self._grow(max(need, 2 * self._capacity))
+        for name, column in self.columns.items():
+            column[first:need] = columns[name]
         self.slots[first:need] = slots
+        self.heads = grown(self.heads, len(counters), EMPTY)
         _link(slots, first, self.heads, self.links, self.arrivals, counters)
         self.size = need
 

@@ -148,9 +148,7 @@ class Merger:
         state.count_stored()
         for number in rewrite:
             state.discard(segment_files.path_of(state.path, number))
-        for name in state.files.list_directory(f"{state.path}/wal"):
-            if name.endswith(".wal") and int(name[:-4]) < wal_start:
-                state.discard(f"{state.path}/wal/{name}")
+        self._log.retire(wal_start)
 
     def _pack(
         self, users: np.ndarray, kinds: np.ndarray, arrivals: np.ndarray, limit: int

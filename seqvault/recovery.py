@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 
 from seqvault import wal
+from seqvault.append_log import SPARE, SPARE_FILES
 from seqvault.errors import (
     DamagedFileError,
     StoreFailedError,
@@ -44,8 +45,11 @@ def lock_for_writing(files: Files, path: str, schema: Schema | None) -> int:
 
 def open_for_writing(
     state: State, schema: Schema | None, retention_ms: int | None, max_events: int | None
-) -> wal.WalWriter:
+) -> tuple[wal.WalWriter, list[str]]:
     """Loads the store, made if it is not there, and begins a log file. Needs the lock.
+
+    Returns:
+        The log's present file, and files that the log may use again.
 
     Args:
         state: to be filled.
@@ -63,10 +67,12 @@ def open_for_writing(
             number = last  # a file without events is begun anew
         elif data is not None and not wal.is_sealed(data, end, last):
             wal.repair(files, path, last, data, end)
-        remove_strangers(state, last)
-        writer = wal.WalWriter(files, path, number)
+        names = [name for name in files.list_directory(f"{path}/wal") if name.endswith(SPARE)]
+        remove_strangers(state, last, set(names[:SPARE_FILES]))
+        spares = [f"{path}/wal/{name}" for name in names[:SPARE_FILES]]
+        writer = wal.WalWriter(files, path, number, spares.pop() if spares else "")
         writer.begin()
-        return writer
+        return writer, spares
 
 
 def open_for_reading(state: State) -> None:
@@ -150,13 +156,13 @@ def decode_frame(frame: wal.Frame, schemas: list[Schema], path: str) -> dict[str
     return columns
 
 
-def remove_strangers(state: State, last_log: int) -> None:
+def remove_strangers(state: State, last_log: int, spares: set[str]) -> None:
     """Removes what a crash left behind: files that the manifest does not name."""
     manifest = state.manifest
     keep = {
         "segments": {f"{n:010d}.seg" for n in manifest.segments},
         "items": {f"{n:010d}.items" for n in manifest.items},
-        "wal": {f"{n:010d}.wal" for n in range(manifest.wal_start, last_log + 1)},
+        "wal": {f"{n:010d}.wal" for n in range(manifest.wal_start, last_log + 1)} | spares,
     }
     for folder, names in keep.items():
         for name in state.files.list_directory(f"{state.path}/{folder}"):

@@ -159,6 +159,11 @@ class Schema:
         return np.dtype("int64") if name in RESERVED else np.dtype(self.field(name).dtype)
 
     @cached_property
+    def columns(self) -> dict[str, np.dtype[Any]]:
+        """NumPy dtypes of the columns of an event, ``user_id`` and ``timestamp`` first."""
+        return {name: self.dtype(name) for name in (*RESERVED, *self.names)}
+
+    @cached_property
     def _all(self) -> tuple[str, ...]:
         return ("timestamp", *self.names)
 

@@ -1,15 +1,17 @@
 """What an open store consists of at one moment, and the locks that guard it."""
 
+import errno
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import NoReturn
 
 import numpy as np
 
 from seqvault import items as item_files
 from seqvault import segment as segment_files
 from seqvault.errors import ReadOnlyError, StoreClosedError, StoreFailedError
-from seqvault.files import Files
+from seqvault.files import Files, disk_full_is_typed
 from seqvault.index import Index
 from seqvault.items import Items
 from seqvault.layouts import Layouts
@@ -17,6 +19,7 @@ from seqvault.manifest import Manifest
 from seqvault.memtable import Memtable
 from seqvault.schema import Schema
 from seqvault.segment import Segment
+from seqvault.wal import LogSyncError
 
 
 class State:
@@ -103,13 +106,47 @@ class State:
         return max(0, int(self.clock() * 1000) - keep) if keep else 0
 
     def publish(self, manifest: Manifest) -> None:
-        """Makes the manifest the store's. A failed sync leaves unknown what is on disk."""
+        """Makes the manifest the store's.
+
+        Raises:
+            OSError: it is not the store's; everything is as it was.
+            StoreFailedError: it may or may not be.
+        """
         try:
             manifest.save(self.files, self.path)
         except BaseException as error:
-            self.failed = error
+            edition = -1
+            with suppress(Exception):
+                edition = Manifest.load(self.files, self.path).edition
+            if edition != self.manifest.edition:
+                self.fail(error)
             raise
         self.manifest = manifest
+
+    @contextmanager
+    def writing(self, what: str) -> Iterator[None]:
+        """Types the errors of the disk; after others than a full one writes are refused."""
+        try:
+            with disk_full_is_typed(what):
+                yield
+        except OSError as error:
+            if error.errno == errno.EIO:
+                self.failed = self.failed or error
+            raise
+
+    @contextmanager
+    def all_or_failed(self) -> Iterator[None]:
+        """After a failed sync of the log the store accepts no more writes."""
+        try:
+            yield
+        except LogSyncError as error:
+            self.fail(error.__cause__ or error)
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """Accepts no more writes, because nobody knows what is on the disk."""
+        self.failed = self.failed or error
+        self.check_writable()
+        raise error
 
     def discard(self, *paths: str) -> None:
         """Removes files that nothing needs; what cannot go now goes at the next open."""

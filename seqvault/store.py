@@ -14,7 +14,7 @@ from seqvault.append_log import AppendLog
 from seqvault.bulk_loader import bulk_load
 from seqvault.errors import InvalidRequestError, SchemaError
 from seqvault.events import to_columns
-from seqvault.files import Files, disk_full_is_typed
+from seqvault.files import Files
 from seqvault.item_batch import ItemBatch
 from seqvault.item_writer import put_items
 from seqvault.merger import Merger
@@ -96,10 +96,10 @@ class SeqVault:
                 recovery.open_for_reading(store._state)
             else:
                 store._lock_fd = recovery.lock_for_writing(store._files, store.path, schema)
-                store._log = AppendLog(
-                    store._state,
-                    recovery.open_for_writing(store._state, schema, retention_ms, max_events),
+                writer, spares = recovery.open_for_writing(
+                    store._state, schema, retention_ms, max_events
                 )
+                store._log = AppendLog(store._state, writer, spares)
             if schema is not None and schema != store.schema:
                 raise SchemaError(
                     f"the store at {store.path} has the schema {store.schema.to_json()}, the one "
@@ -164,7 +164,9 @@ class SeqVault:
         """
         self._state.check_writable()
         assert self._log is not None
-        return self._log.append(to_columns(events, self.schema), source, offset)
+        columns = to_columns(events, self.schema)
+        with self._state.writing("append events"):
+            return self._log.append(columns, source, offset)
 
     # ---- reading
 
@@ -247,7 +249,7 @@ class SeqVault:
         Raises:
             DiskFullError: the store is as it was.
         """
-        with self._state.merging, disk_full_is_typed("merge"):
+        with self._state.merging, self._state.writing("merge"):
             return self._merger().merge()
 
     def _merger(self) -> Merger:
@@ -269,7 +271,7 @@ class SeqVault:
             The number of events loaded.
         """
         self._state.check_writable()
-        with self._state.merging, disk_full_is_typed("load events"):
+        with self._state.merging, self._state.writing("load events"):
             return bulk_load(self._state, self._merger(), source)
 
     # ---- items
@@ -292,7 +294,7 @@ class SeqVault:
         """
         self._state.check_writable()
         checked = item_files.to_table(table)
-        with self._state.merging, disk_full_is_typed("store items"):
+        with self._state.merging, self._state.writing("store items"):
             return put_items(self._state, checked)
 
     def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
@@ -354,6 +356,6 @@ class SeqVault:
         target = os.path.abspath(os.fspath(path))
         if self._state.files.exists(target):
             raise InvalidRequestError(f"{target} exists already; name a new directory.")
-        with self._state.merging, disk_full_is_typed("take a snapshot"):
+        with self._state.merging, self._state.writing("take a snapshot"):
             self._merger().merge()
             care.snapshot(self._state, target)

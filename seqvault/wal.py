@@ -1,24 +1,34 @@
 """The write-ahead log: what makes an append durable before it is in a segment."""
 
-from collections.abc import Iterator
+import os
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 
-from seqvault.codec.primitives import checksum
+from seqvault.codec.primitives import checksum, crc32c
 from seqvault.errors import DamagedFileError
 from seqvault.files import Files
 
-FILE_MAGIC = b"SEQVLOG\x01"
+FILE_MAGIC = b"SEQVLOG\x02"
 FRAME_MAGIC = 0x4D524656  # "VFRM"
 EVENTS, SEAL = 1, 2
 FRAME = np.dtype(
     [("magic", "<u4"), ("check", "<u4"), ("length", "<u4"), ("kind", "<u2"), ("schema", "<u2"),
-     ("file", "<u8"), ("durable", "<u8"), ("offset", "<i8"), ("count", "<u4"), ("source", "<u4")]
+     ("life", "<u8"), ("durable", "<u8"), ("offset", "<i8"), ("count", "<u4"), ("source", "<u4"),
+     ("body_check", "<u4"), ("zero", "<u4")]
 )  # fmt: skip
+HEAD = struct.Struct("<HHQQqIIII")  # of a frame, behind its length
 FILE_SIZE = 16 << 20
-FIRST = 24  # bytes of the file header
+ZEROS_AHEAD = 4 << 20  # bytes of a new file written at a time, before frames come there
+FIRST = 32  # bytes of the file header
+_MAGIC = FRAME_MAGIC.to_bytes(4, "little")
+
+
+class LogSyncError(OSError):
+    """A sync of the log failed: what is on the disk nobody knows, so there is no retry."""
 
 
 @dataclass(frozen=True)
@@ -46,36 +56,91 @@ def path_of(directory: str, number: int) -> str:
     return f"{directory}/wal/{number:010d}.wal"
 
 
-def _file_header(number: int) -> bytes:
-    body = FILE_MAGIC + number.to_bytes(8, "little")
+def _file_header(number: int, life: int) -> bytes:
+    body = FILE_MAGIC + number.to_bytes(8, "little") + life.to_bytes(8, "little")
     return body + checksum(body).to_bytes(8, "little")
 
 
-def encode(
-    kind: int, number: int, durable: int, schema_id: int, source: str, offset: int, count: int,
-    payload: bytes,
-) -> bytes:  # fmt: skip
-    """Bytes of a frame, a multiple of 8."""
+def life_of(data: np.ndarray, number: int) -> int:
+    """What all frames of the file bear, -1 if its header is not sound.
+
+    It is drawn anew whenever a file is used again, so that frames of an earlier life,
+    which stay behind the new ones, are never taken for those of the present one.
+    """
+    life = int.from_bytes(data[16:24].tobytes(), "little")
+    return life if data[:FIRST].tobytes() == _file_header(number, life) else -1
+
+
+@dataclass(frozen=True)
+class Append:
+    """A frame of events but for what the log knows: made before the log is locked.
+
+    Args:
+        schema_id: the schema of the columns.
+        source, offset: where they came from.
+        count: number of events.
+        frame: uint8, room for the header, then the body, zeros up to a multiple of 8.
+        length: bytes of the body: the source's name and the columns.
+        check: CRC of the body with the zeros.
+    """
+
+    schema_id: int
+    source: bytes
+    offset: int
+    count: int
+    frame: np.ndarray
+    length: int
+    check: int
+
+
+def prepare(
+    schema_id: int, source: str, offset: int, count: int, columns: Sequence[np.ndarray]
+) -> Append:
+    """Lays out a frame of events: the columns, one behind the other."""
     name = source.encode()
-    body = name + payload
-    head = np.zeros(1, FRAME)
-    head["magic"], head["length"], head["kind"] = FRAME_MAGIC, len(body), kind
-    head["schema"], head["file"], head["durable"] = schema_id, number, durable
-    head["offset"], head["count"], head["source"] = offset, count, len(name)
-    whole = head.tobytes() + body
-    whole += bytes(-len(whole) % 8)
-    return whole[:4] + checksum(memoryview(whole)[8:]).to_bytes(4, "little") + whole[8:]
+    length = len(name) + sum(column.nbytes for column in columns)
+    frame = np.empty(FRAME.itemsize + -(-length // 8) * 8, np.uint8)
+    position = FRAME.itemsize
+    if name:
+        frame[position : position + len(name)] = np.frombuffer(name, np.uint8)
+        position += len(name)
+    for column in columns:
+        size = column.nbytes
+        frame[position : position + size].view(column.dtype)[:] = column
+        position += size
+    frame[position:] = 0
+    check = int(crc32c(frame, FRAME.itemsize, len(frame)))
+    return Append(schema_id, name, offset, count, frame, length, check)
 
 
-def _frame_at(data: np.ndarray, position: int, number: int) -> np.void | None:
+def seal_frame() -> Append:
+    """The frame behind which nothing can follow."""
+    return Append(0, b"", -1, 0, np.zeros(FRAME.itemsize, np.uint8), 0, checksum(b""))
+
+
+def encode(kind: int, life: int, durable: int, append: Append) -> np.ndarray:
+    """Fills in the header of a frame; returns the frame, a multiple of 8 bytes."""
+    rest = append.length.to_bytes(4, "little") + HEAD.pack(
+        kind, append.schema_id, life, durable, append.offset, append.count,
+        len(append.source), append.check, 0,
+    )  # fmt: skip
+    head = _MAGIC + checksum(rest).to_bytes(4, "little") + rest
+    append.frame[: FRAME.itemsize] = np.frombuffer(head, np.uint8)
+    return append.frame
+
+
+def _frame_at(data: np.ndarray, position: int, life: int) -> np.void | None:
     """The header of a whole and sound frame at ``position``, or None."""
-    if position + FRAME.itemsize > len(data):
+    body = position + FRAME.itemsize
+    if body > len(data):
         return None
-    head = data[position : position + FRAME.itemsize].view(FRAME)[0]
-    if head["magic"] != FRAME_MAGIC or head["file"] != number:
+    head = data[position:body].view(FRAME)[0]
+    if head["magic"] != FRAME_MAGIC or head["life"] != life:
         return None
-    end = position + -(-(FRAME.itemsize + int(head["length"])) // 8) * 8
-    if end > len(data) or checksum(data[position + 8 : end]) != head["check"]:
+    if checksum(data[position + 8 : body]) != head["check"]:
+        return None
+    end = body + -(-int(head["length"]) // 8) * 8
+    if end > len(data) or checksum(data[body:end]) != head["body_check"]:
         return None
     return head
 
@@ -94,17 +159,15 @@ def scan(
     Raises:
         DamagedFileError: a frame that was acknowledged cannot be read.
     """
-    if len(data) < 24 or data[:24].tobytes() != _file_header(number):
-        if sealed:
-            raise DamagedFileError(f"{path} is damaged: its header is wrong; restore it.")
-        if len(data) > 24 and _durable_beyond(data, 24, number):
-            raise DamagedFileError(f"{path} is damaged: its header is wrong; restore it.")
-        return
+    life = life_of(data, number)
+    if life < 0:
+        # it was synced before the file got its name
+        raise DamagedFileError(f"{path} is damaged: its header is wrong; restore it.")
     position = start
     while True:
-        head = _frame_at(data, position, number)
+        head = _frame_at(data, position, life)
         if head is None:
-            if sealed or _durable_beyond(data, position, number):
+            if sealed or _durable_beyond(data, position, life):
                 raise DamagedFileError(
                     f"{path} is damaged at byte {position}: events that were acknowledged cannot "
                     "be read. Restore the store from a snapshot or a replica."
@@ -129,16 +192,22 @@ def scan(
 
 def is_sealed(data: np.ndarray, end: int, number: int) -> bool:
     """Whether the file ends in a seal behind its last frame at ``end``."""
-    head = _frame_at(data, end, number)
+    head = _frame_at(data, end, life_of(data, number))
     return head is not None and int(head["kind"]) == SEAL
 
 
-def _durable_beyond(data: np.ndarray, position: int, number: int) -> bool:
-    """Whether a later sound frame says that the log was synced beyond ``position``."""
+def _places_of_magic(data: np.ndarray) -> Iterator[int]:
+    """Where frames may start, in order."""
     words = data[: len(data) // 8 * 8].view("<u4")[::2]
     for word in np.flatnonzero(words == FRAME_MAGIC):
-        if word * 8 > position:
-            head = _frame_at(data, int(word) * 8, number)
+        yield int(word) * 8
+
+
+def _durable_beyond(data: np.ndarray, position: int, life: int) -> bool:
+    """Whether a later sound frame says that the log was synced beyond ``position``."""
+    for place in _places_of_magic(data):
+        if place > position:
+            head = _frame_at(data, place, life)
             if head is not None and int(head["durable"]) > position:
                 return True
     return False
@@ -148,54 +217,87 @@ class WalWriter:
     """Appends frames to one log file. Not thread-safe: the store serialises it.
 
     The file is there under its name from ``begin`` on, so that a log never has two
-    files without a seal.
+    files without a seal. Frames go to places that were written before, by zeros or by
+    frames of an earlier life: then syncing them changes nothing about the file itself,
+    and the file system needs no commit of its journal.
+
+    Args:
+        files, directory: where the log is.
+        number: of the file.
+        spare: path of a file that is not part of the log any more, to be used again.
     """
 
-    def __init__(self, files: Files, directory: str, number: int) -> None:
+    def __init__(self, files: Files, directory: str, number: int, spare: str = "") -> None:
         self._files, self._directory, self.number = files, directory, number
         self.path = path_of(directory, number)
-        self.fd = files.create(self.path + ".tmp")
+        self._life = int.from_bytes(os.urandom(8), "little")
+        self._origin = spare or self.path + ".tmp"
+        self.fd = files.open_write(spare) if spare else files.create(self._origin)
         try:
-            files.allocate(self.fd, FILE_SIZE)
-            self.position = files.write_all(self.fd, _file_header(number), 0)
+            self._written = files.size(self.fd)  # all of it was written before
+            self.position = 0
+            self._zeros_up_to(FIRST)
+            self.position = files.write_all(self.fd, _file_header(number, self._life), 0)
             files.fdatasync(self.fd)
         except BaseException:
             self.discard()
             raise
         self.durable = self.position
+        self.sealed = False
 
     def begin(self) -> None:
         """Gives the file its name: the file before it must be sealed by now."""
-        self._files.rename(self.path + ".tmp", self.path)
-        self._files.sync_directory(f"{self._directory}/wal")
+        self._files.rename(self._origin, self.path)
+        try:
+            self._files.sync_directory(f"{self._directory}/wal")
+        except OSError as error:
+            raise LogSyncError(error.errno, error.strerror, self.path) from error
 
     def discard(self) -> None:
         """Gives up a file that was not begun."""
         self._files.close(self.fd)
         with suppress(OSError):
-            self._files.unlink(self.path + ".tmp")
+            self._files.unlink(self._origin)
 
-    def write(self, schema_id: int, source: str, offset: int, count: int, payload: bytes) -> None:
+    def write(self, append: Append) -> None:
         """Writes a frame; it is durable after the next ``sync``."""
-        self._put(EVENTS, schema_id, source, offset, count, payload)
+        self._put(EVENTS, append)
 
-    def _put(
-        self, kind: int, schema_id: int, source: str, offset: int, count: int, payload: bytes
-    ) -> None:
-        frame = encode(kind, self.number, self.durable, schema_id, source, offset, count, payload)
+    def _put(self, kind: int, append: Append) -> None:
+        self._zeros_up_to(self.position + len(append.frame))
+        frame = encode(kind, self._life, self.durable, append)
         self.position = self._files.write_all(self.fd, frame, self.position)
+
+    def _zeros_up_to(self, end: int) -> None:
+        """Writes zeros where nothing was, some way beyond ``end``."""
+        if end > self._written:
+            upto = max(end, min(FILE_SIZE, self._written + ZEROS_AHEAD))
+            self._written = self._files.write_all(
+                self.fd, bytes(upto - self._written), self._written
+            )
 
     def sync(self) -> None:
         """Makes all frames written so far durable."""
         position = self.position
-        self._files.fdatasync(self.fd)
+        try:
+            self._files.fdatasync(self.fd)
+        except OSError as error:
+            raise LogSyncError(error.errno, error.strerror, self.path) from error
         self.durable = position
 
     def seal(self) -> None:
         """Ends the file; nothing can follow."""
-        self._put(SEAL, 0, "", -1, 0, b"")
-        self._files.truncate(self.fd, self.position)
+        if self.sealed:
+            return
+        position = self.position
+        try:
+            self._put(SEAL, seal_frame())
+            self._files.truncate(self.fd, self.position)
+        except BaseException:
+            self.position = position  # the next frame takes the place of the seal
+            raise
         self.sync()
+        self.sealed = True
 
     def close(self) -> None:
         """Closes the file, which stays as it is."""
@@ -208,9 +310,9 @@ def repair(files: Files, directory: str, number: int, data: np.ndarray, end: int
     Copying also makes sure that what was read is really on disk, should the crash
     have been a failed sync.
     """
-    head = _file_header(number) if end <= 24 else data[:end].tobytes()
-    whole = head + encode(SEAL, number, len(head), 0, "", -1, 0, b"")
-    files.publish(path_of(directory, number), whole)
+    life = life_of(data, number)
+    seal = encode(SEAL, life, end, seal_frame())
+    files.publish(path_of(directory, number), data[:end].tobytes() + seal.tobytes())
 
 
 def read_file(files: Files, directory: str, number: int) -> np.ndarray:
@@ -222,5 +324,14 @@ def read_file(files: Files, directory: str, number: int) -> np.ndarray:
     fd = files.open_read(path_of(directory, number))
     try:
         return files.read_all(fd, files.size(fd), 0)
+    finally:
+        files.close(fd)
+
+
+def size_of(files: Files, path: str) -> int:
+    """Bytes of a file."""
+    fd = files.open_read(path)
+    try:
+        return files.size(fd)
     finally:
         files.close(fd)
