@@ -12,6 +12,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+# What a SeqVault server may ask for; named as `seqvault`'s own flags are.
+_ACCESS_FLAGS = {
+    "token-file": "bearer token for the SeqVault server",
+    "ca": "PEM: the authority of its certificate",
+    "client-key": "PEM: own key, for mutual TLS",
+    "client-cert": "PEM: own certificate",
+}
+
 # Imports of the two servers are inside the commands: the gateway must not wait for TensorFlow.
 
 
@@ -90,6 +98,8 @@ def _add_gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
 def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--store", required=True, help="a SeqVault folder, or host:port of a SeqVault server")
+    for flag, text in _ACCESS_FLAGS.items():
+        add(f"--seqvault-{flag}", type=Path, metavar="FILE", help=text)
     add("--features", required=True, help="features.yaml")
     add("--model_name", default="ranker")
     add("--host", default="127.0.0.1", help="address to bind (default %(default)s)")
@@ -182,7 +192,7 @@ def _model_server(arguments: argparse.Namespace) -> int:
 
 def _gateway(arguments: argparse.Namespace) -> int:
     from serving.gateway.gateway import serve
-    from serving.gateway.options import GatewayOptions
+    from serving.gateway.options import GatewayOptions, StoreAccess
 
     return serve(
         GatewayOptions(
@@ -195,6 +205,12 @@ def _gateway(arguments: argparse.Namespace) -> int:
             deadline_seconds=arguments.deadline_ms / 1e3,
             threads=arguments.threads,
             ready_file=Path(arguments.ready_file) if arguments.ready_file else None,
+            access=StoreAccess(
+                token_file=arguments.seqvault_token_file,
+                ca=arguments.seqvault_ca,
+                key=arguments.seqvault_client_key,
+                certificate=arguments.seqvault_client_cert,
+            ),
         )
     )
 

@@ -52,6 +52,7 @@ def start(arguments: argparse.Namespace) -> int:
                 f"--deadline_ms={arguments.deadline_ms}",
                 f"--threads={arguments.threads}",
                 f"--ready_file={folder}/gateway.json",
+                *_access_flags(arguments),
             ),
             "model-server": _spawn(
                 "model-server",
@@ -121,6 +122,14 @@ def _stop(children: dict[str, subprocess.Popen[bytes]]) -> None:
         except subprocess.TimeoutExpired:
             child.kill()
             child.wait()
+
+
+def _access_flags(arguments: argparse.Namespace) -> list[str]:
+    """The gateway's flags for a SeqVault server, as given."""
+    given = {name: value for name, value in vars(arguments).items() if name.startswith("seqvault_")}
+    return [
+        f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None
+    ]
 
 
 def _flag(port: int | None) -> str:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("seqvault.ingest")
 BATCH_MESSAGES = 10_000
 LINGER_SECONDS = 0.1  # how long a batch may wait to become full
+BROKER_SECONDS = 10.0  # how long a broker may take to tell of a topic
 LONGEST_WAIT = 30.0  # seconds between tries when the store cannot take events
 REPORT_SECONDS = 10.0
 Answer = TypeVar("Answer")
@@ -111,7 +112,7 @@ class KafkaIngest:
 
     def _check_topic(self, brokers: str) -> None:
         try:
-            topics = self._consumer.list_topics(self.topic, timeout=10).topics
+            topics = self._consumer.list_topics(self.topic, timeout=BROKER_SECONDS).topics
         except self._kafka.KafkaException as error:
             raise LogUnavailableError(
                 f"no Kafka broker at {brokers} answers ({error.args[0].str()}); check the address, "
@@ -141,7 +142,7 @@ class KafkaIngest:
         """Sets the partition's offset behind the store's; raises if the log has a gap there."""
         number = partition.partition
         low, high = self._patiently(
-            lambda: self._consumer.get_watermark_offsets(partition, timeout=10)
+            lambda: self._consumer.get_watermark_offsets(partition, timeout=BROKER_SECONDS)
         )
         done = max(stored, self._dead.last_offset(self.topic, number))
         if done >= high:

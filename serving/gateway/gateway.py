@@ -150,7 +150,7 @@ def serve(options: GatewayOptions) -> int:
 @contextmanager
 def _checked_store(spec: FeatureSpec, options: GatewayOptions) -> Iterator[Store]:
     """The open store, which fits the spec; an embedded one is merged while it is open."""
-    with closing(open_store(options.store, _CHECK_SECONDS)) as store:
+    with closing(open_store(options.store, _CHECK_SECONDS, options.access)) as store:
         check_store(store, spec, options.store)
         if isinstance(store, SeqVault):
             merger = Merger(store)
@@ -160,7 +160,7 @@ def _checked_store(spec: FeatureSpec, options: GatewayOptions) -> Iterator[Store
                 merger.stop()
             return
     # A server may be slow to its first reader; from here on the deadline holds.
-    with closing(open_store(options.store, options.deadline_seconds)) as store:
+    with closing(open_store(options.store, options.deadline_seconds, options.access)) as store:
         yield store
 
 

@@ -7,6 +7,23 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
+class StoreAccess:
+    """What a SeqVault server asks of its callers.
+
+    Attributes:
+        token_file: Holds the bearer token; its scopes must be read and write.
+        ca: PEM of the authority that signed the server's certificate; None: plain text.
+        key: PEM of the gateway's own key, for mutual TLS.
+        certificate: PEM of its certificate.
+    """
+
+    token_file: Path | None = None
+    ca: Path | None = None
+    key: Path | None = None
+    certificate: Path | None = None
+
+
+@dataclass(frozen=True)
 class GatewayOptions:
     """Where the gateway finds what it needs, and where it listens.
 
@@ -20,6 +37,7 @@ class GatewayOptions:
         deadline_seconds: Longest time that one rank request may take.
         threads: Requests worked on at once.
         ready_file: Gets the address as JSON once the gateway listens.
+        access: Token and certificates for a SeqVault server.
     """
 
     store: str
@@ -31,3 +49,4 @@ class GatewayOptions:
     deadline_seconds: float = 1.0
     threads: int = 4
     ready_file: Path | None = None
+    access: StoreAccess = StoreAccess()

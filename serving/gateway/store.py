@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,9 +9,10 @@ import numpy as np
 
 import seqvault
 from laser_features import FeatureSpec, FeatureSpecError, history_fields
+from seqvault.address import is_address
 from seqvault.errors import InvalidRequestError
+from serving.gateway.options import StoreAccess
 
-_ADDRESS = re.compile(r"[^/\s]+:\d{1,5}")
 _FIRST_MILLISECOND = 1
 
 
@@ -32,19 +32,37 @@ class Store(Protocol):
         """Release it."""
 
 
-def open_store(where: str, timeout_seconds: float = 10.0) -> Store:
+def open_store(
+    where: str, timeout_seconds: float = 10.0, access: StoreAccess | None = None
+) -> Store:
     """Open a store's folder for writing, or connect to ``host:port``.
 
     Args:
         where: The folder or the address.
         timeout_seconds: Longest time that a call to a server may take.
+        access: What the server asks for; None: nothing.
 
     Raises:
-        SeqVaultError: It is not there, is damaged, or another process writes to it.
+        SeqVaultError: It is not there, is damaged, another process writes to it, or the server
+            does not take the token or the certificate.
+        OSError: A file of ``access`` cannot be read.
     """
-    if _ADDRESS.fullmatch(where) and not Path(where).exists():
-        return seqvault.connect(where, timeout=timeout_seconds)
-    return seqvault.SeqVault.open(where)
+    if not is_address(where):
+        return seqvault.SeqVault.open(where)
+    access = access or StoreAccess()
+    token = _content(access.token_file)
+    return seqvault.connect(
+        where,
+        token=None if token is None else token.decode().strip(),
+        ca=_content(access.ca),
+        key=_content(access.key),
+        certificate=_content(access.certificate),
+        timeout=timeout_seconds,
+    )
+
+
+def _content(path: Path | None) -> bytes | None:
+    return None if path is None else path.read_bytes()
 
 
 def check_store(store: Store, spec: FeatureSpec, where: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -241,6 +242,59 @@ def test_gateway_with_a_seqvault_server(tmp_path, spec):
         assert process.wait(60) == 0
     assert server.vault.read([1], before=None, last_n=1)["item_id"].tolist() == [[2]]
     server.stop(0.1)
+
+
+def self_signed(folder):
+    """PEM paths of a key and of a certificate for localhost."""
+    key, certificate = folder / "key.pem", folder / "certificate.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    command += ["-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return key, certificate
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes certificates with openssl")
+def test_gateway_with_a_seqvault_server_that_asks_for_a_token_and_a_certificate(
+    tmp_path, spec, capsys
+):
+    from seqvault import SeqVault
+    from seqvault.service.server import Server, Tls
+
+    key, certificate = self_signed(tmp_path)
+    token = tmp_path / "token"
+    token.write_text("secret\n")
+    vault = SeqVault.open(str(make_store(tmp_path / "vault", spec)))
+    pem = certificate.read_bytes()
+    tls = Tls(key.read_bytes(), pem, client_ca=pem)
+    with Server(vault, tokens={"secret": ["read", "write"]}, tls=tls) as server:
+        spec.save(tmp_path / "features.yaml")
+        flags = {
+            "--seqvault-token-file": token, "--seqvault-ca": certificate,
+            "--seqvault-client-key": key, "--seqvault-client-cert": certificate,
+        }  # fmt: skip
+        access = [f"{name}={file}" for name, file in flags.items()]
+        store = f"--store=localhost:{server.port}"
+        command = ["gateway", store, f"--features={tmp_path / 'features.yaml'}", *access]
+        command += ["--model_server=127.0.0.1:1", "--port=auto", "--deadline_ms=30000"]
+        with running(command, tmp_path / "ready.json") as (addresses, process):
+            event = {"user_id": 1, "timestamp": 1_700_000_000_000, "item_id": 2}
+            assert post(addresses["gateway"], "/v1/events", {"events": [event]}) == {"appended": 1}
+            process.terminate()
+            assert process.wait(60) == 0
+        assert gateway(tmp_path, spec, store, *access[1:]) == 1
+        assert "token" in capsys.readouterr().err
+        assert gateway(tmp_path, spec, store, "--seqvault-token-file=/nowhere", *access[1:]) == 1
+        assert "/nowhere" in capsys.readouterr().err
+
+
+def test_start_hands_the_flags_for_a_seqvault_server_on_to_the_gateway():
+    from serving.cli import _parser
+    from serving.start import _access_flags
+
+    given = ["--seqvault-token-file=t", "--seqvault-ca=c"]
+    more = ["--store=s:1", "--features=f", "--model_base_path=m"]
+    assert _access_flags(_parser().parse_args(["start", *more, *given])) == given
 
 
 def test_gateway_does_not_load_tensorflow():
