@@ -155,8 +155,10 @@ class Segment:
             raise self._damaged("its header is wrong")
         at = self.size - TRAILER.itemsize
         trailer = files.read_all(self.fd, TRAILER.itemsize, at).view(TRAILER)[0]
-        if trailer["check"] != checksum(trailer.tobytes()[:28]) or (
-            int(trailer["footer"]) + int(trailer["length"]) != at
+        if (
+            trailer["check"] != checksum(trailer.tobytes()[:28])
+            or int(trailer["footer"]) + int(trailer["length"]) != at
+            or trailer.tobytes()[-8:] != MAGIC
         ):
             raise self._damaged("its trailer is wrong")
         footer = files.read_all(self.fd, int(trailer["length"]), int(trailer["footer"]))
@@ -169,8 +171,12 @@ class Segment:
         padded = np.concatenate([footer, np.zeros(kernels.PADDING, np.uint8)])
         count = int(padded[:8].view("<u8")[0])
         listed, position = [], 8
+        if count > kernels.BLOCK * len(footer):
+            raise self._damaged("its footer says more records than it can hold")
         for _ in FOOTER_COLUMNS:
             size = int(padded[position : position + 8].copy().view("<u8")[0])
+            if position + 8 + size > len(footer):
+                raise self._damaged("its footer is cut short")
             values = np.empty(count, np.uint64)
             if kernels.unpack_array(padded[position + 8 :], size, values) != kernels.OK:
                 raise self._damaged("its footer is wrong")

@@ -2,7 +2,9 @@
 
 import errno
 import random
+from collections import defaultdict
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +23,21 @@ class _File:
         self.current = bytearray()
         self.pending: list[tuple[int, bytes]] = []
 
+    def after_crash(self, rng: random.Random, survives: str) -> "_File":
+        """What may be left of the file."""
+        copy = _File()
+        copy.durable = bytearray(self.durable)
+        for offset, piece in self.pending if survives != "nothing" else []:
+            sector = rng.choice((512, 4096))
+            share = 1.0 if survives == "all" else rng.choice((0.0, 0.5, 1.0))
+            first = offset - offset % sector  # sectors are the disk's, not the write's
+            for start in range(first, offset + len(piece), sector):
+                if rng.random() < share:
+                    low, high = max(start, offset), min(start + sector, offset + len(piece))
+                    _put(copy.durable, low, piece[low - offset : high - offset])
+        copy.current = bytearray(copy.durable)
+        return copy
+
 
 def _put(data: bytearray, offset: int, piece: bytes) -> None:
     if len(data) < offset:
@@ -33,8 +50,9 @@ class MemoryFiles(Files):
 
     A write survives for certain only after ``fdatasync`` of its file; a name made,
     changed or removed only after ``sync_directory``. ``after_crash`` builds one of
-    the states that the disk may be in: of the writes since, any sectors may have
-    arrived, of the names any first part of the changes.
+    the states that the disk may be in: of the writes since, any sectors of 512 or 4096
+    bytes may have arrived, in any order; of the names, of each directory any first part
+    of the changes.
 
     Args:
         fault: called with the name of each operation before it takes place; may raise
@@ -51,32 +69,35 @@ class MemoryFiles(Files):
         self._durable_names: dict[str, _File] = {}
         self._pending_names: list[tuple[str, str, _File | None]] = []  # directory, path, file
         self._open: dict[int, _File] = {}
-        self._next = 3
+        self._next = 1 << 20  # no system call can mistake it for a real descriptor
         self._short = short
 
-    def after_crash(self, rng: random.Random) -> "MemoryFiles":
-        """A disk as the crash may have left it; this one is left alone."""
+    def after_crash(
+        self, rng: random.Random, survives: Literal["nothing", "some", "all"] = "some"
+    ) -> "MemoryFiles":
+        """A disk as the crash may have left it; this one is left alone.
+
+        Args:
+            rng: chooses among the states that are possible.
+            survives: what remains of all that was not synced.
+        """
         disk = MemoryFiles(short=self._short)
         names = dict(self._durable_names)
-        # the journal of a file system keeps the order of changes of names
-        for _, path, file in self._pending_names[: rng.randint(0, len(self._pending_names))]:
-            if file is None:
-                names.pop(path, None)
-            else:
-                names[path] = file
+        # the journal of a file system keeps the order of changes, here within a directory
+        changes: dict[str, list[tuple[str, _File | None]]] = defaultdict(list)
+        for directory, path, file in self._pending_names:
+            changes[directory].append((path, file))
+        for one in changes.values():
+            kept = {"nothing": 0, "some": rng.randint(0, len(one)), "all": len(one)}[survives]
+            for path, file in one[:kept]:
+                if file is None:
+                    names.pop(path, None)
+                else:
+                    names[path] = file
         copies: dict[int, _File] = {}
         for path, file in names.items():
             if id(file) not in copies:
-                copy = _File()
-                copy.durable = bytearray(file.durable)
-                for offset, piece in file.pending:
-                    sector = rng.choice((512, 4096))
-                    mood = rng.random()
-                    for start in range(0, len(piece), sector):
-                        if mood < 0.3 or (mood < 0.7 and rng.random() < 0.5):
-                            _put(copy.durable, offset + start, piece[start : start + sector])
-                copy.current = bytearray(copy.durable)
-                copies[id(file)] = copy
+                copies[id(file)] = file.after_crash(rng, survives)
             disk.names[path] = copies[id(file)]
         disk._durable_names = dict(disk.names)
         return disk
@@ -100,8 +121,16 @@ class MemoryFiles(Files):
 
     def create(self, path: str) -> int:  # noqa: D102
         self.fault("create")
-        self._rename_later(path, _File())
+        if path in self.names:  # the same file, emptied; a crash may bring the old bytes back
+            self.names[path].current.clear()
+            self.names[path].pending.clear()
+        else:
+            self._rename_later(path, _File())
         return self._open_file(self.names[path])
+
+    def open_write(self, path: str) -> int:  # noqa: D102
+        self.fault("open_write")
+        return self.open_read(path)
 
     def close(self, fd: int) -> None:  # noqa: D102
         self._open.pop(fd)
@@ -199,6 +228,17 @@ class MemoryFiles(Files):
         file = self.names[path]
         file.current[bit >> 3] ^= 1 << (bit & 7)
         file.durable = bytearray(file.current)
+
+    def replace(self, path: str, content: bytes) -> None:
+        """Gives a file, which need not be there yet, other bytes."""
+        file = _File()
+        file.current, file.durable = bytearray(content), bytearray(content)
+        self.names[path] = self._durable_names[path] = file
+
+    def remove(self, path: str) -> None:
+        """Loses a file for good."""
+        self.names.pop(path)
+        self._durable_names.pop(path, None)
 
     def content(self, path: str) -> np.ndarray:
         """A file's bytes."""

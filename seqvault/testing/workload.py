@@ -1,0 +1,66 @@
+"""Random operations on a store, with what the store must answer after each."""
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from seqvault.schema import Schema
+from seqvault.store import SeqVault
+from seqvault.testing.oracle import USERS, Oracle
+
+SCHEMA = Schema.from_arrow(pa.schema([("item_id", pa.int64()), ("action", pa.int8())]))
+NOW = 1_700_000_000_000
+
+Step = tuple[Oracle, Callable[[SeqVault], Any]]
+
+
+def random_events(rng: random.Random, count: int) -> dict[str, np.ndarray]:
+    """Events of few users; times repeat, and some batches are late."""
+    late = rng.random() < 0.3
+    return {
+        "user_id": np.array([rng.randrange(USERS) for _ in range(count)], np.int64),
+        "timestamp": np.array(
+            [NOW + rng.randrange(1000) - (5000 if late else 0) for _ in range(count)], np.int64
+        ),
+        "item_id": np.array([rng.randrange(10**9) for _ in range(count)], np.int64),
+        "action": np.array([rng.randrange(-5, 5) for _ in range(count)], np.int8),
+    }
+
+
+def random_step(oracle: Oracle, rng: random.Random, copies: str) -> Step:
+    """A random operation: what the oracle is after it, and the call that does it.
+
+    It depends on the arguments alone, so that two processes can follow the same steps.
+
+    Args:
+        oracle: before the operation.
+        rng: makes the choices.
+        copies: a path under which snapshots may be made.
+    """
+    after, kind = oracle.copy(), rng.random()
+    if kind < 0.6:
+        events = random_events(rng, rng.choice((1, 3, 50, 600)))
+        after.add(events)
+        if rng.random() < 0.5:
+            after.offset += 1
+            return after, lambda vault: vault.append(events, source="log-0", offset=after.offset)
+        return after, lambda vault: vault.append(events)
+    if kind < 0.7 and oracle.offset >= 0:  # a replay of what was there before
+        events, offset = random_events(rng, 3), rng.randint(0, oracle.offset)
+        return after, lambda vault: vault.append(events, source="log-0", offset=offset)
+    if kind < 0.83:
+        return after, lambda vault: vault.merge()
+    if kind < 0.86:
+        target = f"{copies}/{rng.getrandbits(60):x}"
+        return after, lambda vault: vault.snapshot(target)
+    if kind < 0.93:
+        items = {key: rng.randrange(10**6) for key in rng.sample(range(50), 5)}
+        after.items.update(items)
+        table = {"item_id": list(items), "value": list(items.values())}
+        return after, lambda vault: vault.put_items(table)
+    events = random_events(rng, 700)
+    after.add(events)
+    return after, lambda vault: vault.bulk_load(events)
