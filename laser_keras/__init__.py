@@ -15,11 +15,16 @@ from laser_keras.layers.dice import Dice
 from laser_keras.layers.feature_mlp import FeatureMLP
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.global_stacked_target_attention import GlobalStackedTargetAttention
+from laser_keras.layers.hard_search import HardSearch
 from laser_keras.layers.multi_resolution_fusion import MultiResolutionFusion
+from laser_keras.layers.per_token_feed_forward import PerTokenFeedForward
+from laser_keras.layers.per_token_mixture_of_experts import PerTokenMixtureOfExperts
+from laser_keras.layers.random_suffix import RandomSuffix
 from laser_keras.layers.rank_mixer import RankMixer
 from laser_keras.layers.recency_embedding import RecencyEmbedding
 from laser_keras.layers.segmented_target_attention import SegmentedTargetAttention
 from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
+from laser_keras.layers.soft_search import SoftSearch
 from laser_keras.layers.swiglu_feed_forward import SwiGLUFeedForward
 from laser_keras.layers.target_attention import TargetAttention
 from laser_keras.models.comparison import SYSTEMS, comparison_ranker
@@ -37,11 +42,15 @@ __all__ = [
     "FeedForward",
     "GlobalStackedTargetAttention",
     "HSTUEncoder",
+    "HardSearch",
     "LONGEREncoder",
     "LaserEncoder",
     "LaserRanker",
     "MultiResolutionFusion",
+    "PerTokenFeedForward",
+    "PerTokenMixtureOfExperts",
     "PoolingEncoder",
+    "RandomSuffix",
     "RankMixer",
     "RecencyEmbedding",
     "SIMEncoder",
@@ -49,6 +58,7 @@ __all__ = [
     "SegmentedTargetAttention",
     "SequenceRanker",
     "SequenceTokenizer",
+    "SoftSearch",
     "SwiGLUFeedForward",
     "TWINEncoder",
     "TargetAttention",

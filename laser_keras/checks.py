@@ -96,3 +96,16 @@ def check_mask(owner: str, name: str, mask: Tensor, expected: Shape, layout: str
         )
     check_agrees(owner, name, tuple(mask.shape), expected, layout)
     return mask
+
+
+def check_ages(owner: str, name: str, age: Tensor, expected: Shape, layout: str) -> Tensor:
+    """Return an integer tensor of ages of shape ``expected`` or raise ``ValueError``."""
+    age = keras.ops.convert_to_tensor(age)
+    dtype = keras.backend.standardize_dtype(age.dtype)
+    if "int" not in dtype:
+        raise ValueError(
+            f"{owner}: `{name}` must be an integer tensor of seconds (request time minus "
+            f"event time, subtracted as integers). Received dtype: {dtype}"
+        )
+    check_agrees(owner, name, tuple(age.shape), expected, layout)
+    return age

@@ -43,6 +43,14 @@ def paper_hstu(length: int = 1000, width: int = 128) -> int:
     return 5 * length * width**2 + 2 * length**2 * width
 
 
+def paper_longer_layer(length: int = 2048, width: int = 32, merge_size: int = 4) -> float:
+    """Operations (two per MAC) of one LONGER layer on merged tokens, as that paper counts.
+
+    ``24 L K d^2 + 4 L^2 d / K``; K = 1 is a plain Transformer layer with expansion 4.
+    """
+    return 24 * length * merge_size * width**2 + 4 * length**2 * width / merge_size
+
+
 def paper_table_2(length: int = 1000, width: int = 128) -> dict[str, float]:
     """The FLOPs column of Table 2 (TWIN is not given there).
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from laser_keras.types import Tensor
@@ -38,6 +39,23 @@ def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     return ops.where(mask, weights, 0.0)
 
 
+def exact_bucket(values: Tensor, estimate: Tensor, edges: np.ndarray) -> Tensor:
+    """The bucket of each value by integer ``edges`` (the smallest value of each bucket).
+
+    Args:
+        values: int32 tensor of any shape, at least ``edges[0]``.
+        estimate: Float tensor of the same shape, whose floor is the bucket give or take one:
+            floating point can miss it next to an edge, on some backend or device.
+        edges: int32 array, ascending.
+    """
+    last = len(edges) - 1
+    guess = ops.clip(ops.cast(ops.floor(estimate), "int32"), 0, last)
+    starts = ops.convert_to_tensor(np.append(edges, np.iinfo(np.int32).max).astype("int32"))
+    too_high = ops.cast(values < ops.take(starts, guess), "int32")
+    too_low = ops.cast(values >= ops.take(starts, guess + 1), "int32")
+    return ops.clip(guess - too_high + too_low, 0, last)
+
+
 def pad_axis(inputs: Tensor, axis: int, multiple: int) -> Tensor:
     """Append zeros (or False) along ``axis`` until its length is a multiple of ``multiple``."""
     length = inputs.shape[axis]
@@ -56,6 +74,23 @@ def zero_masked(inputs: Tensor, mask: Tensor | None) -> Tensor:
     if mask is None:
         return inputs
     return ops.where(ops.expand_dims(mask, -1), inputs, 0.0)
+
+
+def merge_heads(inputs: Tensor) -> Tensor:
+    """[..., heads, e] to [..., heads * e]."""
+    return ops.reshape(inputs, (*ops.shape(inputs)[:-2], inputs.shape[-2] * inputs.shape[-1]))
+
+
+def split_heads(inputs: Tensor, num_heads: int) -> Tensor:
+    """[..., heads * e] to [..., heads, e]."""
+    return ops.reshape(inputs, (*ops.shape(inputs)[:-1], num_heads, inputs.shape[-1] // num_heads))
+
+
+def masked_mean(inputs: Tensor, mask: Tensor) -> Tensor:
+    """Mean over axis 1 of the rows of ``inputs`` [B, L, d] that ``mask`` [B, L] marks; or zero."""
+    counted = ops.cast(ops.expand_dims(mask, -1), inputs.dtype)
+    total = ops.sum(zero_masked(inputs, mask), axis=1)
+    return total / ops.maximum(ops.sum(counted, axis=1), 1.0)
 
 
 def segment_mask(mask: Tensor | None, segment_size: int) -> Tensor | None:

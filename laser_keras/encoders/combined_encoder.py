@@ -1,12 +1,13 @@
 """Several encoders side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
-from laser_keras.checks import check_agrees
+from laser_keras.checks import check_agrees, check_rank
+from laser_keras.encoders.extras import extras_for
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.types import Shape, Tensor
 
@@ -26,9 +27,15 @@ class CombinedEncoder(SequenceLayer):
         target: Float tensor [B, N, d] or [B, d].
         history: Float tensor [B, L, d].
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
+        similarity, age, cross, category_match, global_features: Handed to those encoders that
+            take an argument of this name.
 
     Returns:
         Float tensor [B, N, T, d] or [B, T, d], T the sum of the encoders' tokens.
+
+    Raises:
+        ValueError: without encoders, for an argument that no encoder takes, and whatever the
+            encoders raise.
 
     Example:
 
@@ -45,7 +52,9 @@ class CombinedEncoder(SequenceLayer):
     def __init__(self, encoders: Sequence[keras.layers.Layer], **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not encoders:
-            raise ValueError(f"{self.name}: `encoders` must hold at least one encoder.")
+            raise ValueError(
+                f"{self.name}: `encoders` must hold at least one encoder. Received: {encoders}"
+            )
         self.encoders = list(encoders)
 
     @property
@@ -53,11 +62,38 @@ class CombinedEncoder(SequenceLayer):
         """Tokens per candidate."""
         return sum(encoder.num_output_tokens for encoder in self.encoders)
 
-    def build(self, target_shape: Shape, history_shape: Shape) -> None:
+    def build(
+        self,
+        target_shape: Shape,
+        history_shape: Shape,
+        similarity_shape: Shape | None = None,
+        age_shape: Shape | None = None,
+        cross_shape: Shape | None = None,
+        category_match_shape: Shape | None = None,
+        global_features_shape: Shape | None = None,
+    ) -> None:
         """Create the weights for inputs of these shapes."""
+        shapes = {
+            "similarity": similarity_shape,
+            "age": age_shape,
+            "cross": cross_shape,
+            "category_match": category_match_shape,
+            "global_features": global_features_shape,
+        }
+        given = {name: shape for name, shape in shapes.items() if shape is not None}
+        self._check_taken(given)
         for encoder in self.encoders:
             if not encoder.built:  # it is when it comes from a saved model
-                encoder.build(target_shape, history_shape)
+                extras = extras_for(encoder, given)
+                named = {f"{name}_shape": shape for name, shape in extras.items()}
+                encoder.build(target_shape, history_shape, **named)
+
+    def _check_taken(self, given: Mapping[str, Any]) -> None:
+        unused = set(given) - set(extras_for(self, given))
+        if unused:
+            raise ValueError(
+                f"{self.name}: none of `encoders` takes the argument. Received: {sorted(unused)}"
+            )
 
     def call(
         self,
@@ -65,18 +101,53 @@ class CombinedEncoder(SequenceLayer):
         history: Tensor,
         mask: Tensor | None = None,
         training: bool | None = None,
+        similarity: Tensor | None = None,
+        age: Tensor | None = None,
+        cross: Tensor | None = None,
+        category_match: Tensor | None = None,
+        global_features: Tensor | None = None,
     ) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        check_rank(self.name, "target", tuple(target.shape), (2, 3), "[B, N, d] or [B, d]")
+        check_rank(self.name, "history", tuple(history.shape), (3,), "[B, L, d]")
         check_agrees(
             self.name, "history", history.shape[:1], target.shape[:1], "with the target's batch"
         )
         mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
-        return ops.concatenate(
-            [encoder(target, history, mask=mask, training=training) for encoder in self.encoders],
-            axis=-2,
-        )
+        extras = {
+            "similarity": similarity,
+            "age": age,
+            "cross": cross,
+            "category_match": category_match,
+            "global_features": global_features,
+        }
+        given = {name: value for name, value in extras.items() if value is not None}
+        self._check_taken(given)
+        tokens = [
+            encoder(target, history, mask=mask, training=training, **extras_for(encoder, given))
+            for encoder in self.encoders
+        ]
+        return ops.concatenate(tokens, axis=-2)
 
-    def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
+    @property
+    def has_auxiliary_loss(self) -> bool:
+        """Whether ``auxiliary_logits`` are to be trained on the labels as well."""
+        return any(getattr(encoder, "has_auxiliary_loss", False) for encoder in self.encoders)
+
+    def auxiliary_logits(
+        self, target: Tensor, history: Tensor, mask: Tensor | None = None
+    ) -> list[Tensor]:
+        """Click logits of all encoders that want to be trained on the labels."""
+        return [
+            logits
+            for encoder in self.encoders
+            if getattr(encoder, "has_auxiliary_loss", False)
+            for logits in encoder.auxiliary_logits(target, history, mask)
+        ]
+
+    def compute_output_shape(
+        self, target_shape: Shape, history_shape: Shape, **extra_shapes: Shape
+    ) -> Shape:
         """The output's shape for inputs of these shapes."""
         return (*target_shape[:-1], self.num_output_tokens, target_shape[-1])
 

@@ -6,10 +6,18 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_choice, check_divides, check_int
+from laser_keras.checks import check_ages, check_choice, check_divides, check_int, check_rate
+from laser_keras.encoders.hstu_time import (
+    PRODUCTION_ROWS,
+    RESEARCH_ROWS,
+    clean_ages,
+    pair_seconds,
+    production_buckets,
+    research_buckets,
+)
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.target_attention import TargetAttention
-from laser_keras.sequence import linear, stable_dtype
+from laser_keras.sequence import linear, merge_heads, split_heads, stable_dtype
 from laser_keras.types import Shape, Tensor
 
 _EPSILON = 1e-6  # Keras' 1e-3 would swamp sums of the size 1/n and silence the layer.
@@ -22,11 +30,16 @@ class HSTUEncoder(SequenceEncoder):
     The two dialects of the public repository differ:
 
     * ``"research"``: input LN without affine weights; ``u, v, q, k`` all through SiLU, no bias;
-      scores unscaled, plus a learned bias by distance in positions; LN without affine weights;
-    * ``"dlrm_v3"``: affine LN; a bias, SiLU on ``u`` only; scores divided by ``sqrt(d / heads)``,
-      no distance bias; affine LN; the output layer reads ``[u, A v, u * LN(A v)]``.
+      scores unscaled, plus a learned bias by distance in positions and one by the seconds between
+      event j and the event after i (logarithmic buckets); LN without affine weights;
+    * ``"dlrm_v3"``: a learned row for the position (0 the target, 1 the newest event) and one for
+      the age (``floor(sqrt(minutes))``) added to the inputs; affine LN; a bias, SiLU on ``u``
+      only; scores divided by ``sqrt(d / heads)``, no bias in the scores; affine LN; the output
+      layer reads ``[u, A v, u * LN(A v)]``.
 
-    Candidates never see each other: several in one call equal one call each.
+    Time enters when ``age`` is passed: the tables for it are created by the first call (or by
+    ``build`` with ``age_shape``). Candidates never see each other: several in one call equal one
+    call each.
 
     Args:
         num_layers: Integer. Defaults to 1.
@@ -36,9 +49,11 @@ class HSTUEncoder(SequenceEncoder):
             ``"target_position"``: targets are appended and see all events and themselves.
             Defaults to ``"target_attention"``.
         normalizer: What n is: ``"max_length"``, the padded length, or ``"length"``, the user's
-            valid events. Defaults to ``"max_length"``.
-        max_distance: Integer, rows of the distance bias; farther events share the last.
+            valid events. Only the latter makes outputs independent of the padding's length.
+            Defaults to ``"max_length"``.
+        max_distance: Integer, rows of the table by position; farther events share the last.
             Defaults to 1024.
+        dropout: Float in [0, 1), before each layer's output projection. Defaults to 0.
         order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
@@ -46,9 +61,15 @@ class HSTUEncoder(SequenceEncoder):
         target: Float tensor [B, N, d] or [B, d].
         history: Float tensor [B, L, d].
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
+        age: Integer tensor [B, L], seconds from the event to the request; None for an encoder
+            without time.
 
     Returns:
         Float tensor [B, N, 1, d] or [B, 1, d].
+
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit, and for an ``age`` that is
+            missing or given against what the layer was built with.
 
     Example:
 
@@ -57,8 +78,13 @@ class HSTUEncoder(SequenceEncoder):
     >>> tuple(HSTUEncoder(read_out="target_position")(target, history).shape)
     (2, 3, 1, 8)
 
-    Source: HSTU (arXiv 2402.17152) and its public code; time enters through the tokens' recency
-    embedding instead of a second bias table.
+    >>> age = np.array([[5, 60, 3600, 7200, 86400]] * 2)
+    >>> tuple(HSTUEncoder()(target, history, age=age).shape)
+    (2, 3, 1, 8)
+
+    Source: HSTU (arXiv 2402.17152), section 3.2, and its public code, in which the dialects are
+    ``research/modeling`` and ``modules``. Not here: contextual prefixes, local windows
+    (``max_attn_len``) and the stochastic length, for which see ``RandomSuffix``.
     """
 
     def __init__(
@@ -69,6 +95,7 @@ class HSTUEncoder(SequenceEncoder):
         read_out: str = "target_attention",
         normalizer: str = "max_length",
         max_distance: int = 1024,
+        dropout: float = 0.0,
         order: str = "newest_first",
         **kwargs: Any,
     ) -> None:
@@ -83,6 +110,8 @@ class HSTUEncoder(SequenceEncoder):
             self.name, "normalizer", normalizer, ("max_length", "length")
         )
         self.max_distance = check_int(self.name, "max_distance", max_distance, 1)
+        self.dropout = check_rate(self.name, "dropout", dropout)
+        self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
         affine = dialect == "dlrm_v3"
         self._norms = [
             keras.layers.LayerNormalization(
@@ -101,11 +130,18 @@ class HSTUEncoder(SequenceEncoder):
             else None
         )
 
-    def build(self, target_shape: Shape, history_shape: Shape) -> None:
+    def build(
+        self, target_shape: Shape, history_shape: Shape, age_shape: Shape | None = None
+    ) -> None:
         """Create the weights for inputs of these shapes."""
         width = self._check_shapes(target_shape, history_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         research = self.dialect == "research"
+        self._has_time = age_shape is not None
+        if not research:
+            self.position_rows = self._table("position_rows", self.max_distance, width)
+            if self._has_time:
+                self.time_rows = self._table("time_rows", PRODUCTION_ROWS, width)
         self._layers_weights = []
         for i in range(self.num_layers):
             weights = {
@@ -129,6 +165,12 @@ class HSTUEncoder(SequenceEncoder):
                     initializer=keras.initializers.RandomNormal(stddev=0.02),
                     name=f"distance_bias_{i}",
                 )
+                if self._has_time:
+                    weights["time_bias"] = self.add_weight(
+                        shape=(RESEARCH_ROWS,),
+                        initializer=keras.initializers.RandomNormal(stddev=0.02),
+                        name=f"time_bias_{i}",
+                    )
             else:
                 weights["input_bias"] = self.add_weight(
                     shape=(4 * width,), initializer="zeros", name=f"input_bias_{i}"
@@ -139,25 +181,64 @@ class HSTUEncoder(SequenceEncoder):
         if self._attention is not None:
             self._attention.build((None, None, width), (None, None, width))
 
-    def encode(
-        self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
+    def _table(self, name: str, rows: int, width: int) -> Any:
+        limit = 1.0 / math.sqrt(rows)
+        initializer = keras.initializers.RandomUniform(-limit, limit)
+        return self.add_weight(shape=(rows, width), initializer=initializer, name=name)
+
+    def call(
+        self,
+        target: Tensor,
+        history: Tensor,
+        mask: Tensor | None = None,
+        training: bool | None = None,
+        age: Tensor | None = None,
     ) -> Tensor:
-        """Tokens [B, N, 1, d]."""
-        length = ops.shape(history)[1]
+        """Compute the output; the class docstring names shapes and dtypes."""
+        if (age is not None) != self._has_time:
+            wanted = "with an `age`, which is missing" if self._has_time else "without an `age`"
+            raise ValueError(
+                f"{self.name}: the layer was built {wanted}. Pass `age` in every call, the first "
+                f"included, or in none. Received: {age}"
+            )
+        single = len(target.shape) == 2
+        mask = self._checked_mask(target, history, mask)
+        if age is not None:
+            expected = tuple(history.shape[:2])
+            age = clean_ages(check_ages(self.name, "age", age, expected, "[B, L]"))
+            age = self._newest_first(age, mask)
+        target, history, mask = self._canonical(target, history, mask)
+        tokens = self._encode(target, history, mask, age, training)
+        return ops.squeeze(tokens, 1) if single else tokens
+
+    def _encode(
+        self,
+        target: Tensor,
+        history: Tensor,
+        mask: Tensor,
+        age: Tensor | None,
+        training: bool | None,
+    ) -> Tensor:
+        length, candidates = ops.shape(history)[1], ops.shape(target)[1]
         # Position of an event: its rank from the newest, the targets come before all at -1.
         positions = ops.arange(length, dtype="int32")
-        sequence, is_target = history, None
+        sequence = history
         if self._attention is None:
-            candidates = ops.shape(target)[1]
             sequence = ops.concatenate([target, history], axis=1)
             front = ops.zeros((candidates,), dtype="int32") - 1
             positions = ops.concatenate([front, positions], axis=0)
             ones = ops.ones(ops.shape(target)[:2], dtype="bool")
             mask = ops.concatenate([ones, mask], axis=1)
-            is_target = positions < 0
+            if age is not None:  # a candidate is of the request's own time
+                now = ops.zeros(ops.shape(target)[:2], dtype="int32")
+                age = ops.concatenate([now, age], axis=1)
+        if self.dialect == "dlrm_v3":
+            sequence = sequence + self._rows(positions, age)
         distance = positions[None, :] - positions[:, None]  # how much older j is than i
         visible = distance >= 0
-        if is_target is not None:
+        if self._attention is None:
+            # Targets are all at distance 0 of each other: each sees but itself.
+            is_target = positions < 0
             same = ops.eye(ops.shape(positions)[0], dtype="bool")
             both = ops.logical_and(is_target[:, None], is_target[None, :])
             visible = ops.logical_and(visible, ops.logical_or(ops.logical_not(both), same))
@@ -167,50 +248,77 @@ class HSTUEncoder(SequenceEncoder):
             counts = ops.reshape(ops.maximum(valid, 1.0), (-1, 1, 1, 1))
         else:
             counts = ops.cast(length, "float32")
+        buckets = None
+        if age is not None and self.dialect == "research":
+            buckets = research_buckets(pair_seconds(age, mask))
         for i, weights in enumerate(self._layers_weights):
-            sequence = sequence + self._transduce(
-                sequence, visible, distance, counts, weights, *self._norms[2 * i : 2 * i + 2]
-            )
+            bias = self._score_bias(distance, buckets, weights)
+            input_norm, output_norm = self._norms[2 * i : 2 * i + 2]
+            mixed = linear(input_norm(sequence), weights["input_kernel"], weights.get("input_bias"))
+            gated = self._attend(mixed, visible, bias, counts, output_norm)
+            if self._dropout is not None:
+                gated = self._dropout(gated, training=training)
+            output = linear(gated, weights["output_kernel"], weights.get("output_bias"))
+            sequence = sequence + output
         if self._attention is not None:
             return ops.expand_dims(self._attention(target, sequence, mask=mask), 2)
-        return ops.expand_dims(sequence[:, : ops.shape(target)[1]], 2)
+        return ops.expand_dims(sequence[:, :candidates], 2)
 
-    def _transduce(
+    def _rows(self, positions: Tensor, age: Tensor | None) -> Tensor:
+        """What the production dialect adds to its inputs: [S, d], or [B, S, d] with ages."""
+        rows = ops.clip(positions + 1, 0, self.max_distance - 1)
+        added = ops.take(self.position_rows, rows, axis=0)
+        if age is not None:
+            added = added + ops.take(self.time_rows, production_buckets(age), axis=0)
+        return ops.cast(added, self.compute_dtype)
+
+    def _score_bias(
+        self, distance: Tensor, buckets: Tensor | None, weights: dict[str, Any]
+    ) -> Tensor | None:
+        """The research dialect's bias [S, S], or [B, 1, S, S] with time."""
+        if self.dialect != "research":
+            return None
+        rows = ops.clip(distance, 0, self.max_distance - 1)
+        bias = ops.take(weights["distance_bias"], rows, axis=0)
+        if buckets is not None:
+            bias = bias + ops.expand_dims(ops.take(weights["time_bias"], buckets, axis=0), 1)
+        return bias
+
+    def _attend(
         self,
-        sequence: Tensor,
+        mixed: Tensor,
         visible: Tensor,
-        distance: Tensor,
+        bias: Tensor | None,
         counts: Tensor,
-        weights: dict[str, Any],
-        input_norm: keras.layers.Layer,
         output_norm: keras.layers.Layer,
     ) -> Tensor:
+        """From the projected inputs [B, S, 4 d] to what the output projection reads."""
         research = self.dialect == "research"
-        width = sequence.shape[-1]
-        mixed = linear(input_norm(sequence), weights["input_kernel"], weights.get("input_bias"))
+        width = mixed.shape[-1] // 4
         if research:
             mixed = ops.silu(mixed)
         u, v, q, k = (mixed[..., i * width : (i + 1) * width] for i in range(4))
         if not research:
             u = ops.silu(u)
-        shape = (*ops.shape(sequence)[:-1], self.num_heads, width // self.num_heads)
-        scores = ops.einsum("bihe,bjhe->bhij", ops.reshape(q, shape), ops.reshape(k, shape))
+        v, q, k = (split_heads(part, self.num_heads) for part in (v, q, k))
+        scores = ops.einsum("bihe,bjhe->bhij", q, k)
         scores = ops.cast(scores, stable_dtype(self.compute_dtype))
-        if research:
-            rows = ops.clip(distance, 0, self.max_distance - 1)
-            bias = ops.take(ops.cast(weights["distance_bias"], scores.dtype), rows)
-            scores = scores + bias
+        if bias is not None:
+            scores = scores + ops.cast(bias, scores.dtype)
         else:
             scores = scores / math.sqrt(width // self.num_heads)
         attention = ops.silu(scores) / ops.cast(counts, scores.dtype)
         attention = ops.where(ops.expand_dims(visible, 1), attention, 0.0)
         attention = ops.cast(attention, self.compute_dtype)
-        summed = ops.einsum("bhij,bjhe->bihe", attention, ops.reshape(v, shape))
-        summed = ops.reshape(summed, ops.shape(sequence))
+        summed = merge_heads(ops.einsum("bhij,bjhe->bihe", attention, v))
         gated = u * output_norm(summed)
-        if not research:
-            gated = ops.concatenate([u, summed, gated], axis=-1)
-        return linear(gated, weights["output_kernel"], weights.get("output_bias"))
+        return gated if research else ops.concatenate([u, summed, gated], axis=-1)
+
+    def compute_output_shape(
+        self, target_shape: Shape, history_shape: Shape, age_shape: Shape | None = None
+    ) -> Shape:
+        """The output's shape for inputs of these shapes."""
+        return super().compute_output_shape(target_shape, history_shape)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
@@ -222,4 +330,5 @@ class HSTUEncoder(SequenceEncoder):
             "read_out": self.read_out,
             "normalizer": self.normalizer,
             "max_distance": self.max_distance,
+            "dropout": self.dropout,
         }

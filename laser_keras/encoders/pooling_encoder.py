@@ -7,6 +7,7 @@ from keras import ops
 
 from laser_keras.checks import check_int
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
+from laser_keras.sequence import masked_mean
 from laser_keras.types import Shape, Tensor
 
 
@@ -28,12 +29,17 @@ class PoolingEncoder(SequenceEncoder):
     Returns:
         Float tensor [B, N, 1, d] or [B, 1, d]; zero without a valid event.
 
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
+
     Example:
 
     >>> import numpy as np
     >>> target, history = np.ones((1, 1), "float32"), np.array([[[1], [3], [8]]], "float32")
     >>> keras.ops.convert_to_numpy(PoolingEncoder(2)(target, history)).tolist()
     [[[2.0]]]
+
+    Source: a control that the papers leave out.
     """
 
     def __init__(
@@ -53,9 +59,7 @@ class PoolingEncoder(SequenceEncoder):
     ) -> Tensor:
         """Tokens [B, N, 1, d]."""
         history, mask = history[:, : self.recent_events], mask[:, : self.recent_events]
-        count = ops.sum(ops.cast(mask, self.compute_dtype), axis=1)
-        mean = ops.sum(history, axis=1) / ops.expand_dims(ops.maximum(count, 1.0), -1)
-        mean = ops.expand_dims(ops.expand_dims(mean, 1), 1)
+        mean = ops.expand_dims(ops.expand_dims(masked_mean(history, mask), 1), 1)
         return ops.broadcast_to(mean, (*ops.shape(target)[:2], 1, target.shape[-1]))
 
     def get_config(self) -> dict[str, Any]:

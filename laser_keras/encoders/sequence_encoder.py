@@ -48,21 +48,26 @@ class SequenceEncoder(SequenceLayer):
         tokens = self.encode(*self._canonical(target, history, mask), training)
         return ops.squeeze(tokens, 1) if single else tokens
 
+    def _checked_mask(self, target: Tensor, history: Tensor, mask: Tensor | None) -> Tensor | None:
+        """Check the shapes; the mask as it came, or the one that ``history`` carries, or None."""
+        self._check_shapes(tuple(target.shape), tuple(history.shape))
+        return self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
+
     def _canonical(
         self, target: Tensor, history: Tensor, mask: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Checked targets [B, N, d], history in the canonical order, and its mask."""
-        self._check_shapes(tuple(target.shape), tuple(history.shape))
-        mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
+        mask = self._checked_mask(target, history, mask)
         if len(target.shape) == 2:
             target = ops.expand_dims(target, 1)
-        if self.order == "oldest_first":
-            history = reverse_valid(history, mask)
-            mask = None if mask is None else reverse_valid(mask, mask)
-        history = zero_masked(history, mask)
+        history = self._newest_first(zero_masked(history, mask), mask)
         if mask is None:
-            mask = ops.ones(ops.shape(history)[:2], dtype="bool")
-        return target, history, mask
+            return target, history, ops.ones(ops.shape(history)[:2], dtype="bool")
+        return target, history, self._newest_first(mask, mask)
+
+    def _newest_first(self, by_event: Tensor, mask: Tensor | None) -> Tensor:
+        """``by_event`` [B, L, ...] in the canonical order; ``mask`` in the order it came in."""
+        return reverse_valid(by_event, mask) if self.order == "oldest_first" else by_event
 
     def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> int:
         check_rank(self.name, "target", target_shape, (2, 3), "[B, N, d] or [B, d]")

@@ -6,11 +6,14 @@ import keras
 from keras import ops
 
 from laser_keras.checks import check_choice, check_int, check_mask
-from laser_keras.encoders.search import gather_events, top_events
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.global_stacked_target_attention import GlobalStackedTargetAttention
+from laser_keras.layers.hard_search import HardSearch
+from laser_keras.layers.sequence_layer import SequenceLayer
+from laser_keras.layers.soft_search import SoftSearch
 from laser_keras.layers.target_attention import TargetAttention
-from laser_keras.sequence import linear, reverse_candidates, stable_dtype
+from laser_keras.search import gather_events, kept_events
+from laser_keras.sequence import reverse_candidates
 from laser_keras.types import Shape, Tensor
 
 
@@ -18,12 +21,14 @@ from laser_keras.types import Shape, Tensor
 class SIMEncoder(SequenceEncoder):
     """Finds ``top_k`` events that are relevant to the target and attends over them.
 
-    *Soft* search takes the best scores ``(h_j Wb) . (t Wa)``. *Hard* search takes the newest
-    events of the target's category, and has no weights. The three tokens are the attention over
-    the found events, the target attention over the newest events, and the search's own pooled
-    result: ``sum_j score_j h_j`` over valid events divided by their number (soft), or the mean of
-    the found events (hard). Selection has no gradient: the soft search learns through the pooled
-    token (in the paper: through a click loss of its own on that vector).
+    *Soft* search takes the best scores of a learned inner product (``SoftSearch``), *hard* search
+    the newest events of the target's category (``HardSearch``), without weights. The two tokens
+    are the attention over the found events and the target attention over the newest events.
+
+    Selection has no gradient, so the soft search learns from a click task of its own:
+    ``auxiliary_logits`` are to be trained on the labels as well. ``SequenceRanker`` does so in
+    ``fit``; in a training loop of your own add their cross entropy to the loss, or the search
+    stays as random as it began.
 
     Args:
         search: ``"soft"`` or ``"hard"``. Defaults to ``"soft"``.
@@ -41,19 +46,25 @@ class SIMEncoder(SequenceEncoder):
             category; for the hard search alone.
 
     Returns:
-        Float tensor [B, N, 3, d] or [B, 3, d]. A search that finds nothing gives zeros.
+        Float tensor [B, N, 2, d] or [B, 2, d]: the long-term and the short-term interest. A
+        search that finds nothing gives zeros.
+
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit, for an unknown L, and for a
+            ``category_match`` that the search does not take or that is missing.
 
     Example:
 
     >>> import numpy as np
     >>> target, history = np.ones((2, 3, 8), "float32"), np.ones((2, 200, 8), "float32")
     >>> tuple(SIMEncoder()(target, history).shape)
-    (2, 3, 3, 8)
+    (2, 3, 2, 8)
     >>> match = np.random.default_rng(0).random((2, 3, 200)) < 0.1
     >>> tuple(SIMEncoder("hard")(target, history, category_match=match).shape)
-    (2, 3, 3, 8)
+    (2, 3, 2, 8)
 
-    Source: SIM (arXiv 2006.05639), section 3.
+    Source: SIM (arXiv 2006.05639), section 3. The attention over the found events has value
+    projections; time intervals enter through the tokens' recency embedding.
     """
 
     def __init__(
@@ -70,6 +81,12 @@ class SIMEncoder(SequenceEncoder):
         self.top_k = check_int(self.name, "top_k", top_k, 1)
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
         self.recent_events = check_int(self.name, "recent_events", recent_events, 1)
+        if search == "soft":
+            self.search_layer: SequenceLayer = SoftSearch(
+                top_k, dtype=self.dtype_policy, name="search"
+            )
+        else:
+            self.search_layer = HardSearch(top_k, dtype=self.dtype_policy, name="search")
         self._short_term = TargetAttention(num_heads, dtype=self.dtype_policy, name="short_term")
         # One layer of it, less the residual, is attention over a sequence per candidate.
         self._long_term = GlobalStackedTargetAttention(
@@ -79,7 +96,7 @@ class SIMEncoder(SequenceEncoder):
     @property
     def num_output_tokens(self) -> int:
         """Tokens per candidate."""
-        return 3
+        return 2
 
     def build(
         self,
@@ -90,8 +107,9 @@ class SIMEncoder(SequenceEncoder):
         """Create the weights for inputs of these shapes."""
         width = self._check_shapes(target_shape, history_shape)
         if self.search == "soft":
-            self.target_kernel = self.add_weight(shape=(width, width), name="target_kernel")
-            self.event_kernel = self.add_weight(shape=(width, width), name="event_kernel")
+            self.search_layer.build((None, None, width), history_shape)
+        else:
+            self.search_layer.build((None, None, history_shape[1]))
         self._short_term.build((None, None, width), (None, None, width))
         self._long_term.build((None, None, width), (None, None, None, width))
 
@@ -109,29 +127,16 @@ class SIMEncoder(SequenceEncoder):
                 f"{self.name}: `category_match` belongs to the hard search and to no other. "
                 f"Received: search {self.search!r}, category_match {category_match}"
             )
-        if history.shape[1] is None:
-            raise ValueError(
-                f"{self.name}: the length of `history` must be known, because `top_k` events are "
-                "selected from it. Give the input a fixed length."
-            )
+        mask = self._checked_mask(target, history, mask)
         single = len(target.shape) == 2
         if category_match is not None:
-            expected = (*target.shape[:-1], history.shape[1])
-            category_match = check_mask(
-                self.name, "category_match", category_match, expected, "[B, N, L] or [B, L]"
-            )
-            if single:
-                category_match = ops.expand_dims(category_match, 1)
-            if self.order == "oldest_first":
-                explicit = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
-                category_match = ops.squeeze(
-                    reverse_candidates(ops.expand_dims(category_match, -1), explicit), -1
-                )
+            category_match = self._canonical_match(category_match, target, history, mask)
         target, history, mask = self._canonical(target, history, mask)
         if category_match is None:
-            found, valid, pooled = self._soft_search(target, history, mask)
+            index, valid, _ = self.search_layer(target, history, mask=mask)
         else:
-            found, valid, pooled = self._hard_search(history, mask, category_match)
+            index, valid = self.search_layer(category_match, mask=mask)
+        found = gather_events(history, index)
         batch, candidates, count, width = ops.shape(found)
         # One candidate per row, so that every candidate has a mask of its own.
         rows = ops.reshape(target, (batch * candidates, width))
@@ -143,38 +148,41 @@ class SIMEncoder(SequenceEncoder):
         long_term = ops.reshape(attended - rows, (batch, candidates, width))
         newest, newest_mask = history[:, : self.recent_events], mask[:, : self.recent_events]
         short_term = self._short_term(target, newest, mask=newest_mask)
-        tokens = ops.stack([long_term, short_term, pooled], axis=2)
+        tokens = ops.stack([long_term, short_term], axis=2)
         return ops.squeeze(tokens, 1) if single else tokens
 
-    def _soft_search(
-        self, target: Tensor, history: Tensor, mask: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        queries, keys = linear(target, self.target_kernel), linear(history, self.event_kernel)
-        scores = ops.einsum("bnd,bld->bnl", queries, keys)
-        scores = ops.cast(scores, stable_dtype(self.compute_dtype))
-        visible = ops.expand_dims(mask, 1)
-        index, valid = top_events(
-            ops.stop_gradient(scores), visible, min(self.top_k, history.shape[1])
-        )
-        count = ops.sum(ops.cast(mask, scores.dtype), axis=1)
-        weights = ops.where(visible, scores, 0.0)
-        weights = weights / ops.reshape(ops.maximum(count, 1.0), (-1, 1, 1))
-        pooled = ops.einsum("bnl,bld->bnd", ops.cast(weights, self.compute_dtype), history)
-        return gather_events(history, index), valid, pooled
+    @property
+    def has_auxiliary_loss(self) -> bool:
+        """Whether ``auxiliary_logits`` are to be trained on the labels as well."""
+        return self.search == "soft"
 
-    def _hard_search(
-        self, history: Tensor, mask: Tensor, category_match: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        length = history.shape[1]
-        match = ops.logical_and(category_match, ops.expand_dims(mask, 1))
-        newest_first = ops.broadcast_to(
-            -ops.arange(length, dtype="float32"), ops.shape(category_match)
+    def auxiliary_logits(
+        self, target: Tensor, history: Tensor, mask: Tensor | None = None
+    ) -> list[Tensor]:
+        """Click logits [B, N] (or [B]) of the soft search, to be trained on the labels.
+
+        An empty list for the hard search, which has nothing to learn. Arguments as in a call.
+        """
+        if self.search == "hard":
+            return []
+        single = len(target.shape) == 2
+        target, history, mask = self._canonical(target, history, mask)
+        _, _, logits = self.search_layer(target, history, mask=mask)
+        return [ops.squeeze(logits, 1) if single else logits]
+
+    def _canonical_match(
+        self, category_match: Tensor, target: Tensor, history: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """The checked ``category_match`` [B, N, L], newest first."""
+        expected = (*target.shape[:-1], history.shape[1])
+        category_match = check_mask(
+            self.name, "category_match", category_match, expected, "[B, N, L] or [B, L]"
         )
-        index, valid = top_events(newest_first, match, min(self.top_k, length))
-        found = gather_events(history, index)
-        counted = ops.cast(ops.expand_dims(valid, -1), self.compute_dtype)
-        total = ops.maximum(ops.sum(counted, axis=2), 1.0)
-        return found, valid, ops.sum(found * counted, axis=2) / total
+        if len(target.shape) == 2:
+            category_match = ops.expand_dims(category_match, 1)
+        if self.order == "newest_first":
+            return category_match
+        return ops.squeeze(reverse_candidates(ops.expand_dims(category_match, -1), mask), -1)
 
     def compute_output_shape(
         self,
@@ -183,6 +191,7 @@ class SIMEncoder(SequenceEncoder):
         category_match_shape: Shape | None = None,
     ) -> Shape:
         """The output's shape for inputs of these shapes."""
+        kept_events(self.name, self.top_k, history_shape[1])
         return super().compute_output_shape(target_shape, history_shape)
 
     def get_config(self) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class STCAEncoder(SequenceEncoder):
         num_heads: Integer, divides the width d. Defaults to 4.
         ffn_expansion: Integer. Defaults to 4.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``. Defaults to ``"auto"``.
+        norm_fused: Boolean, whether the fused queries are normalised; accounts of the paper differ.
+            Defaults to True.
         order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
@@ -42,6 +44,9 @@ class STCAEncoder(SequenceEncoder):
     Returns:
         Float tensor [B, N, 1, d] or [B, 1, d].
 
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
+
     Example:
 
     >>> import numpy as np
@@ -49,8 +54,9 @@ class STCAEncoder(SequenceEncoder):
     >>> tuple(STCAEncoder()(target, history).shape)
     (2, 3, 1, 8)
 
-    Source: STCA (arXiv 2511.06077), section 3.1; accounts differ on the norm of the fused query,
-    here it is there, and on the number of layers and heads.
+    Source: STCA (arXiv 2511.06077), section 3.1; accounts differ on the number of layers and
+    heads. Request-level batching is this package's contract (one history, N targets); for the
+    training lengths see ``RandomSuffix``.
     """
 
     def __init__(
@@ -59,6 +65,7 @@ class STCAEncoder(SequenceEncoder):
         num_heads: int = 4,
         ffn_expansion: int = 4,
         implementation: str = "auto",
+        norm_fused: bool = True,
         order: str = "newest_first",
         **kwargs: Any,
     ) -> None:
@@ -67,6 +74,7 @@ class STCAEncoder(SequenceEncoder):
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 1)
         self.implementation = implementation
+        self.norm_fused = norm_fused
         policy = self.dtype_policy
         layers = range(num_layers)
         self._query_ffns = [
@@ -79,6 +87,7 @@ class STCAEncoder(SequenceEncoder):
             [
                 keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name=f"{side}_norm_{i}")
                 for i in layers
+                if side == "history" or i == 0 or norm_fused
             ]
             for side in ("query", "history")
         )
@@ -120,7 +129,9 @@ class STCAEncoder(SequenceEncoder):
         outputs: list[Tensor] = []
         fused = target
         for i in range(self.num_layers):
-            query = self._query_norms[i](self._query_ffns[i](fused))
+            query = self._query_ffns[i](fused)
+            if i == 0 or self.norm_fused:
+                query = self._query_norms[i](query)
             encoded = self._history_norms[i](self._history_ffns[i](history))
             output = self._attentions[i](query, encoded, mask=mask)
             outputs.append(linear(output, self.output_kernels[i]))
@@ -135,4 +146,5 @@ class STCAEncoder(SequenceEncoder):
             "num_heads": self.num_heads,
             "ffn_expansion": self.ffn_expansion,
             "implementation": self.implementation,
+            "norm_fused": self.norm_fused,
         }

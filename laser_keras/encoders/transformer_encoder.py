@@ -1,6 +1,5 @@
 """Self-attention over the history and the target, read out by target attention."""
 
-import math
 from typing import Any
 
 import keras
@@ -10,7 +9,7 @@ from laser_keras.checks import check_choice, check_divides, check_int, check_rat
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.target_attention import TargetAttention
-from laser_keras.sequence import linear, masked_softmax, stable_dtype
+from laser_keras.sequence import linear, masked_mean, merge_heads, split_heads
 from laser_keras.types import Shape, Tensor
 
 
@@ -22,6 +21,9 @@ class TransformerEncoder(SequenceEncoder):
     which is appended as one more token, then a target attention over its output. The target's
     presence makes the self-attention a cost per candidate; ``append_target=False`` computes it
     once per request.
+
+    The scores are ``keras.ops.dot_product_attention``'s: fused ("flash") where the backend has
+    that for the device and dtype. Otherwise they take ``B N heads L^2`` numbers.
 
     Without a feed-forward network each layer is ``x + attention(x)``, as the paper's cost formula
     charges; with one it is ``x + attention(LN(x))`` then ``x + FFN(LN(x))``.
@@ -47,6 +49,9 @@ class TransformerEncoder(SequenceEncoder):
 
     Returns:
         Float tensor [B, N, T, d] or [B, T, d]; T is 1, or 2 in the parallel mode.
+
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
 
     Example:
 
@@ -143,8 +148,7 @@ class TransformerEncoder(SequenceEncoder):
         if self.mode == "serial":
             output = self._read_out(query, history, mask=mask)
             return ops.reshape(output, (batch, candidates, 1, width))
-        counted = ops.cast(ops.expand_dims(mask, -1), history.dtype)
-        mean = ops.sum(history * counted, axis=1) / ops.maximum(ops.sum(counted, axis=1), 1.0)
+        mean = masked_mean(history, mask)
         if not per_candidate:
             mean = ops.repeat(mean, candidates, axis=0)
         mean = ops.reshape(mean, (batch, candidates, width))
@@ -159,18 +163,14 @@ class TransformerEncoder(SequenceEncoder):
         value_kernel: Tensor,
         output_kernel: Tensor,
     ) -> Tensor:
-        heads, head_width = self.num_heads, sequence.shape[-1] // self.num_heads
-        shape = (*ops.shape(sequence)[:-1], heads, head_width)
         query, keys, values = (
-            ops.reshape(linear(sequence, kernel), shape)
+            split_heads(linear(sequence, kernel), self.num_heads)
             for kernel in (query_kernel, key_kernel, value_kernel)
         )
-        scores = ops.einsum("bihe,bjhe->bhij", query, keys)
-        scores = ops.cast(scores, stable_dtype(self.compute_dtype)) / math.sqrt(head_width)
-        weights = masked_softmax(scores, ops.expand_dims(ops.expand_dims(mask, 1), 1))
-        weights = ops.cast(weights, self.compute_dtype)
-        outputs = ops.einsum("bhij,bjhe->bihe", weights, values)
-        return linear(ops.reshape(outputs, ops.shape(sequence)), output_kernel)
+        visible = ops.expand_dims(ops.expand_dims(mask, 1), 1)  # [B, heads, queries, keys]
+        # Rows without a visible key only exist for padding, whose values are zero.
+        read = ops.dot_product_attention(query, keys, values, mask=visible)
+        return linear(merge_heads(read), output_kernel)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

@@ -6,11 +6,18 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_divides, check_int
-from laser_keras.encoders.search import gather_events, round_robin_scores, top_events
+from laser_keras.checks import check_agrees, check_divides, check_int, check_rank
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.target_attention import TargetAttention
-from laser_keras.sequence import linear, masked_softmax, stable_dtype
+from laser_keras.search import gather_events, kept_events, round_robin_scores, top_events
+from laser_keras.sequence import (
+    linear,
+    masked_softmax,
+    merge_heads,
+    split_heads,
+    stable_dtype,
+    zero_masked,
+)
 from laser_keras.types import Shape, Tensor
 
 
@@ -18,12 +25,21 @@ from laser_keras.types import Shape, Tensor
 class TWINEncoder(SequenceEncoder):
     """Keeps the events with the best attention scores, then attends over them by those scores.
 
+    One score serves the search (GSU) and the attention (ESU)::
+
+        score_j = (h_j Wh) . (t Wq) / sqrt(d / heads) + sum_c beta_c (x_jc . w_c)
+
+    The first term reads what belongs to the event's item (``h_j Wh`` can be computed once per item
+    and looked up: ``project_events``), the second its *cross* features ``x_jc``, which belong to
+    the user's meeting with it: each is reduced to one number, so that it costs next to nothing.
+    The values of the kept events read both.
+
     With several heads the search walks down the heads' ranked lists in turn until ``top_k``
     different events are found; every head then attends over the same events. Gradients flow
     through the attention only. A second token is the target attention over the newest events.
 
-    The paper's split of an event into inherent and cross features is an economy of its cache: a
-    token that is a linear map of both parts, as ``SequenceTokenizer`` makes it, has the same score.
+    Cross features enter when ``cross`` is passed: the weights for them are created by the first
+    call (or by ``build`` with ``cross_shape``).
 
     Args:
         top_k: Integer, events kept. Defaults to 100.
@@ -36,15 +52,23 @@ class TWINEncoder(SequenceEncoder):
         target: Float tensor [B, N, d] or [B, d].
         history: Float tensor [B, L, d]; L must be known.
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
+        cross: Float tensor [B, L, J, k], J cross features of width k per event; None for an
+            encoder without them.
 
     Returns:
         Float tensor [B, N, 2, d] or [B, 2, d]: the long-term and the short-term interest.
+
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit, for an unknown L, and for a
+            ``cross`` that is missing or given against what the layer was built with.
 
     Example:
 
     >>> import numpy as np
     >>> target, history = np.ones((2, 3, 8), "float32"), np.ones((2, 200, 8), "float32")
     >>> tuple(TWINEncoder()(target, history).shape)
+    (2, 3, 2, 8)
+    >>> tuple(TWINEncoder()(target, history, cross=np.ones((2, 200, 5, 4), "float32")).shape)
     (2, 3, 2, 8)
 
     Source: TWIN (arXiv 2302.02352), sections 3.2 to 3.4.
@@ -69,59 +93,124 @@ class TWINEncoder(SequenceEncoder):
         """Tokens per candidate."""
         return 2
 
-    def build(self, target_shape: Shape, history_shape: Shape) -> None:
+    def build(
+        self, target_shape: Shape, history_shape: Shape, cross_shape: Shape | None = None
+    ) -> None:
         """Create the weights for inputs of these shapes."""
         width = self._check_shapes(target_shape, history_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
-        self.query_kernel, self.key_kernel, self.value_kernel, self.output_kernel = (
+        self._cross_shape: tuple[int, int] | None = None
+        cross_width = 0
+        if cross_shape is not None:
+            check_rank(self.name, "cross", cross_shape, (4,), "[B, L, J, k]")
+            features, feature_width = cross_shape[-2:]
+            if features is None or feature_width is None:
+                raise ValueError(
+                    f"{self.name}: the last two dimensions of `cross` must be known, because "
+                    f"weights depend on them. Received shape: {tuple(cross_shape)}"
+                )
+            self._cross_shape = (features, feature_width)
+            cross_width = features * feature_width
+            self.cross_kernel = self.add_weight(
+                shape=(self.num_heads, features, feature_width),
+                initializer=keras.initializers.RandomNormal(stddev=feature_width**-0.5),
+                name="cross_kernel",
+            )
+            self.cross_scale = self.add_weight(
+                shape=(self.num_heads, features), initializer="ones", name="cross_scale"
+            )
+        self.query_kernel, self.key_kernel, self.output_kernel = (
             self.add_weight(shape=(width, width), name=f"{kind}_kernel")
-            for kind in ("query", "key", "value", "output")
+            for kind in ("query", "key", "output")
         )
+        self.value_kernel = self.add_weight(shape=(width + cross_width, width), name="value_kernel")
         self._short_term.build((None, None, width), (None, None, width))
 
-    def encode(
-        self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
+    def call(
+        self,
+        target: Tensor,
+        history: Tensor,
+        mask: Tensor | None = None,
+        training: bool | None = None,
+        cross: Tensor | None = None,
     ) -> Tensor:
-        """Tokens [B, N, 2, d]."""
-        scores = self.search_scores(target, history)
+        """Compute the output; the class docstring names shapes and dtypes."""
+        mask = self._checked_mask(target, history, mask)
+        cross = self._checked_cross(cross, history, mask)
+        single = len(target.shape) == 2
+        target, history, mask = self._canonical(target, history, mask)
+        scores = self.search_scores(target, self.project_events(history), cross)
         index, valid = self.select(scores, mask)
-        chosen = gather_events(history, index)
+        full = history if cross is None else ops.concatenate([history, merge_heads(cross)], axis=-1)
+        values = split_heads(linear(gather_events(full, index), self.value_kernel), self.num_heads)
         index = ops.broadcast_to(
             ops.expand_dims(index, 2), (*ops.shape(scores)[:3], ops.shape(index)[-1])
         )
         kept = ops.take_along_axis(scores, index, axis=-1)
         weights = masked_softmax(kept, ops.expand_dims(valid, 2))
         weights = ops.cast(weights, self.compute_dtype)
-        values = linear(chosen, self.value_kernel)
-        shape = (*ops.shape(values)[:-1], self.num_heads, values.shape[-1] // self.num_heads)
-        interest = ops.einsum("bnhk,bnkhe->bnhe", weights, ops.reshape(values, shape))
-        long_term = linear(ops.reshape(interest, ops.shape(target)), self.output_kernel)
+        interest = merge_heads(ops.einsum("bnhk,bnkhe->bnhe", weights, values))
+        long_term = linear(interest, self.output_kernel)
         newest, newest_mask = history[:, : self.recent_events], mask[:, : self.recent_events]
-        return ops.stack([long_term, self._short_term(target, newest, mask=newest_mask)], axis=2)
+        short_term = self._short_term(target, newest, mask=newest_mask)
+        tokens = ops.stack([long_term, short_term], axis=2)
+        return ops.squeeze(tokens, 1) if single else tokens
 
-    def search_scores(self, target: Tensor, history: Tensor) -> Tensor:
-        """The one score of both stages: [B, N, heads, L]."""
-        head_width = target.shape[-1] // self.num_heads
-        query = linear(target, self.query_kernel)
-        query = ops.reshape(query, (*ops.shape(target)[:-1], self.num_heads, head_width))
-        keys = linear(history, self.key_kernel)
-        keys = ops.reshape(keys, (*ops.shape(history)[:-1], self.num_heads, head_width))
-        scores = ops.einsum("bnhe,blhe->bnhl", query, keys)
-        return ops.cast(scores, stable_dtype(self.compute_dtype)) / math.sqrt(head_width)
+    def _checked_cross(
+        self, cross: Tensor | None, history: Tensor, mask: Tensor | None
+    ) -> Tensor | None:
+        """The cross features in the canonical order, zero where masked."""
+        if (cross is None) != (self._cross_shape is None):
+            wanted = "without" if self._cross_shape is None else "with"
+            raise ValueError(
+                f"{self.name}: the layer was built {wanted} `cross`. Pass it in every call, the "
+                f"first included, or in none. Received: {cross}"
+            )
+        if cross is None:
+            return None
+        expected = (*history.shape[:2], *(self._cross_shape or ()))
+        check_agrees(self.name, "cross", tuple(cross.shape), expected, "[B, L, J, k]")
+        flat = self._newest_first(zero_masked(merge_heads(cross), mask), mask)
+        return ops.reshape(flat, ops.shape(cross))
+
+    def project_events(self, history: Tensor) -> Tensor:
+        """``h_j Wh`` of events [..., d]: what a server keeps per item and looks up."""
+        return linear(history, self.key_kernel)
+
+    def search_scores(self, target: Tensor, keys: Tensor, cross: Tensor | None = None) -> Tensor:
+        """The one score of both stages: [B, N, heads, L].
+
+        Args:
+            target: Float tensor [B, N, d].
+            keys: Float tensor [B, L, d], the result of ``project_events``.
+            cross: Float tensor [B, L, J, k] or None.
+        """
+        query = split_heads(linear(target, self.query_kernel), self.num_heads)
+        scores = ops.einsum("bnhe,blhe->bnhl", query, split_heads(keys, self.num_heads))
+        scores = ops.cast(scores, stable_dtype(self.compute_dtype))
+        scores = scores / math.sqrt(target.shape[-1] // self.num_heads)
+        if cross is None:
+            return scores
+        # The candidate has no part in this term: one number per event and head.
+        weights = self.cross_kernel * ops.expand_dims(self.cross_scale, -1)
+        of_cross = ops.einsum("bljk,hjk->bhl", cross, ops.cast(weights, cross.dtype))
+        return scores + ops.cast(ops.expand_dims(of_cross, 1), scores.dtype)
 
     def select(self, scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Indices [B, N, K] of the events kept, and which of them are valid."""
-        length = scores.shape[-1]
-        if length is None:
-            raise ValueError(
-                f"{self.name}: the length of `history` must be known, because `top_k` events are "
-                "selected from it. Give the input a fixed length."
-            )
+        count = kept_events(self.name, self.top_k, scores.shape[-1])
         mask = ops.expand_dims(mask, 1)
         order = scores[:, :, 0]
         if self.num_heads > 1:
             order = round_robin_scores(scores, ops.expand_dims(mask, 1))
-        return top_events(ops.stop_gradient(order), mask, min(self.top_k, length))
+        return top_events(ops.stop_gradient(order), mask, count)
+
+    def compute_output_shape(
+        self, target_shape: Shape, history_shape: Shape, cross_shape: Shape | None = None
+    ) -> Shape:
+        """The output's shape for inputs of these shapes."""
+        kept_events(self.name, self.top_k, history_shape[1])
+        return super().compute_output_shape(target_shape, history_shape)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

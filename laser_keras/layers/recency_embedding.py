@@ -7,7 +7,8 @@ import keras
 import numpy as np
 from keras import ops
 
-from laser_keras.checks import check_int, check_mask
+from laser_keras.checks import check_ages, check_int, check_mask
+from laser_keras.sequence import exact_bucket
 from laser_keras.types import Shape, Tensor
 
 _UNIT_SECONDS = 60
@@ -68,10 +69,10 @@ class RecencyEmbedding(keras.layers.Layer):
             self.name, "buckets_per_doubling", buckets_per_doubling, 1
         )
         self.embeddings_initializer = keras.initializers.get(embeddings_initializer)
-        # Smallest age of bucket k, for k = 0 .. num_buckets - 1 (the last is never entered).
+        # Smallest age of bucket k; its row is k + 1.
         edges = [
             math.ceil(_UNIT_SECONDS * (2.0 ** (k / buckets_per_doubling) - 1))
-            for k in range(num_buckets)
+            for k in range(num_buckets - 1)
         ]
         self._edges = np.minimum(edges, np.iinfo(np.int32).max).astype("int32")
 
@@ -85,23 +86,10 @@ class RecencyEmbedding(keras.layers.Layer):
 
     def rows(self, age: Tensor, mask: Tensor | None = None) -> Tensor:
         """The table row of each age: int32 tensor of the shape of ``age``."""
-        age = ops.convert_to_tensor(age)
-        dtype = keras.backend.standardize_dtype(age.dtype)
-        if "int" not in dtype:
-            raise ValueError(
-                f"{self.name}: `age` must be an integer tensor of seconds (request time minus "
-                f"event time, subtracted as integers). Received dtype: {dtype}"
-            )
+        age = check_ages(self.name, "age", age, tuple(age.shape), "[...]")
         age = ops.cast(ops.clip(age, 0, np.iinfo(np.int32).max), "int32")
-        last = self.num_buckets - 2
-        # float32 can miss the bucket by one next to an edge; the integer edges decide.
         doublings = ops.log2(1.0 + ops.cast(age, "float32") / _UNIT_SECONDS)
-        guess = ops.cast(ops.floor(doublings * self.buckets_per_doubling), "int32")
-        guess = ops.clip(guess, 0, last)
-        edges = ops.convert_to_tensor(self._edges)
-        too_high = ops.cast(age < ops.take(edges, guess), "int32")
-        too_low = ops.cast(age >= ops.take(edges, guess + 1), "int32")
-        rows = ops.clip(guess - too_high + too_low, 0, last) + 1
+        rows = exact_bucket(age, doublings * self.buckets_per_doubling, self._edges) + 1
         if mask is None:
             return rows
         mask = check_mask(self.name, "mask", mask, tuple(age.shape), "of the age")

@@ -15,6 +15,17 @@ class SequenceLayer(keras.layers.Layer):
         """No mask is passed on."""
         return None
 
+    @property
+    def has_auxiliary_loss(self) -> bool:
+        """Whether ``auxiliary_logits`` are to be trained on the labels as well."""
+        return False
+
+    def auxiliary_logits(
+        self, target: Tensor, history: Tensor, mask: Tensor | None = None
+    ) -> list[Tensor]:
+        """Click logits that an encoder's parts want to be trained on; most have none."""
+        return []
+
     def _valid(
         self, mask: Tensor | None, history: Tensor, expected: Shape, layout: str
     ) -> Tensor | None:

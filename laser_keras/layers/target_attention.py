@@ -15,7 +15,14 @@ from laser_keras.checks import (
     check_same_width,
 )
 from laser_keras.layers.sequence_layer import SequenceLayer
-from laser_keras.sequence import linear, masked_softmax, stable_dtype, zero_masked
+from laser_keras.sequence import (
+    linear,
+    masked_softmax,
+    merge_heads,
+    split_heads,
+    stable_dtype,
+    zero_masked,
+)
 from laser_keras.types import Shape, Tensor
 
 
@@ -33,6 +40,8 @@ class TargetAttention(SequenceLayer):
         score: ``"softmax"`` or ``"sigmoid"``. Defaults to ``"softmax"``.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``, as in
             ``SegmentedTargetAttention``. Defaults to ``"auto"``.
+        value_dim: Integer, width of values per head; None for ``d / num_heads``.
+            Defaults to None.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -42,7 +51,11 @@ class TargetAttention(SequenceLayer):
             ``history`` carries, or all valid.
 
     Returns:
-        Float tensor of the target's shape.
+        Float tensor [B, N, num_heads * value_dim] (the target's shape by default), or
+        [B, num_heads * value_dim] with a target [B, d].
+
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
 
     Example:
 
@@ -60,6 +73,7 @@ class TargetAttention(SequenceLayer):
         key_dim: int | None = None,
         score: str = "softmax",
         implementation: str = "auto",
+        value_dim: int | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -67,6 +81,9 @@ class TargetAttention(SequenceLayer):
         if key_dim is not None:
             check_int(self.name, "key_dim", key_dim, 1)
         self.key_dim = key_dim
+        if value_dim is not None:
+            check_int(self.name, "value_dim", value_dim, 1)
+        self.value_dim = value_dim
         self.score = check_choice(self.name, "score", score, ("softmax", "sigmoid"))
         self.implementation = check_choice(
             self.name, "implementation", implementation, ("auto", "project", "absorb")
@@ -75,12 +92,18 @@ class TargetAttention(SequenceLayer):
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Create the weights for inputs of these shapes."""
         width = self._check_shapes(target_shape, history_shape)
-        check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
+        if self.key_dim is None or self.value_dim is None:
+            check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         self._head_key_dim = self.key_dim or width // self.num_heads
         key_width = self.num_heads * self._head_key_dim
         self.query_kernel = self.add_weight(shape=(width, key_width), name="query_kernel")
         self.key_kernel = self.add_weight(shape=(width, key_width), name="key_kernel")
-        self.value_kernel = self.add_weight(shape=(width, width), name="value_kernel")
+        self.value_kernel = self.add_weight(
+            shape=(width, self._value_width(width)), name="value_kernel"
+        )
+
+    def _value_width(self, width: int) -> int:
+        return self.num_heads * self.value_dim if self.value_dim else width
 
     def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
@@ -90,28 +113,27 @@ class TargetAttention(SequenceLayer):
         single = len(target.shape) == 2
         if single:
             target = ops.expand_dims(target, 1)
-        query = self._split(linear(target, self.query_kernel))
+        query = split_heads(linear(target, self.query_kernel), self.num_heads)
         absorb = self.absorbs(target.shape[1], history.shape[1], width)
         if absorb:
-            query = ops.einsum("bnhe,dhe->bnhd", query, self._split(self.key_kernel))
+            query = ops.einsum(
+                "bnhe,dhe->bnhd", query, split_heads(self.key_kernel, self.num_heads)
+            )
             scores = ops.einsum("bnhd,bld->bnhl", query, history)
         else:
-            keys = self._split(linear(history, self.key_kernel))
+            keys = split_heads(linear(history, self.key_kernel), self.num_heads)
             scores = ops.einsum("bnhe,blhe->bnhl", query, keys)
         weights = self._weights(scores, mask)
         if absorb:
             sums = ops.einsum("bnhl,bld->bnhd", weights, history)
-            outputs = ops.einsum("bnhd,dhe->bnhe", sums, self._split(self.value_kernel))
+            outputs = ops.einsum(
+                "bnhd,dhe->bnhe", sums, split_heads(self.value_kernel, self.num_heads)
+            )
         else:
-            values = self._split(linear(history, self.value_kernel))
+            values = split_heads(linear(history, self.value_kernel), self.num_heads)
             outputs = ops.einsum("bnhl,blhe->bnhe", weights, values)
-        outputs = ops.reshape(outputs, ops.shape(target))
+        outputs = merge_heads(outputs)
         return ops.squeeze(outputs, 1) if single else outputs
-
-    def _split(self, inputs: Tensor) -> Tensor:
-        """[..., heads * e] to [..., heads, e]."""
-        head_width = inputs.shape[-1] // self.num_heads
-        return ops.reshape(inputs, (*ops.shape(inputs)[:-1], self.num_heads, head_width))
 
     def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         scores = ops.cast(scores, stable_dtype(self.compute_dtype))
@@ -135,8 +157,9 @@ class TargetAttention(SequenceLayer):
         if candidates is None or length is None:
             return False
         key_width = self.num_heads * (self.key_dim or width // self.num_heads)
-        project = length * (width + candidates) * (key_width + width)
-        absorb = candidates * width * (key_width + width + 2 * self.num_heads * length)
+        projected = key_width + self._value_width(width)
+        project = length * (width + candidates) * projected
+        absorb = candidates * width * (projected + 2 * self.num_heads * length)
         return absorb < project
 
     def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> int:
@@ -149,8 +172,8 @@ class TargetAttention(SequenceLayer):
 
     def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
         """The output's shape for inputs of these shapes."""
-        self._check_shapes(target_shape, history_shape)
-        return tuple(target_shape)
+        width = self._check_shapes(target_shape, history_shape)
+        return (*target_shape[:-1], self._value_width(width))
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
@@ -160,4 +183,5 @@ class TargetAttention(SequenceLayer):
             "key_dim": self.key_dim,
             "score": self.score,
             "implementation": self.implementation,
+            "value_dim": self.value_dim,
         }

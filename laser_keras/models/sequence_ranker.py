@@ -7,13 +7,14 @@ import keras
 from keras import ops
 
 from laser_keras.checks import check_choice, check_int, check_known_width, check_rank, check_rate
+from laser_keras.encoders.extras import EXTRAS, extras_for
 from laser_keras.layers.feature_mlp import FeatureMLP
 from laser_keras.layers.rank_mixer import RankMixer
 from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
 from laser_keras.types import Shape, Tensor
 
 _REQUIRED = ("history", "history_mask", "history_age", "target")
-_ENCODER_EXTRAS = ("similarity", "category_match")
+_ENCODER_EXTRAS = tuple(name for name in EXTRAS if name != "age")
 _OPTIONAL = ("candidate", "context", *_ENCODER_EXTRAS)
 
 
@@ -55,14 +56,32 @@ class SequenceRanker(keras.Model):
             * ``target``: float [B, N, e_t] or [B, e_t];
             * ``candidate``: float [B, N, e_x] or [B, e_x], may be absent;
             * ``context``: float [B, e_c], may be absent;
-            * ``similarity`` (float) and ``category_match`` (boolean): handed to an encoder that
-              takes an argument of this name, may be absent.
+            * ``similarity``, ``cross``, ``global_features`` (float) and ``category_match``
+              (boolean): handed to an encoder that takes an argument of this name, as is
+              ``history_age`` under the name ``age``; may be absent, and are ignored by others.
 
     Returns:
         Tensor [B, N] ([B] with a target [B, e_t]), float32 even under a half-precision policy.
 
+    Training: where the encoder has ``auxiliary_logits`` (the soft search of SIM), ``fit`` adds
+    their cross entropy with the labels to the loss.
+
     Raises:
         ValueError: for missing or unexpected inputs and shapes that do not fit.
+
+    Example:
+
+    >>> import numpy as np
+    >>> from laser_keras import DINEncoder
+    >>> ranker = SequenceRanker(DINEncoder(), dim=16, num_tokens=4, mixer_dim=32)
+    >>> inputs = {
+    ...     "history": np.ones((2, 60, 24), "float32"),
+    ...     "history_mask": np.ones((2, 60), bool),
+    ...     "history_age": np.ones((2, 60), "int32"),
+    ...     "target": np.ones((2, 3, 20), "float32"),
+    ... }
+    >>> tuple(ranker(inputs).shape)
+    (2, 3)
 
     Source: LASER (arXiv 2602.11562), figure 1 and section 3.4.4.
     """
@@ -142,9 +161,10 @@ class SequenceRanker(keras.Model):
         history, target = shapes["history"], shapes["target"]
         self.tokenizer.build(history, target, shapes.get("history_age"))
         tokens = self.tokenizer.compute_output_shape(history, target)
-        optional = {f"{name}_shape": shapes[name] for name in _ENCODER_EXTRAS if name in shapes}
+        extras = extras_for(self.encoder, _extras(shapes))
+        named = {f"{name}_shape": shape for name, shape in extras.items()}
         if not self.encoder.built:  # it is when it comes from a saved model
-            self.encoder.build(tokens["target"], tokens["history"], **optional)
+            self.encoder.build(tokens["target"], tokens["history"], **named)
         feature_width = sum(
             check_known_width(self.name, name, shapes[name])
             for name in ("target", "candidate", "context")
@@ -161,19 +181,11 @@ class SequenceRanker(keras.Model):
 
     def call(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
-        if self.embedding is not None:
-            if self._raw_inputs is None:
-                self._raw_inputs = {
-                    name: [list(value.shape), keras.backend.standardize_dtype(value.dtype)]
-                    for name, value in inputs.items()
-                }
-            inputs = self.embedding(inputs)
-        self._check_names(inputs)
+        inputs, tokens = self._tokens(inputs)
         mask, target = inputs["history_mask"], inputs["target"]
-        tokens = self.tokenizer(inputs["history"], target, age=inputs.get("history_age"), mask=mask)
-        optional = {name: inputs[name] for name in _ENCODER_EXTRAS if name in inputs}
+        extras = extras_for(self.encoder, _extras(inputs))
         encoded = self.encoder(
-            tokens["target"], tokens["history"], mask=mask, training=training, **optional
+            tokens["target"], tokens["history"], mask=mask, training=training, **extras
         )
         leading = ops.shape(target)[:-1]
         features = [target]
@@ -201,6 +213,42 @@ class SequenceRanker(keras.Model):
         if self.compute_dtype in ("float16", "bfloat16"):
             logits = ops.cast(logits, "float32")  # half precision cannot hold small probabilities
         return self.activation(logits)
+
+    def _tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], dict]:
+        """The embedded, checked inputs, and the tokens that the encoder sees."""
+        if self.embedding is not None:
+            if self._raw_inputs is None:
+                self._raw_inputs = {
+                    name: [list(value.shape), keras.backend.standardize_dtype(value.dtype)]
+                    for name, value in inputs.items()
+                }
+            inputs = self.embedding(inputs)
+        self._check_names(inputs)
+        mask, age = inputs["history_mask"], inputs.get("history_age")
+        return inputs, self.tokenizer(inputs["history"], inputs["target"], age=age, mask=mask)
+
+    def compute_loss(
+        self,
+        x: Any = None,
+        y: Any = None,
+        y_pred: Any = None,
+        sample_weight: Any = None,
+        training: bool = True,
+    ) -> Tensor:
+        """The compiled loss, plus the cross entropy of the encoder's auxiliary logits."""
+        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        if not training or x is None or y is None:
+            return loss
+        if not getattr(self.encoder, "has_auxiliary_loss", False):
+            return loss
+        inputs, tokens = self._tokens(x)
+        mask = inputs["history_mask"]
+        entropy = keras.losses.BinaryCrossentropy(from_logits=True)
+        for logits in self.encoder.auxiliary_logits(tokens["target"], tokens["history"], mask):
+            # The last axis is averaged before weights apply: one label each.
+            labels, logits = ops.expand_dims(y, -1), ops.expand_dims(logits, -1)
+            loss = loss + entropy(labels, logits, sample_weight=sample_weight)
+        return loss
 
     def _check_names(self, inputs: Mapping[str, Any]) -> None:
         required = [n for n in _REQUIRED if n != "history_age" or self.recency != "none"]
@@ -266,3 +314,9 @@ class SequenceRanker(keras.Model):
                     config[part], custom_objects=custom_objects
                 )
         return cls(**config)
+
+
+def _extras(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """What an encoder may take beside target, history and mask, by its argument's name."""
+    named = {"age" if name == "history_age" else name: value for name, value in inputs.items()}
+    return {name: named[name] for name in EXTRAS if name in named}

@@ -21,6 +21,10 @@ class Case:
     """Which inputs are padded, and the mask's name."""
     searches: bool = False
     """Keeps the events of the highest scores: rounding may decide between two near ones."""
+    untrained: tuple[str, ...] = ()
+    """Beginnings of the names of weights that the outputs have no gradient to, by design."""
+    whole_shape: bool = False
+    """The first axis is not the batch: the layer needs it known."""
 
 
 def _cases() -> dict[str, Case]:
@@ -33,6 +37,7 @@ def _cases() -> dict[str, Case]:
     mask = np.arange(11) < np.array([[11], [5], [0]])
     sequence = {"target": target, "history": history, "mask": mask}
     padded = {"history": "mask"}
+    ages = np.sort(rng.integers(0, 10**6, (3, 11)), axis=1).astype("int32")
     sta = {"key_dim": 3, "segment_size": 4}
     segments = {"target": target, "history": normal(3, 2, 3, 8)}
     segments["mask"] = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], bool)
@@ -88,10 +93,10 @@ def _cases() -> dict[str, Case]:
         "TargetAttention": Case(
             lambda **k: laser_keras.TargetAttention(**k), sequence, (3, 2, 8), masked_by=padded
         ),
-        "TargetAttention_sigmoid": Case(
-            lambda **k: laser_keras.TargetAttention(2, 3, "sigmoid", "project", **k),
+        "TargetAttention_options": Case(
+            lambda **k: laser_keras.TargetAttention(2, 3, "sigmoid", "project", 5, **k),
             sequence,
-            (3, 2, 8),
+            (3, 2, 10),
             masked_by=padded,
         ),
         "ActivationUnitAttention": Case(
@@ -131,11 +136,17 @@ def _cases() -> dict[str, Case]:
         "HSTUEncoder": Case(
             lambda **k: laser_keras.HSTUEncoder(**k), sequence, (3, 2, 1, 8), masked_by=padded
         ),
+        "HSTUEncoder_time": Case(
+            lambda **k: laser_keras.HSTUEncoder(2, order="oldest_first", dropout=0.5, **k),
+            {**sequence, "age": ages},
+            (3, 2, 1, 8),
+            masked_by={**padded, "age": "mask"},
+        ),
         "HSTUEncoder_options": Case(
             lambda **k: laser_keras.HSTUEncoder(2, 2, "dlrm_v3", "target_position", "length", **k),
-            sequence,
+            {**sequence, "age": ages},
             (3, 2, 1, 8),
-            masked_by=padded,
+            masked_by={**padded, "age": "mask"},
         ),
         "TWINEncoder": Case(
             lambda **k: laser_keras.TWINEncoder(4, 2, 3, **k),
@@ -144,18 +155,46 @@ def _cases() -> dict[str, Case]:
             masked_by=padded,
             searches=True,
         ),
+        "TWINEncoder_cross": Case(
+            lambda **k: laser_keras.TWINEncoder(4, 2, 3, "oldest_first", **k),
+            {**sequence, "cross": normal(3, 11, 3, 2)},
+            (3, 2, 2, 8),
+            masked_by={**padded, "cross": "mask"},
+            searches=True,
+        ),
         "SIMEncoder": Case(
             lambda **k: laser_keras.SIMEncoder("soft", 4, 2, 3, **k),
             sequence,
-            (3, 2, 3, 8),
+            (3, 2, 2, 8),
             masked_by=padded,
             searches=True,
+            untrained=("target_kernel", "event_kernel", "click"),
         ),
         "SIMEncoder_hard": Case(
             lambda **k: laser_keras.SIMEncoder("hard", 4, 2, 3, "oldest_first", **k),
             {**sequence, "category_match": rng.random((3, 2, 11)) < 0.5},
-            (3, 2, 3, 8),
+            (3, 2, 2, 8),
+            masked_by={**padded, "category_match": "mask"},
+        ),
+        "SoftSearch": Case(
+            lambda **k: laser_keras.SoftSearch(4, 3, (5,), **k),
+            sequence,
+            ((3, 2, 4), (3, 2, 4), (3, 2)),
             masked_by=padded,
+            searches=True,
+        ),
+        "HardSearch": Case(
+            lambda **k: laser_keras.HardSearch(4, **k),
+            {"category_match": rng.random((3, 2, 11)) < 0.5, "mask": mask},
+            ((3, 2, 4), (3, 2, 4)),
+            trains=False,
+            masked_by={"category_match": "mask"},
+        ),
+        "RandomSuffix": Case(
+            lambda **k: laser_keras.RandomSuffix(2, seed=1, **k),
+            {"valid": mask},
+            (3, 11),
+            trains=False,
         ),
         "STCAEncoder": Case(
             lambda **k: laser_keras.STCAEncoder(2, 2, 2, **k),
@@ -163,8 +202,20 @@ def _cases() -> dict[str, Case]:
             (3, 2, 1, 8),
             masked_by=padded,
         ),
+        "STCAEncoder_options": Case(
+            lambda **k: laser_keras.STCAEncoder(2, 2, 2, "absorb", False, "oldest_first", **k),
+            sequence,
+            (3, 2, 1, 8),
+            masked_by=padded,
+        ),
         "LONGEREncoder": Case(
             lambda **k: laser_keras.LONGEREncoder(2, 3, 1, 2, 2, **k),
+            {**sequence, "global_features": normal(3, 2, 5)},
+            (3, 2, 3, 8),
+            masked_by=padded,
+        ),
+        "LONGEREncoder_plain": Case(
+            lambda **k: laser_keras.LONGEREncoder(3, 2, 0, 2, 2, 0, 0, 4, "oldest_first", **k),
             sequence,
             (3, 2, 2, 8),
             masked_by=padded,
@@ -182,14 +233,15 @@ def _cases() -> dict[str, Case]:
         "CombinedEncoder": Case(
             lambda **k: laser_keras.CombinedEncoder(
                 [
-                    laser_keras.DINEncoder(dtype=k.get("dtype")),
+                    laser_keras.HSTUEncoder(dtype=k.get("dtype")),
+                    laser_keras.SIMEncoder("hard", 4, 2, 3, dtype=k.get("dtype")),
                     laser_keras.PoolingEncoder(3, dtype=k.get("dtype")),
                 ],
                 **k,
             ),
-            sequence,
-            (3, 2, 2, 8),
-            masked_by=padded,
+            {**sequence, "age": ages, "category_match": rng.random((3, 2, 11)) < 0.5},
+            (3, 2, 4, 8),
+            masked_by={**padded, "age": "mask", "category_match": "mask"},
         ),
         "FeatureMLP": Case(
             lambda **k: laser_keras.FeatureMLP(4, dropout=0.5, **k),
@@ -215,6 +267,18 @@ def _cases() -> dict[str, Case]:
             lambda **k: laser_keras.RankMixer(dim=8, groups={"b": 3, "a": 1}, norm="pre", **k),
             {"inputs": {"a": normal(3, 9), "b": normal(3, 5)}},
             (3, 8),
+        ),
+        "PerTokenFeedForward": Case(
+            lambda **k: laser_keras.PerTokenFeedForward(2, dropout=0.5, **k),
+            {"inputs": history},
+            (3, 11, 8),
+            whole_shape=True,
+        ),
+        "PerTokenMixtureOfExperts": Case(
+            lambda **k: laser_keras.PerTokenMixtureOfExperts(2, 2, **k),
+            {"inputs": history},
+            (3, 11, 8),
+            whole_shape=True,
         ),
         "RecencyEmbedding": Case(
             lambda **k: laser_keras.RecencyEmbedding(4, 20, 2, **k),

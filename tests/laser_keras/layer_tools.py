@@ -1,6 +1,12 @@
-"""Backend-neutral helpers of the layer tests: NumPy in, NumPy out."""
+"""Backend-neutral helpers of the layer tests: NumPy in, NumPy out.
 
-from collections.abc import Callable
+JAX compiles every operation of every new shape by itself when a layer is called eagerly, which
+takes most of a test's time. ``run`` and ``gradients`` compile a whole call at once there.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -22,11 +28,74 @@ def assert_close(actual: Any, expected: Any, relative: float = 1e-5) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=relative * scale)
 
 
+_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+
+
+def run(layer: keras.layers.Layer, **inputs: Any) -> Any:
+    """``layer(**inputs)`` as users call it; on JAX the whole call is compiled at once.
+
+    Weights that the call changes (moving averages) are changed in the layer as well.
+    """
+    if BACKEND != "jax":
+        return layer(**inputs)
+    import jax
+
+    leaves = {name: value for name, value in inputs.items() if not is_static(value)}
+    static = {name: value for name, value in inputs.items() if name not in leaves}
+    if not layer.built:
+        symbolic = keras.tree.map_structure(
+            lambda v: keras.KerasTensor(v.shape, dtype=keras.backend.standardize_dtype(v.dtype)),
+            leaves,
+        )
+        layer(**symbolic, **static)
+    functions = _COMPILED.setdefault(layer, {})
+    key = tuple(sorted((name, repr(value)) for name, value in static.items()))
+    if key not in functions:
+
+        def call(values: Any, tensors: Any) -> Any:
+            # Not ``stateless_call``, which leaves out what Keras does around ``call``.
+            mapping = list(zip(layer.variables, values, strict=True))
+            with keras.StatelessScope(state_mapping=mapping) as scope:
+                outputs = layer(**tensors, **static)
+            return outputs, [scope.get_current_value(variable) for variable in layer.variables]
+
+        functions[key] = jax.jit(call)
+    outputs, values = functions[key]([v.value for v in layer.variables], leaves)
+    if static.get("training"):
+        for variable, value in zip(layer.variables, values, strict=True):
+            variable.assign(value)
+    return outputs
+
+
+def is_static(value: Any) -> bool:
+    """Whether an argument of a call is none of its tensors."""
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+@contextlib.contextmanager
+def float64_enabled() -> Iterator[None]:
+    """Let the backend compute in float64; JAX must be asked to."""
+    if BACKEND != "jax":
+        yield
+        return
+    import jax
+
+    with jax.enable_x64(True):
+        yield
+
+
 def randomise(layer: keras.layers.Layer, seed: int = 0, scale: float = 0.3) -> None:
     """Give every weight (biases and normalisation included) a random value."""
     rng = np.random.default_rng(seed)
     for weight in layer.trainable_weights:
         weight.assign(rng.normal(0, scale, weight.shape).astype("float32"))
+
+
+def built(layer: keras.layers.Layer, **inputs: Any) -> keras.layers.Layer:
+    """The layer with random weights, built for these inputs."""
+    run(layer, **inputs)
+    randomise(layer)
+    return layer
 
 
 def weights_by_name(layer: keras.layers.Layer) -> dict[str, np.ndarray]:
@@ -73,7 +142,7 @@ def gradients(
             [weight.value for weight in weights],
             [jax.numpy.array(v, dtype) for v in inputs],
         )
-        first, second = jax.grad(loss_of, argnums=(0, 1))(*arguments)
+        first, second = jax.jit(jax.grad(loss_of, argnums=(0, 1)))(*arguments)
         return [np.asarray(gradient) for gradient in (*first, *second)]
     import torch
 

@@ -5,6 +5,16 @@ from keras import ops
 from laser_keras.types import Tensor
 
 
+def kept_events(owner: str, top_k: int, length: int | None) -> int:
+    """``min(top_k, length)``, or ``ValueError`` for an unknown length."""
+    if length is None:
+        raise ValueError(
+            f"{owner}: the length of `history` must be known, because `top_k` events are "
+            "selected from it. Give the input a fixed length."
+        )
+    return min(top_k, length)
+
+
 def top_events(scores: Tensor, mask: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
     """Indices of the ``top_k`` best valid events and whether each is one.
 
