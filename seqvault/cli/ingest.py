@@ -21,7 +21,8 @@ from seqvault.ingest.kafka_ingest import KafkaIngest
 from seqvault.ingest.messages import Columns
 from seqvault.service.background_merge import BackgroundMerge
 from seqvault.service.metrics import serve_metrics
-from seqvault.service.sharded_client import ShardedClient, shard_of
+from seqvault.service.sharded_client import ShardedClient
+from seqvault.service.shards import shard_of
 from seqvault.store import SeqVault
 from seqvault.warm_up import warm_up
 

@@ -82,7 +82,7 @@ def _batches(
 
 
 def _of_shard(batch: pa.RecordBatch, place: int, count: int) -> pa.Array:
-    from seqvault.service.sharded_client import shard_of
+    from seqvault.service.shards import shard_of
 
     return pa.array(shard_of(batch.column("user_id").to_numpy(), count) == place)
 

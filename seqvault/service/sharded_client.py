@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -16,28 +17,16 @@ from seqvault.requests import batches_of, bounds_of, ids_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service.client import SeqVaultClient
+from seqvault.service.shards import shard_of
 
 Answer = TypeVar("Answer")
-
-
-def shard_of(users: np.ndarray, shards: int) -> np.ndarray:
-    """int64 [B]: the shard of each user, ``splitmix64(user) mod shards``.
-
-    >>> shard_of(np.array([0, 1, 2, 3]), 2).tolist()
-    [1, 1, 0, 1]
-    """
-    with np.errstate(over="ignore"):
-        mixed = users.astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
-        mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-        mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        mixed ^= mixed >> np.uint64(31)
-    return (mixed % np.uint64(shards)).astype(np.int64)
 
 
 class ShardedClient:
     """The interface of ``SeqVault`` over shards of replicas; made by ``seqvault.connect``.
 
-    A read of a shard goes to its first replica that answers. A write goes to all
+    A read of a shard goes to the replica that answered last, and to the next one if that does
+    not answer. A write goes to all
     replicas of its shard and raises unless all took it; with a source and an offset it
     can be repeated until they have. Items are on every server.
 
@@ -48,6 +37,7 @@ class ShardedClient:
     def __init__(self, shards: Sequence[Sequence[Callable[[], SeqVaultClient]]]) -> None:
         self._makers = shards
         self._clients: dict[tuple[int, int], SeqVaultClient] = {}
+        self._healthy = [0] * len(shards)  # replica that answered last, by shard
         self._pool = ThreadPoolExecutor(2 * sum(len(replicas) for replicas in shards))
         self.schema: Schema = self._any(0, lambda client: client.schema)
         for shard in range(1, len(shards)):
@@ -64,15 +54,25 @@ class ShardedClient:
         return self._clients[shard, replica]
 
     def _any(self, shard: int, call: Callable[[SeqVaultClient], Answer]) -> Answer:
-        """The answer of the first replica that gives one."""
+        """The answer of the replica that answered last, or of the next one that does."""
         last: ServerUnavailableError | None = None
-        for replica in range(len(self._makers[shard])):
+        count, first = len(self._makers[shard]), self._healthy[shard]
+        for replica in (*range(first, count), *range(first)):
             try:
-                return call(self._client(shard, replica))
+                answer = call(self._client(shard, replica))
+                self._healthy[shard] = replica
+                return answer
             except ServerUnavailableError as error:
                 last = error
         assert last is not None
         raise last
+
+    def _anywhere(self, call: Callable[[SeqVaultClient], Answer]) -> Answer:
+        """The answer of any server, for what all have."""
+        for shard in range(len(self._makers) - 1):
+            with suppress(ServerUnavailableError):
+                return self._any(shard, call)
+        return self._any(len(self._makers) - 1, call)
 
     def _one(
         self, call: Callable[[SeqVaultClient, int], Answer], shard: int, replica: int
@@ -148,12 +148,12 @@ class ShardedClient:
 
     def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
         """See ``SeqVault.read_items``."""
-        return self._any(0, lambda client: client.read_items(ids, fields))
+        return self._anywhere(lambda client: client.read_items(ids, fields))
 
     @property
     def item_schema(self) -> pa.Schema | None:
         """See ``SeqVault.item_schema``."""
-        return self._any(0, lambda client: client.item_schema)
+        return self._anywhere(lambda client: client.item_schema)
 
     def bulk_load(self, source: Any) -> int:
         """Loads history in large appends; see ``SeqVault.bulk_load``."""

@@ -22,7 +22,7 @@ from seqvault.ingest import kafka_ingest  # noqa: E402
 from seqvault.ingest.dead_letters import DeadLetters  # noqa: E402
 from seqvault.ingest.kafka_ingest import KafkaIngest, source_of  # noqa: E402
 from seqvault.service.server import Server  # noqa: E402
-from seqvault.service.sharded_client import shard_of  # noqa: E402
+from seqvault.service.shards import shard_of  # noqa: E402
 from seqvault.service.wire import table_to_bytes  # noqa: E402
 
 SCHEMA = Schema.from_arrow(

@@ -17,6 +17,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from google.protobuf import descriptor_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -26,6 +27,7 @@ import seqvault
 from seqvault import Schema, SeqVault, cli, errors
 from seqvault.service import seqvault_pb2
 from seqvault.service.server import Server, Tls
+from seqvault.service.shards import jump, shard_of, virtual_shard_of
 from seqvault.service.wire import NAME
 
 SCHEMA = Schema.from_arrow(
@@ -183,6 +185,50 @@ def test_shards_and_replicas_answer_as_one_store_and_reads_fail_over(tmp_path):
     finally:
         plain.close()
         for server in servers.values():
+            server.stop(0)
+
+
+def test_users_spread_evenly_and_a_new_server_takes_only_its_part():
+    users = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 50_000)
+    for servers in range(1, 9):
+        before, after = shard_of(users, servers), shard_of(users, servers + 1)
+        assert set(before) == set(range(servers))
+        shares = np.bincount(before) * servers / len(users)
+        assert (abs(shares - 1) < 0.15).all()
+        moved = before != after
+        assert set(after[moved]) == {servers}
+        assert moved.mean() < 1.15 / (servers + 1)
+    # published values of splitmix64 (seed 0) and of jump consistent hashing
+    assert virtual_shard_of(np.array([0]))[0] == 0xE220A8397B1DCDAF % 4096
+    golden = {(1, 1): 0, (42, 57): 43, (0xDEAD10CC, 1): 0, (0xDEAD10CC, 666): 361, (256, 1024): 520}
+    assert {pair: jump(*pair) for pair in golden} == golden
+
+
+def test_growing_by_a_server_as_the_guide_says_it_answers_as_before(tmp_path):
+    """Two shards become three: the new one is filled from the source, then clients change."""
+    parts = [some_events(seed) for seed in range(3)]
+    plain = SeqVault.open(tmp_path / "plain", schema=SCHEMA)
+    history = str(tmp_path / "history.parquet")
+    pq.write_table(pa.concat_tables([pa.table(part) for part in parts]), history)
+    servers = [
+        Server(SeqVault.open(tmp_path / f"s{n}", schema=SCHEMA), merge_seconds=0) for n in range(2)
+    ]
+    try:
+        with seqvault.connect(",".join(f"localhost:{s.port}" for s in servers)) as client:
+            for part in parts:
+                client.append(part)
+                plain.append(part)
+        SeqVault.open(tmp_path / "s2", schema=SCHEMA).close()
+        assert cli.main(["load", str(tmp_path / "s2"), history, "--shard", "2/3"]) == 0
+        servers.append(Server(SeqVault.open(tmp_path / "s2"), merge_seconds=0))
+        with seqvault.connect(",".join(f"localhost:{s.port}" for s in servers)) as client:
+            assert servers[2].vault.stats()["events"] > 0
+            here, there = (s.read(range(10), None, 400) for s in (plain, client))
+            for name in ("timestamp", "item_id", "score"):
+                np.testing.assert_array_equal(here[name], there[name])
+    finally:
+        plain.close()
+        for server in servers:
             server.stop(0)
 
 
