@@ -1,7 +1,8 @@
 """Appends: a queue of callers behind the log, one sync for all who wait (group commit)."""
 
 import threading
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import numpy as np
 
@@ -91,6 +92,13 @@ class AppendLog:
             with self._state.lock:
                 return self._writer.number, self._state.memtable.size, dict(self._state.sources)
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Lets appends wait until the block is left; none is under way then."""
+        with self._log:
+            self._drain()
+            yield
+
     def retire(self, start: int) -> None:
         """Keeps a few log files before ``start`` to be used again and removes the others.
 
@@ -159,7 +167,7 @@ class AppendLog:
             self._syncing = False
         if error is None:
             for columns, source, offset in batch:
-                self._state.apply(columns, source, offset)
+                self._state.apply(columns, source, offset, writer.number)
             self._applied = upto
             self._in_flight = []
         else:

@@ -1,24 +1,123 @@
-"""Bulk loading: life-cycle history goes into segments past the log."""
+"""Bulk loading: life-cycle history goes into segments past the log, all of it or nothing."""
 
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
+from seqvault import segment as segment_files
+from seqvault.append_log import AppendLog
 from seqvault.events import to_columns
-from seqvault.merger import Merger
+from seqvault.index import KeyTable, grown
+from seqvault.memtable import Memtable
+from seqvault.merge_policy import MAX_EXTENTS
+from seqvault.merger import PART_EVENTS, Merger, slices
+from seqvault.reader import Found
 from seqvault.requests import batches_of
-from seqvault.state import State
+from seqvault.segment import EXTENT, Packed, Segment
+from seqvault.state import State, add_segment
 
 LOAD_EVENTS = 1 << 21  # events of a bulk load held in memory
 
 
-def bulk_load(state: State, merger: Merger, source: Any) -> int:
+class Staging:
+    """Events on their way into a segment, which no reader sees.
+
+    Args:
+        state: the store; its log is empty, and stays so until the load is done.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._users = KeyTable()
+        self._counters = np.zeros(512, np.int64)  # events that ever arrived, per user
+        self.events = Memtable(state.schema)
+
+    def add(self, columns: dict[str, np.ndarray]) -> None:
+        """Takes in events, numbered on from those that the store has."""
+        known = len(self._users)
+        slots = self._users.add(columns["user_id"])
+        self._counters = grown(self._counters, len(self._users), 0)
+        new = self._users.keys[known:]
+        with self._state.lock:
+            there = self._state.index.users.find(new)
+            arrived = self._state.index.arrivals[np.maximum(there, 0)]
+        self._counters[known : len(self._users)] = np.where(there >= 0, arrived, 0)
+        self.events.append(slots, columns, self._counters, 0)
+
+    def take(self) -> Iterator[tuple[Found, np.ndarray]]:
+        """Gives the events away: users in parts, and how many ever arrived for each."""
+        events, self.events = self.events, Memtable(self._state.schema)
+        slots, counts = np.unique(events.slots[: events.size], return_counts=True)
+        order = np.argsort(self._users.keys[slots])
+        slots, counts = slots[order], counts[order]
+        none = np.empty(0, np.int64)
+        for first, last in slices(counts, PART_EVENTS):
+            part = slots[first:last]
+            starts, rows = events.rows(part, events.size)
+            yield (
+                Found(
+                    self._users.keys[part], np.zeros(len(part) + 1, np.int64), none, none, none,
+                    none, {}, none, starts, rows, events.columns, events.arrivals,
+                    np.zeros(len(part), np.int64),
+                ),
+                self._counters[part],
+            )  # fmt: skip
+
+
+def bulk_load(state: State, log: AppendLog, merger: Merger, source: Any) -> int:
     """See ``SeqVault.bulk_load``. The caller holds ``state.merging``."""
+    written: list[Segment] = []
     total = 0
-    for batch in batches_of(source):
-        columns = to_columns(batch, state.schema)
-        if len(columns["user_id"]):
-            state.apply(columns, "", -1)
-        total += len(columns["user_id"])
-        if state.memtable.size >= LOAD_EVENTS:
-            merger.merge()
-    merger.merge()
+    with log.paused():
+        merger.merge()  # loaded events come behind all that arrived before
+        try:
+            staging = Staging(state)
+            for batch in batches_of(source):
+                columns = to_columns(batch, state.schema)
+                if len(columns["user_id"]):
+                    staging.add(columns)
+                total += len(columns["user_id"])
+                if staging.events.size >= LOAD_EVENTS:
+                    written.append(_write(state, merger, staging, len(written)))
+            if staging.events.size:
+                written.append(_write(state, merger, staging, len(written)))
+            if written:
+                _publish(state, written)
+        except BaseException:
+            if state.failed is None:
+                state.discard(*(segment_files.path_of(state.path, s.number) for s in written))
+            raise
+    if len(written) > MAX_EXTENTS:  # users may have a record in each
+        with suppress(OSError):
+            merger.merge(tidy=True)
     return total
+
+
+def _write(state: State, merger: Merger, staging: Staging, place: int) -> Segment:
+    def parts() -> Iterator[Packed]:
+        for found, arrivals in staging.take():
+            yield merger.pack(found, np.full(len(found.users), EXTENT, np.int64), arrivals)
+
+    return merger.write(state.manifest.next_file + place, parts())
+
+
+def _publish(state: State, written: list[Segment]) -> None:
+    """Makes all segments part of the store at once."""
+    old = state.manifest
+    state.publish(
+        replace(
+            old,
+            segments=[*old.segments, *(segment.number for segment in written)],
+            next_file=written[-1].number + 1,
+            edition=old.edition + 1,
+        )
+    )
+    with state.lock:
+        state.segments = {**state.segments, **{segment.number: segment for segment in written}}
+        for segment in written:
+            state.schema_of[segment.number] = segment.schema_id
+            add_segment(state.index, segment)
+    state.count_stored()

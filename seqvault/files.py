@@ -101,6 +101,14 @@ class Files:
             raise
         return fd
 
+    def free_bytes(self, path: str) -> int:
+        """Room on the disk; much where there is no way to know."""
+        try:
+            found = os.statvfs(path)
+        except OSError:
+            return 1 << 62
+        return found.f_bavail * found.f_frsize
+
     # ---- built from the calls above; not points of failure of their own
 
     def write_all(self, fd: int, data: bytes | memoryview | np.ndarray, offset: int) -> int:

@@ -9,7 +9,7 @@ from seqvault.errors import DamagedFileError, NewerFormatError, StoreNotFoundErr
 from seqvault.files import Files
 
 NAME = "MANIFEST"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass
@@ -26,6 +26,8 @@ class Manifest:
         sources: last offset per source that is in the segments.
         retention_ms: age from which events are not read and dropped at merges; 0: none.
         max_events: newest events per user that merges keep; 0: all.
+        covers: by number of a segment, the first log file whose events of the segment's
+            users are not in segments; none: the same as ``wal_start``.
     """
 
     schemas: list[list[dict[str, Any]]]
@@ -37,11 +39,17 @@ class Manifest:
     sources: dict[str, int] = field(default_factory=dict)
     retention_ms: int = 0
     max_events: int = 0
+    covers: dict[str, int] = field(default_factory=dict)
 
     def save(self, files: Files, directory: str) -> None:
         """Replaces the manifest file; after a crash the old or the new one is there."""
-        body = json.dumps(asdict(self), separators=(",", ":")).encode()
-        head = f"seqvault {FORMAT} {len(body)} {checksum(body)}\n".encode()
+        plain = asdict(self)
+        form = FORMAT
+        if not self.covers:
+            plain.pop("covers")
+            form = 1
+        body = json.dumps(plain, separators=(",", ":")).encode()
+        head = f"seqvault {form} {len(body)} {checksum(body)}\n".encode()
         files.publish(f"{directory}/{NAME}", head + body)
 
     @classmethod
@@ -76,7 +84,7 @@ class Manifest:
                 f"{path} has format {int(parts[1])}; this version reads up to {FORMAT}. "
                 "Install a newer seqvault."
             )
-        expected = f"seqvault {FORMAT} {len(body)} {checksum(body)}".encode()
+        expected = f"seqvault {int(parts[1])} {len(body)} {checksum(body)}".encode()
         if head != expected:
             raise DamagedFileError(
                 f"{path} is damaged: its checksum does not fit; restore it from a snapshot."

@@ -5,7 +5,7 @@
 import numpy as np
 from numba import njit
 
-from seqvault.codec import kernels
+from seqvault.codec.chains import collect_chains, sort_chains
 from seqvault.index import EMPTY, grown
 from seqvault.schema import Schema
 
@@ -19,6 +19,13 @@ def _link(slots, first_row, heads, links, arrivals, counters):
         heads[slot] = row
         arrivals[row] = counters[slot]
         counters[slot] += 1
+
+
+@njit(nogil=True, cache=True)
+def _relink(slots, first_row, heads, links):
+    for i in range(len(slots)):
+        links[first_row + i] = heads[slots[i]]
+        heads[slots[i]] = first_row + i
 
 
 @njit(nogil=True, cache=True)
@@ -48,6 +55,7 @@ class Memtable:
         self.slots: np.ndarray
         self.arrivals: np.ndarray
         self.links: np.ndarray
+        self.files: np.ndarray  # number of the log file that each event is in
         self.columns: dict[str, np.ndarray] = {}
         self.addresses: np.ndarray
         self._capacity = 0
@@ -66,25 +74,33 @@ class Memtable:
         self.columns = columns
         # where each column is in memory, for kernels
         self.addresses = np.array([column.ctypes.data for column in columns.values()], np.int64)
-        for name in ("slots", "arrivals", "links"):
+        for name in ("slots", "arrivals", "links", "files"):
             fresh = np.empty(capacity, np.int64)
             if self.size:
                 fresh[: self.size] = getattr(self, name)[: self.size]
             setattr(self, name, fresh)
 
     def append(
-        self, slots: np.ndarray, columns: dict[str, np.ndarray], counters: np.ndarray
+        self,
+        slots: np.ndarray,
+        columns: dict[str, np.ndarray],
+        counters: np.ndarray,
+        file: int,
     ) -> None:
         """Adds events of the users ``slots`` and counts up their arrival ``counters``."""
         first, need = self.size, self.size + len(slots)
-        if need > self._capacity:
-            self._grow(max(need, 2 * self._capacity))
+        self._make_room(need)
         for name, column in self.columns.items():
             column[first:need] = columns[name]
         self.slots[first:need] = slots
+        self.files[first:need] = file
         self.heads = grown(self.heads, len(counters), EMPTY)
         _link(slots, first, self.heads, self.links, self.arrivals, counters)
         self.size = need
+
+    def _make_room(self, need: int) -> None:
+        if need > self._capacity:
+            self._grow(max(need, 2 * self._capacity))
 
     def rows(self, slots: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
         """Rows below ``limit`` of each slot (-1: none), sorted by (time, arrival).
@@ -99,24 +115,34 @@ class Memtable:
         starts = np.zeros(len(slots) + 1, np.int64)
         _chain_starts(heads, self.links, limit, starts)
         rows = np.empty(starts[-1], np.int64)
-        kernels.collect_chains(heads, self.links, starts, rows)
-        kernels.sort_chains(starts, rows, self.columns["timestamp"])
+        collect_chains(heads, self.links, starts, rows)
+        sort_chains(starts, rows, self.columns["timestamp"])
         return starts, rows
 
-    def rest(self, first: int, counters: np.ndarray) -> "Memtable":
-        """A new memtable with the rows from ``first`` on, arrival numbers kept."""
+    def part(self, rows: np.ndarray) -> "Memtable":
+        """A new memtable with these rows, ascending, arrival numbers kept."""
         fresh = Memtable(self.schema)
-        slots = self.slots[first : self.size]
-        # numbering them anew from a copy of the counters gives the same numbers
-        again = counters.copy()
-        np.subtract.at(again, slots, 1)
-        fresh.append(
-            slots, {name: self.columns[name][first : self.size] for name in self.columns}, again
-        )
+        fresh.heads = np.full(len(self.heads), EMPTY, np.int64)
+        fresh._take(self, rows)
         return fresh
+
+    def extend(self, other: "Memtable", first: int) -> None:
+        """Adds another one's rows from ``first`` on, arrival numbers kept."""
+        self.heads = grown(self.heads, len(other.heads), EMPTY)
+        self._take(other, np.arange(first, other.size))
+
+    def _take(self, other: "Memtable", rows: np.ndarray) -> None:
+        first, need = self.size, self.size + len(rows)
+        self._make_room(need)
+        for name, column in self.columns.items():
+            column[first:need] = np.take(other.columns[name], rows)
+        for name in ("slots", "arrivals", "files"):
+            getattr(self, name)[first:need] = np.take(getattr(other, name), rows)
+        _relink(self.slots[first:need], first, self.heads, self.links)
+        self.size = need
 
     @property
     def bytes(self) -> int:
         """Bytes in use by the events."""
-        width = 24 + sum(column.itemsize for column in self.columns.values())
+        width = 32 + sum(column.itemsize for column in self.columns.values())
         return self.size * width

@@ -128,15 +128,45 @@ def replay(state: State) -> tuple[int, int, np.ndarray | None]:
             f"log files of {state.path} are missing: there are {numbers}, the first must be "
             f"{start}. Restore the store from a snapshot or a replica."
         )
+    covered = covered_files(state)
     end, data = 0, None
     for number in numbers:
         data = wal.read_file(files, state.path, number)
         end = wal.FIRST
         path = wal.path_of(state.path, number)
         for frame in wal.scan(data, number, path, sealed=number != numbers[-1]):
-            state.apply(decode_frame(frame, state.schemas, path), frame.source, frame.offset)
+            columns = decode_frame(frame, state.schemas, path)
+            columns = not_covered(state, columns, covered, number)
+            state.apply(columns, frame.source, frame.offset, number)
             end = frame.end
     return (numbers[-1] if numbers else 0), end, data
+
+
+def covered_files(state: State) -> np.ndarray:
+    """int64 by slot: log files before this number have no events that are not stored.
+
+    Empty if the log has no files with such events.
+    """
+    covers = state.manifest.covers
+    if not covers:
+        return np.empty(0, np.int64)
+    files = np.zeros(len(state.index.users), np.int64)
+    for number in state.manifest.segments:
+        slots = state.index.users.find(state.segments[number].users)
+        files[slots] = covers.get(str(number), 0)
+    return files
+
+
+def not_covered(
+    state: State, columns: dict[str, np.ndarray], covered: np.ndarray, number: int
+) -> dict[str, np.ndarray]:
+    """Of events in the log file ``number`` those that are not in segments already."""
+    if not len(covered):
+        return columns
+    slots = state.index.users.find(columns["user_id"])
+    stored = (slots >= 0) & (slots < len(covered))
+    stored[stored] = covered[slots[stored]] > number
+    return {name: column[~stored] for name, column in columns.items()} if stored.any() else columns
 
 
 def decode_frame(frame: wal.Frame, schemas: list[Schema], path: str) -> dict[str, np.ndarray]:

@@ -86,11 +86,11 @@ class State:
             self.sources = dict(manifest.sources)
         self.count_stored()
 
-    def apply(self, columns: dict[str, np.ndarray], source: str, offset: int) -> None:
-        """Makes events of the log visible."""
+    def apply(self, columns: dict[str, np.ndarray], source: str, offset: int, file: int) -> None:
+        """Makes events of the log file with the number ``file`` visible."""
         with self.lock:
             slots = self.index.add_users(columns["user_id"])
-            self.memtable.append(slots, columns, self.index.arrivals)
+            self.memtable.append(slots, columns, self.index.arrivals, file)
             if source:
                 self.sources[source] = max(self.sources.get(source, -1), offset)
 

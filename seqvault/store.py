@@ -240,8 +240,15 @@ class SeqVault:
 
     # ---- merging
 
-    def merge(self) -> dict[str, int]:
+    def merge(
+        self, hold_small: bool = False, bytes_per_second: float | None = None
+    ) -> dict[str, int]:
         """Moves what is in the log into segments and tidies segments up.
+
+        Args:
+            hold_small: leave a user's new events in the log while they are few, to write
+                them together with later ones. Their number and age are bounded.
+            bytes_per_second: the most that is written to the disk; None: no limit.
 
         Returns:
             Counts: ``users`` and ``events`` written, ``bytes`` of the new segment.
@@ -250,18 +257,18 @@ class SeqVault:
             DiskFullError: the store is as it was.
         """
         with self._state.merging, self._state.writing("merge"):
-            return self._merger().merge()
+            return self._merger(bytes_per_second).merge(hold_small)
 
-    def _merger(self) -> Merger:
+    def _merger(self, bytes_per_second: float | None = None) -> Merger:
         self._state.check_writable()
         assert self._log is not None
-        return Merger(self._state, self._log, self._reader)
+        return Merger(self._state, self._log, self._reader, bytes_per_second)
 
     def bulk_load(self, source: Any) -> int:
         """Loads life-cycle history past the log; durable when it returns.
 
-        Much faster than ``append`` for large amounts. A crash in the middle may leave
-        a first part of the events stored.
+        Much faster than ``append`` for large amounts, which wait meanwhile. All events are
+        stored or, after an error or a crash, none.
 
         Args:
             source: path or paths of Parquet files, or Arrow tables or record batches,
@@ -272,7 +279,8 @@ class SeqVault:
         """
         self._state.check_writable()
         with self._state.merging, self._state.writing("load events"):
-            return bulk_load(self._state, self._merger(), source)
+            assert self._log is not None
+            return bulk_load(self._state, self._log, self._merger(), source)
 
     # ---- items
 

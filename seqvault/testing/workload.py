@@ -52,7 +52,8 @@ def random_step(oracle: Oracle, rng: random.Random, copies: str) -> Step:
         events, offset = random_events(rng, 3), rng.randint(0, oracle.offset)
         return after, lambda vault: vault.append(events, source="log-0", offset=offset)
     if kind < 0.83:
-        return after, lambda vault: vault.merge()
+        hold = rng.random() < 0.6
+        return after, lambda vault: vault.merge(hold_small=hold)
     if kind < 0.86:
         target = f"{copies}/{rng.getrandbits(60):x}"
         return after, lambda vault: vault.snapshot(target)

@@ -140,9 +140,9 @@ class Machine(RuleBasedStateMachine):
         assert self.vault.bulk_load(pa.table(given)) == 300
         self.model.append(events)
 
-    @rule()
-    def merge(self) -> None:
-        self.vault.merge()
+    @rule(hold=st.booleans())
+    def merge(self, hold: bool) -> None:
+        self.vault.merge(hold_small=hold)
 
     @rule()
     def reopen(self) -> None:
