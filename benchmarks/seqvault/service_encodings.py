@@ -21,10 +21,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 import zstandard
-from compare import generate
+from workload import Histories, generate, load
 
 import seqvault.service.client
 from seqvault import Schema, SeqVault
@@ -119,26 +117,19 @@ class MeasuredClient(seqvault.service.client.SeqVaultClient):
         return reply
 
 
-def events_of(arguments: argparse.Namespace) -> pa.Table:
-    if not arguments.data:
-        return pa.table(generate(arguments.users, 0))
-    table = pq.read_table(arguments.data)
-    if pc.max(table.column("timestamp")).as_py() < 100_000_000_000:  # seconds
-        place = table.column_names.index("timestamp")
-        table = table.set_column(place, "timestamp", pc.multiply(table.column("timestamp"), 1000))
-    kept = [f.name for f in table.schema if pa.types.is_integer(f.type)]
-    return table.select(kept).sort_by([("user_id", "ascending"), ("timestamp", "ascending")])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--users", type=int, default=1500, help="generated (default 1500)")
     parser.add_argument("--data", help="Parquet file of events in place of generated ones")
+    parser.add_argument("--fields", default="item_id,scenario,action", help="of the Parquet file")
     parser.add_argument("--rounds", type=int, default=200)
     arguments = parser.parse_args()
-    table = events_of(arguments)
-    rng = np.random.default_rng(0)
-    users = np.unique(table.column("user_id").to_numpy())
+    histories: Histories = (
+        load(arguments.data, arguments.fields.split(","))
+        if arguments.data
+        else generate(arguments.users, 0)
+    )
+    table, users, rng = pa.table(histories.events), histories.users, np.random.default_rng(0)
     result: dict[str, Any] = {
         "machine": {"python": platform.python_version(), "processor": platform.processor()},
         "events": len(table),
@@ -148,7 +139,7 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/vault"
-        with SeqVault.open(path, schema=Schema.from_arrow(table.schema.remove_metadata())) as vault:
+        with SeqVault.open(path, schema=Schema.from_arrow(table.schema)) as vault:
             vault.bulk_load(table)
             for count, last_n in SHAPES:
                 draws = [rng.choice(users, count) for _ in range(400 if count == 1 else 60)]
@@ -172,8 +163,7 @@ def main() -> None:
                 print(f"    {shape['dictionary']}", flush=True)
         ours.send(False)
         process.join()
-    name = Path(arguments.data).parent.name if arguments.data else "generated"
-    target = Path(__file__).parent / "results" / f"service_encodings-{name}.json"
+    target = Path(__file__).parent / "results" / f"service_encodings-{histories.source}.json"
     target.write_text(json.dumps(result, indent=1) + "\n")
     print(f"written to {target}")
 
