@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numba import njit
 
+from seqvault import index_walks
 from seqvault import merge_policy as policy
 from seqvault import segment as segment_files
 from seqvault.append_log import AppendLog
@@ -20,6 +21,7 @@ from seqvault.state import State, add_segment
 
 PART_EVENTS = 1 << 16  # packed at a time
 RECORD_BYTES = 256  # a small record's own, about
+MANY = 1 << 40  # more than there are
 
 
 @dataclass(frozen=True)
@@ -128,52 +130,61 @@ class Merger:
         """Decides about the first ``limit`` events in memory, of log files before ``end``."""
         state = self._state
         with state.lock:
-            memtable = state.memtable
-            in_memory, files = memtable.slots[:limit], memtable.files[:limit]
-            keys = state.index.users.keys
-            arrived = state.index.arrivals[: len(keys)].copy()
+            memtable, users = state.memtable, len(state.index.users)
         # only merges change what follows, so readers and appends need not wait
-        waiting = policy.waiting_in(in_memory, files)
-        rewrite = worn_segments(state)
-        everybody = np.arange(len(keys), dtype=np.int64)
-        starts, segments, _, lengths, counts = state.index.extents(everybody)
+        files = memtable.files[:limit]
+        waiting = policy.waiting_in(memtable.slots[:limit], files)
+        rewrite = worn_segments(state, users)
+        flags = self._flags(rewrite, users, tidy)
+        forced = np.flatnonzero(flags)
+        write = policy.to_write(waiting, files, end, hold) | (flags[waiting.slots] > 0)
+        touched, held = waiting.only(write), waiting.only(~write)
+        slots = np.union1d(touched.slots, forced).astype(np.int64)
+        tail = np.zeros(len(slots), np.int64)
+        tail[np.searchsorted(slots, touched.slots)] = touched.counts
+        extents, stored, base, size = index_walks.summaries(state.index, slots)
+        kinds = policy.kinds_of(extents, stored, base, tail)
+        # a worn record is written anew: with the base only if that is the worn one
+        kinds[(flags[slots] > 0) & (kinds == EXTENT)] = TAIL
+        kinds[(kinds == TAIL) & (extents <= 1)] = BASE
+        kinds[(flags[slots] & index_walks.BASE_WORN) > 0] = BASE
+        older = np.where(kinds == BASE, stored, np.where(kinds == TAIL, stored - base, 0))
+        width = 16 + sum(dtype.itemsize for dtype in state.schema.columns.values())
+        most = int(size[kinds != EXTENT].sum()) + int(tail.sum()) * width
+        arrived, keys = self._arrived(slots, limit)
+        order = np.argsort(keys)
+        return MergePlan(
+            keys[order], kinds[order], arrived[order], (older + tail)[order],
+            most + RECORD_BYTES * len(slots), rewrite, held.slots,
+            int(held.files.min()) if len(held.files) else end,
+        )  # fmt: skip
+
+    def _flags(self, rewrite: list[int], users: int, tidy: bool) -> np.ndarray:
+        """uint8 by slot, not 0 for users who must be written though nothing is new."""
+        state = self._state
+        if not rewrite and not tidy:
+            return np.zeros(users, np.uint8)
+        worn = np.zeros(state.manifest.next_file, np.bool_)
+        worn[rewrite] = True
+        most = 1 + policy.MAX_EXTENTS if tidy else MANY
+        flags = index_walks.flag_users(state.index, users, worn, most)
         # users of whom nothing is left are carried on, for their arrival numbers
         spent = [state.segments[n].users[state.segments[n].counts == 0] for n in rewrite]
         with state.lock:
             carried = state.index.users.find(np.concatenate([np.empty(0, np.int64), *spent]))
-        extents = np.diff(starts)
-        owner = np.repeat(everybody, extents)
-        worn = np.isin(segments, rewrite)
-        forced = np.union1d(np.unique(owner[worn]), carried).astype(np.int64)
-        if tidy:
-            forced = np.union1d(forced, np.flatnonzero(extents > 1 + policy.MAX_EXTENTS))
-        write = policy.to_write(waiting, files, end, hold) | np.isin(waiting.slots, forced)
-        touched, held = waiting.only(write), waiting.only(~write)
-        slots = np.union1d(touched.slots, forced).astype(np.int64)
-        tail = np.zeros(len(keys), np.int64)
-        tail[touched.slots] = touched.counts
-        stored = np.bincount(owner, weights=counts, minlength=len(keys)).astype(np.int64)
-        base = np.zeros(len(keys), np.int64)
-        oldest = starts[:-1][extents > 0]
-        base[extents > 0] = counts[oldest]
-        kinds = policy.kinds_of(extents, stored, base, tail)
-        # a worn record is written anew: only with the base, if it is not the base itself
-        kinds[forced[kinds[forced] == EXTENT]] = TAIL
-        kinds[kinds == TAIL] = np.where(extents[kinds == TAIL] > 1, TAIL, BASE)
-        kinds[carried] = BASE
-        kinds[owner[oldest[worn[oldest]]]] = BASE
-        slots = slots[np.argsort(keys[slots])]
-        kinds = kinds[slots]
-        older = np.where(kinds == BASE, stored[slots], 0)
-        older = np.where(kinds == TAIL, stored[slots] - base[slots], older)
-        size = np.bincount(owner, weights=lengths, minlength=len(keys))[slots]
-        width = 16 + sum(dtype.itemsize for dtype in state.schema.columns.values())
-        most = int(size[kinds != EXTENT].sum()) + int(tail.sum()) * width
-        return MergePlan(
-            keys[slots], kinds, arrived[slots], older + tail[slots],
-            most + RECORD_BYTES * len(slots), rewrite, held.slots,
-            int(held.files.min()) if len(held.files) else end,
-        )  # fmt: skip
+        flags[carried] |= index_walks.BASE_WORN
+        return flags
+
+    def _arrived(self, slots: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
+        """How many events had arrived for each user when the log was cut; their ids."""
+        state = self._state
+        with state.lock:
+            arrived, keys = state.index.arrivals[slots], state.index.users.keys[slots]
+            newer = state.memtable.slots[limit : state.memtable.size]
+        place = np.searchsorted(slots, newer)
+        known = place < len(slots)
+        known[known] = slots[place[known]] == newer[known]
+        return arrived - np.bincount(place[known], minlength=len(slots)), keys
 
     def _publish(
         self, fresh: Segment, plan: MergePlan, end: int, limit: int, sources: dict[str, int]
@@ -260,13 +271,14 @@ def _oldest_first(values, starts, out):
             out[i] = values[turned - i]
 
 
-def worn_segments(state: State) -> list[int]:
+def worn_segments(state: State, users: int) -> list[int]:
     """Numbers of segments most of whose bytes are no longer in use."""
-    live, oldest = state.index.live_bytes(), state.oldest()
+    live, _, _ = index_walks.live_bytes(state.index, users, state.manifest.next_file)
+    oldest = state.oldest()
     return [
         number
         for number, segment in state.segments.items()
-        if live.get(number, 0) - int(segment.lengths[segment.last_times < oldest].sum())
+        if int(live[number]) - int(segment.lengths[segment.last_times < oldest].sum())
         < (1 - policy.DEAD_SHARE) * int(segment.lengths.sum())
     ]
 

@@ -13,6 +13,7 @@ from seqvault import segment as segment_files
 from seqvault.errors import ReadOnlyError, StoreClosedError, StoreFailedError
 from seqvault.files import Files, disk_full_is_typed
 from seqvault.index import Index
+from seqvault.index_walks import live_bytes
 from seqvault.items import Items
 from seqvault.layouts import Layouts
 from seqvault.manifest import Manifest
@@ -96,9 +97,9 @@ class State:
 
     def count_stored(self) -> None:
         """Sums for ``stats``; to be called where nothing else changes the index."""
-        everybody = np.arange(len(self.index.users), dtype=np.int64)
-        _, _, _, lengths, counts = self.index.extents(everybody)
-        self.stored_events, self.live_bytes = int(counts.sum()), int(lengths.sum())
+        _, self.stored_events, self.live_bytes = live_bytes(
+            self.index, len(self.index.users), self.manifest.next_file
+        )
 
     def oldest(self) -> int:
         """Time from which on events are kept, ms."""
