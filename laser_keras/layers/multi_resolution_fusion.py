@@ -1,5 +1,6 @@
 """Multi-resolution fusion: the global, the salient and the recent view of a history."""
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -13,6 +14,28 @@ from laser_keras.checks import (
 )
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.types import Shape, Tensor
+
+
+def _largest(inputs: Tensor) -> Tensor:
+    """Maximum over axis -2, whose gradient goes to the position of the maximum.
+
+    XLA may compute ``inputs`` a second time for the gradient and round differently. The usual
+    gradient of a maximum compares for equality with the first result, finds none and is lost
+    without a word; the position of the maximum is safe.
+    """
+    if keras.backend.backend() == "torch":
+        return ops.max(inputs, axis=-2)
+
+    def forward(inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+        def backward(upstream: Tensor) -> Tensor:
+            positions = ops.expand_dims(ops.argmax(inputs, axis=-2), -2)
+            all_positions = ops.arange(ops.shape(inputs)[-2], dtype=positions.dtype)
+            chosen = ops.equal(ops.expand_dims(all_positions, -1), positions)
+            return ops.where(chosen, ops.expand_dims(upstream, -2), 0.0)
+
+        return ops.max(inputs, axis=-2), backward
+
+    return ops.custom_gradient(forward)(inputs)
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
@@ -71,16 +94,18 @@ class MultiResolutionFusion(SequenceLayer):
                 visible, nonempty = ops.expand_dims(visible, 1), ops.expand_dims(nonempty, 1)
             # The lowest value that float16 can hold too; it never survives.
             salient = ops.where(visible, history, -6e4)
-            history = ops.where(visible, history, 0.0)
-        salient = ops.max(salient, axis=-2)
+        salient = _largest(salient)
         if mask is not None:
             salient = ops.where(nonempty, salient, 0.0)
         views = [ops.expand_dims(target, -2), ops.expand_dims(salient, -2)]
         if self.num_recent_segments:
+            recent = history[..., : self.num_recent_segments, :]
+            if mask is not None:
+                recent = ops.where(visible[..., : self.num_recent_segments, :], recent, 0.0)
             if history.shape[-2] is None:  # may turn out shorter than R
-                shape = (*ops.shape(history)[:-2], self.num_recent_segments, history.shape[-1])
-                history = ops.concatenate([history, ops.zeros(shape, history.dtype)], axis=-2)
-            views.append(history[..., : self.num_recent_segments, :])
+                shape = (*ops.shape(recent)[:-2], self.num_recent_segments, recent.shape[-1])
+                recent = ops.concatenate([recent, ops.zeros(shape, recent.dtype)], axis=-2)
+            views.append(recent[..., : self.num_recent_segments, :])
         return ops.concatenate(views, axis=-2)
 
     def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> None:

@@ -15,14 +15,17 @@ from laser_keras.checks import (
     check_rate,
     check_same_width,
 )
+from laser_keras.gated_sums import gated_segment_sums
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import (
     linear,
     masked_softmax,
+    merge_heads,
     pad_axis,
     reverse_candidates,
     reverse_valid,
+    split_heads,
     stable_dtype,
     zero_masked,
 )
@@ -253,7 +256,10 @@ class SegmentedTargetAttention(SequenceLayer):
         length = history.shape[1]
         if mask is None and (length is None or length % self.segment_size):
             mask = ops.ones(ops.shape(history)[:2], dtype="bool")  # told apart from the padding
-        history = pad_axis(zero_masked(history, mask), 1, self.segment_size)
+        fused = absorb_keys and absorb_values and similarity is None and self.gate == "sigmoid"
+        if not fused:
+            history = zero_masked(history, mask)
+        history = pad_axis(history, 1, self.segment_size)
         if similarity is not None:
             if mask is not None:
                 visible = ops.expand_dims(ops.expand_dims(mask, 1), -1)
@@ -261,8 +267,29 @@ class SegmentedTargetAttention(SequenceLayer):
             similarity = pad_axis(similarity, 2, self.segment_size)
         if mask is not None:
             mask = pad_axis(mask, 1, self.segment_size)
+        if fused:
+            return self._compress_absorbed(target, history, mask)
         gates = self._gates(target, history, mask, similarity, absorb_keys)
         return self._aggregate(gates, history, similarity, absorb_values)
+
+    def _compress_absorbed(self, target: Tensor, history: Tensor, mask: Tensor | None) -> Tensor:
+        """What ``_gates`` and ``_aggregate`` do with keys and values absorbed, without copies."""
+        batch, candidates = ops.shape(target)[:2]
+        heads, width = self.num_heads, target.shape[-1]
+        query = self._query(target)
+        sums, totals = gated_segment_sums(
+            ops.reshape(self._absorb_keys(query), (batch, candidates * heads, width)),
+            ops.reshape(self._score_offsets(query), (batch, candidates * heads)),
+            history,
+            mask,
+            self.segment_size,
+        )
+        count = ops.shape(sums)[1]
+        segments = self._project_sums(ops.reshape(sums, (batch, count, candidates, heads, width)))
+        if self.value_bias is not None:
+            totals = ops.reshape(totals, (batch, count, candidates, heads))
+            segments = segments + self._bias_of(ops.transpose(totals, (0, 2, 1, 3)))
+        return ops.reshape(segments, (batch, candidates, count, width))
 
     def _gates(
         self,
@@ -274,31 +301,23 @@ class SegmentedTargetAttention(SequenceLayer):
     ) -> Tensor:
         """Gates of all events: [B, N, heads, S, w], in the compute dtype."""
         batch, candidates = ops.shape(target)[:2]
-        length, width = ops.shape(history)[1], history.shape[-1]
-        heads, dk, w = self.num_heads, self.key_dim, self.segment_size
-        query = linear(target, self.query_kernel, self.query_bias)
-        query = ops.reshape(query * self._scale(query.dtype), (batch, candidates, heads, dk))
-        absorbed = None
-        if absorb_keys or similarity is not None:
-            kernel = ops.reshape(self.key_kernel, (width, heads, dk))
-            absorbed = ops.einsum("bnhk,dhk->bnhd", query, kernel)
+        length = ops.shape(history)[1]
+        heads, w = self.num_heads, self.segment_size
+        query = self._query(target)
         if absorb_keys:
-            flat = ops.reshape(absorbed, (batch, candidates * heads, width))
+            flat = ops.reshape(self._absorb_keys(query), (batch, candidates * heads, -1))
             scores = ops.einsum("bmd,bld->bml", flat, history)
             scores = ops.reshape(scores, (batch, candidates, heads, length))
-            if self.key_bias is not None:
-                bias = ops.reshape(self.key_bias, (heads, dk))
-                scores = scores + ops.expand_dims(ops.einsum("bnhk,hk->bnh", query, bias), -1)
         else:
-            keys = linear(history, self.key_kernel, self.key_bias)
-            keys = ops.reshape(keys, (batch, length, heads, dk))
+            keys = linear(history, self.key_kernel)
+            keys = ops.reshape(keys, (batch, length, heads, self.key_dim))
             scores = ops.einsum("bnhk,blhk->bnhl", query, keys)
+        if self.use_bias or self.score_bias is not None:
+            scores = scores + ops.expand_dims(self._score_offsets(query), -1)
         if similarity is not None:
-            weights = ops.einsum("bnhd,md->bnhm", absorbed, self.similarity_kernel)
+            weights = ops.einsum("bnhd,md->bnhm", self._absorb_keys(query), self.similarity_kernel)
             scores = scores + ops.einsum("bnlm,bnhm->bnhl", similarity, weights)
         scores = ops.cast(scores, stable_dtype(self.compute_dtype))
-        if self.score_bias is not None:
-            scores = scores + ops.reshape(ops.cast(self.score_bias, scores.dtype), (heads, 1))
         scores = ops.reshape(scores, (batch, candidates, heads, length // w, w))
         if mask is not None:
             mask = ops.reshape(mask, (batch, 1, 1, length // w, w))
@@ -316,31 +335,61 @@ class SegmentedTargetAttention(SequenceLayer):
         """Sum the gated values of each segment: [B, N, S, d]."""
         batch, candidates, heads, count, w = ops.shape(gates)
         width = history.shape[-1]
-        dv = width // heads
-        kernel = ops.reshape(self.value_kernel, (width, heads, dv))
         if absorb_values:
             by_segment = ops.transpose(gates, (0, 3, 1, 2, 4))
             by_segment = ops.reshape(by_segment, (batch, count, candidates * heads, w))
             events = ops.reshape(history, (batch, count, w, width))
-            sums = ops.reshape(
-                ops.einsum("bsmw,bswd->bsmd", by_segment, events),
-                (batch, count, candidates, heads, width),
-            )
-            segments = ops.einsum("bsnhd,dhe->bnshe", sums, kernel)
+            sums = ops.einsum("bsmw,bswd->bsmd", by_segment, events)
+            sums = ops.reshape(sums, (batch, count, candidates, heads, width))
+            segments = self._project_sums(sums)
         else:
-            values = ops.reshape(linear(history, self.value_kernel), (batch, count, w, heads, dv))
+            values = split_heads(linear(history, self.value_kernel), heads)
+            values = ops.reshape(values, (batch, count, w, heads, width // heads))
             segments = ops.einsum("bnhsw,bswhe->bnshe", gates, values)
         if self.value_bias is not None:
-            # Gates do not sum to one, so the bias counts once per unit of gate.
-            totals = ops.transpose(ops.sum(gates, axis=-1), (0, 1, 3, 2))
-            bias = ops.reshape(self.value_bias, (heads, dv))
-            segments = segments + ops.expand_dims(totals, -1) * bias
+            segments = segments + self._bias_of(ops.transpose(ops.sum(gates, -1), (0, 1, 3, 2)))
         if similarity is not None:
             features = ops.reshape(similarity, (batch, candidates, count, w, similarity.shape[-1]))
             sums = ops.einsum("bnhsw,bnswm->bnshm", gates, features)
-            projected = ops.einsum("md,dhe->mhe", self.similarity_kernel, kernel)
+            projected = split_heads(linear(self.similarity_kernel, self.value_kernel), heads)
             segments = segments + ops.einsum("bnshm,mhe->bnshe", sums, projected)
         return ops.reshape(segments, (batch, candidates, count, width))
+
+    def _query(self, target: Tensor) -> Tensor:
+        """Scaled queries [B, N, heads, key_dim]."""
+        query = linear(target, self.query_kernel, self.query_bias)
+        return split_heads(query * self._scale(query.dtype), self.num_heads)
+
+    def _absorb_keys(self, query: Tensor) -> Tensor:
+        """The vectors [B, N, heads, d] whose products with the events are the scores."""
+        return ops.einsum("bnhk,dhk->bnhd", query, split_heads(self.key_kernel, self.num_heads))
+
+    def _score_offsets(self, query: Tensor) -> Tensor:
+        """What the biases add to all scores of a candidate: [B, N, heads]."""
+        offsets = ops.zeros(ops.shape(query)[:3], dtype=query.dtype)
+        if self.key_bias is not None:
+            bias = ops.reshape(self.key_bias, (self.num_heads, self.key_dim))
+            offsets = ops.einsum("bnhk,hk->bnh", query, bias)
+        return offsets if self.score_bias is None else offsets + self.score_bias
+
+    def _project_sums(self, sums: Tensor) -> Tensor:
+        """Apply ``Wv`` to gated sums of events: [B, S, N, heads, d] to [B, N, S, heads, d / heads].
+
+        Heads side by side times a block-diagonal kernel: with few heads the products with zeros
+        cost less than bringing the heads to the front and back, above all in the gradient.
+        """
+        heads, width = self.num_heads, sums.shape[-1]
+        kernel = split_heads(self.value_kernel, heads)
+        if heads > 2:
+            return ops.einsum("bsnhd,dhe->bnshe", sums, kernel)
+        blocks = ops.einsum("hg,dge->hdge", ops.eye(heads, dtype=kernel.dtype), kernel)
+        segments = linear(merge_heads(sums), ops.reshape(blocks, (heads * width, width)))
+        return ops.transpose(split_heads(segments, heads), (0, 2, 1, 3, 4))
+
+    def _bias_of(self, totals: Tensor) -> Tensor:
+        """Gates do not sum to one, so the value bias counts once per unit of gate [B, N, S, h]."""
+        bias = ops.reshape(self.value_bias, (self.num_heads, -1))
+        return ops.expand_dims(totals, -1) * bias
 
     def _refine(self, segments: Tensor, training: bool | None) -> Tensor:
         if self._ffn is not None:

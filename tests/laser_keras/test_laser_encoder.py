@@ -169,3 +169,19 @@ def test_fusion_golden() -> None:
     fused = to_numpy(MultiResolutionFusion(3)(z, segments, mask=mask))
     assert fused[0, 0].tolist() == [[9, 8], [-1, -1], [-1, -2], [-3, -1], [0, 0]]
     assert fused[1, 0].tolist() == [[7, 6], [0, 0], [0, 0], [0, 0], [0, 0]]
+
+
+def test_the_gradient_of_the_salient_view_goes_to_the_maximum() -> None:
+    """Behind a normalisation, where XLA computes the segments twice and rounds twice."""
+    rng = np.random.default_rng(7)
+    z, segments = rng.normal(size=(2, 3, D)), rng.normal(size=(2, 3, 40, D))
+    mask = np.arange(40) < np.array([[40], [17]])
+    norm, fusion = keras.layers.LayerNormalization(epsilon=1e-6), MultiResolutionFusion(0)
+    norm.build((None, None, None, D))
+
+    def loss(t, h):
+        return keras.ops.sum(fusion(t, norm(h), mask=mask)[..., 1, :])
+
+    found = gradients(norm, loss, [z.astype("float32"), segments.astype("float32")])
+    # Every candidate passes 1 per feature on to the shift of the normalisation.
+    assert_close(found[1], np.full(D, 2.0 * 3.0, "float32"))

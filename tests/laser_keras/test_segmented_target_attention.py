@@ -2,12 +2,20 @@
 
 import itertools
 import math
+from typing import Any
 
 import keras
 import laser_reference as reference
 import numpy as np
 import pytest
-from layer_tools import assert_close, gradients, randomise, to_numpy, weights_by_name
+from layer_tools import (
+    assert_close,
+    float64_enabled,
+    gradients,
+    randomise,
+    to_numpy,
+    weights_by_name,
+)
 
 from laser_keras import SegmentedTargetAttention
 
@@ -104,18 +112,25 @@ def test_execution_orders_agree_in_value_and_gradient(candidates: int, variant: 
             assert_close(a, b)
 
 
-def test_float64_orders_agree_to_1e_10() -> None:
-    if keras.backend.backend() == "jax":
-        import jax
+@pytest.mark.parametrize("masked", [False, True])
+def test_float64_orders_agree_to_1e_10_in_value_and_gradient(masked: bool) -> None:
+    target, history, mask = (np.asarray(x) for x in data(length=12))
+    target, history = target.astype("float64"), history.astype("float64")
+    with float64_enabled():
+        found = []
+        for layer in twins(dtype="float64", use_bias=True, gate_bias=-1.0):
 
-        if not jax.config.jax_enable_x64:
-            pytest.skip("JAX computes in float32 unless jax_enable_x64 is set")
-    outputs = []
-    target, history, mask = data()
-    for layer in twins(dtype="float64", use_bias=True):
-        outputs.append(layer(target.astype("float64"), history.astype("float64"), mask=mask))
-    assert str(keras.backend.standardize_dtype(outputs[0].dtype)) == "float64"
-    assert_close(outputs[0], outputs[1], relative=1e-10)
+            def function(t: Any, h: Any, layer: Any = layer) -> Any:
+                return layer(t, h, mask=mask if masked else None)
+
+            def loss(t: Any, h: Any, function: Any = function) -> Any:
+                return keras.ops.sum(keras.ops.sin(function(t, h)))
+
+            outputs = function(target, history)
+            assert str(keras.backend.standardize_dtype(outputs.dtype)) == "float64"
+            found.append([outputs, *gradients(layer, loss, [target, history])])
+        for project, absorb in zip(*found):
+            assert_close(absorb, project, relative=1e-10)
 
 
 def test_auto_resolves_from_the_static_number_of_candidates() -> None:
