@@ -8,7 +8,7 @@ from numba import njit
 EMPTY = -1
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True)
 def _slot_of(table, keys, key):
     """Place in ``table`` where ``key`` is, or where it would go."""
     mask = len(table) - 1
@@ -134,6 +134,62 @@ def _chain(latest, previous, slots, starts, out):
             starts[b + 1] = starts[b] + n
 
 
+@njit(cache=True)  # holds the GIL: it is short, and whoever waits for the lock needs the GIL
+def find_rows(
+    users, table, keys, latest, previous, segment, offset, length, count, arrivals,
+    heads, links, numbers, fds, schemas, last_n, rows, records, version,
+):  # fmt: skip
+    """Takes what an ordinary read of the users needs, as of one moment.
+
+    Args:
+        users: int64 [B].
+        table, keys, latest, previous, segment, offset, length, count, arrivals: the index.
+        heads, links: the memtable's chains.
+        numbers, fds, schemas: int64 [S] open segments, ascending.
+        last_n: most events per user.
+        rows: int64 [B, 3] receives where a user's records end, and the newest event in
+            memory and the number of events there.
+        records: int64 [R, 5] receives descriptor, offset, length, events and schema.
+        version: int64 [B] receives the number of events that ever arrived.
+
+    Returns:
+        (records found, events that an answer can have at most); with more records than
+        there is room for only their number counts.
+    """
+    used, events = 0, 0
+    for b in range(len(users)):
+        slot = table[_slot_of(table, keys, users[b])]
+        rows[b, 1], rows[b, 2], version[b] = EMPTY, 0, 0
+        if slot < 0:
+            rows[b, 0] = used
+            continue
+        version[b] = arrivals[slot]
+        extents, held = 0, 0
+        extent = latest[slot]
+        while extent >= 0:
+            extents += 1
+            extent = previous[extent]
+        extent, at = latest[slot], used + extents
+        used = at
+        while extent >= 0 and used <= len(records):
+            at -= 1
+            place = np.searchsorted(numbers, segment[extent])
+            records[at, 0], records[at, 1] = fds[place], offset[extent]
+            records[at, 2], records[at, 3] = length[extent], count[extent]
+            records[at, 4] = schemas[place]
+            held += count[extent]
+            extent = previous[extent]
+        rows[b, 0] = used
+        if slot < len(heads):
+            rows[b, 1] = heads[slot]
+            row = heads[slot]
+            while row >= 0:
+                rows[b, 2] += 1
+                row = links[row]
+        events += min(last_n, held + rows[b, 2])
+    return used, events
+
+
 class Index:
     """Users, the extents of each on disk, and how many events ever arrived for each."""
 
@@ -203,6 +259,14 @@ class Index:
             self._count[found].astype(np.int64),
         )
 
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """What ``find_rows`` takes."""
+        return (
+            self.users._table, self.users._keys, self._latest, self._previous, self._segment,
+            self._offset, self._length, self._count, self.arrivals,
+        )  # fmt: skip
+
     def live_bytes(self) -> dict[int, int]:
         """Bytes of records in use per segment."""
         slots = np.arange(len(self.users), dtype=np.int64)
@@ -214,8 +278,4 @@ class Index:
     @property
     def bytes(self) -> int:
         """Bytes in memory."""
-        arrays = (
-            self.users._table, self.users._keys, self.arrivals, self._latest, self._previous,
-            self._segment, self._offset, self._length, self._count,
-        )  # fmt: skip
-        return sum(array.nbytes for array in arrays)
+        return sum(array.nbytes for array in self.arrays)

@@ -9,6 +9,8 @@ import numpy as np
 from seqvault.events import to_bits
 from seqvault.schema import Schema
 
+MAX_SHAPES = 256
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -19,12 +21,33 @@ class Layout:
         sizes: int64 [C], bytes of a value.
         defaults: uint64 [C], bits that stand in where a record lacks the field.
         columns_of: int64 [C, S], each field's column under each schema, -1: it lacks it.
+        mem_columns: int64 [C], each field's place among the columns of the memtable.
+        shapes: what ``offsets`` worked out before.
     """
 
     dtypes: list[np.dtype[Any]]
     sizes: np.ndarray
     defaults: np.ndarray
     columns_of: np.ndarray
+    mem_columns: np.ndarray
+    shapes: dict[tuple[int, int], tuple[int, list[tuple[str, np.dtype[Any], int]]]]
+
+    def offsets(
+        self, names: tuple[str, ...], rows: int, width: int
+    ) -> tuple[int, list[tuple[str, np.dtype[Any], int]]]:
+        """Bytes of an answer of ``rows`` times ``width`` events, and where each field is."""
+        known = self.shapes.get((rows, width))
+        if known is None:
+            padded = (self.sizes * (rows * width) + 63) & ~63
+            ends = np.cumsum(padded)
+            known = (
+                int(ends[-1]) if len(ends) else 0,
+                list(zip(names, self.dtypes, (ends - padded).tolist(), strict=True)),
+            )
+            if len(self.shapes) >= MAX_SHAPES:
+                self.shapes.clear()
+            self.shapes[rows, width] = known
+        return known
 
 
 class Layouts:
@@ -70,4 +93,6 @@ class Layouts:
             np.array([dtype.itemsize for dtype in dtypes], np.int64),
             defaults,
             self._table[[self._rows[name] for name in names]],
+            np.array([max(self._rows[name] - 1, 0) for name in names], np.int64),
+            {},
         )

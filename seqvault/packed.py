@@ -14,9 +14,12 @@ from typing import Any
 
 import numpy as np
 
-from seqvault.codec import kernels
+from seqvault.codec.chunks import BLOCK, OK, PADDING
 from seqvault.codec.cutting import cut_records
+from seqvault.codec.planning import plan_read
 from seqvault.codec.primitives import checksum
+from seqvault.codec.records import ARRIVAL, TIMESTAMP, pack_records, records_bound
+from seqvault.codec.unpacking import unpack_columns
 from seqvault.errors import DamagedFileError
 from seqvault.events import NO_BOUND, to_bits
 from seqvault.reader import Reader
@@ -83,7 +86,7 @@ def _stored(
     many = np.diff(found.starts)
     data, places, shifts, first_blocks = reader.fetch(found, bound, wanted)
     kept, counts, tables = _projection(reader, names)
-    room = int((found.lengths - shifts).sum()) + kernels.PADDING
+    room = int((found.lengths - shifts).sum()) + PADDING
     out, ends = np.empty(room, np.uint8), np.empty(len(places), np.int64)
     status, record = cut_records(
         data, places, found.lengths, shifts, first_blocks, reader.columns_in, found.schema_ids,
@@ -131,12 +134,12 @@ def _records(
     """Packs events, oldest first, into one record per user; also the records' sizes."""
     fields = [name for name in names if name != "timestamp"]
     columns = np.zeros((2 + len(fields), int(starts[-1])), np.int64)
-    columns[kernels.TIMESTAMP] = bits["timestamp"]
+    columns[TIMESTAMP] = bits["timestamp"]
     for c, name in enumerate(fields):
         columns[2 + c] = bits[name]
-    out = np.empty(kernels.records_bound(len(users), *columns.shape[::-1]), np.uint8)
+    out = np.empty(records_bound(len(users), *columns.shape[::-1]), np.uint8)
     offsets = np.empty(len(users) + 1, np.int64)
-    kernels.pack_records(users, np.asarray(starts, np.int64), columns, out, offsets)
+    pack_records(users, np.asarray(starts, np.int64), columns, out, offsets)
     return out[: offsets[-1]], np.diff(offsets)
 
 
@@ -150,7 +153,7 @@ def _projection(
     counts = np.empty(schemas, np.int64)
     tables: list[list[int]] = []
     for s in range(schemas):
-        there = sorted({kernels.TIMESTAMP, kernels.ARRIVAL, *columns_of[:, s].tolist()} - {-1})
+        there = sorted({TIMESTAMP, ARRIVAL, *columns_of[:, s].tolist()} - {-1})
         kept[s, : len(there)], counts[s] = there, len(there)
         tables.append([there.index(c) if c >= 0 else -1 for c in columns_of[:, s].tolist()])
     return kept, counts, tables
@@ -183,7 +186,7 @@ def _message(
             description,
             *(np.ascontiguousarray(array, "<i8").tobytes() for array in (*rows, schemas, lengths)),
             records.tobytes(),
-            bytes(kernels.PADDING),
+            bytes(PADDING),
         )
     )
     return b"".join((MAGIC, checksum(body).to_bytes(4, "little"), body))
@@ -197,7 +200,7 @@ def unpack_batch(message: bytes) -> SequenceBatch:
     """
     data = np.frombuffer(message, np.uint8).copy()
     start = len(MAGIC) + 4
-    if len(data) < start + 4 + kernels.PADDING or data[: len(MAGIC)].tobytes() != MAGIC:
+    if len(data) < start + 4 + PADDING or data[: len(MAGIC)].tobytes() != MAGIC:
         raise _damaged("it does not start as one does")
     if checksum(data[start:]) != int.from_bytes(message[start - 4 : start], "little"):
         raise _damaged("its checksum does not fit")
@@ -209,13 +212,13 @@ def unpack_batch(message: bytes) -> SequenceBatch:
     users, before, version, per_row = (numbers[i * rows : (i + 1) * rows] for i in range(4))
     schemas, lengths = numbers[4 * rows : 4 * rows + many], numbers[4 * rows + many :]
     first = at + numbers.nbytes
-    if first + int(lengths.sum()) + kernels.PADDING != len(data) or per_row.sum() != many:
+    if first + int(lengths.sum()) + PADDING != len(data) or per_row.sum() != many:
         raise _damaged("its parts do not add up")
     dtypes = [np.dtype(name) for name in told["dtypes"]]
     counts, columns = _unpack_records(
         data, first, users, before, np.concatenate([[0], np.cumsum(per_row)]), lengths,
-        np.array(told["columns_in"], np.int64)[schemas], told["oldest"], last_n,
-        np.array(told["columns"], np.int64).reshape(-1, len(dtypes)).T[:, schemas],
+        np.array(told["columns_in"], np.int64)[schemas], schemas, told["oldest"], last_n,
+        np.array(told["columns"], np.int64).reshape(-1, len(dtypes)).T,
         np.array(told["defaults"], np.uint64), dtypes,
     )  # fmt: skip
     named = dict(zip(told["names"], columns, strict=True))
@@ -224,7 +227,7 @@ def unpack_batch(message: bytes) -> SequenceBatch:
 
 def _unpack_records(
     data: np.ndarray, first: int, users: np.ndarray, before: np.ndarray, starts: np.ndarray,
-    lengths: np.ndarray, record_columns: np.ndarray, oldest: int, last_n: int,
+    lengths: np.ndarray, record_columns: np.ndarray, schemas: np.ndarray, oldest: int, last_n: int,
     columns_of: np.ndarray, defaults: np.ndarray, dtypes: list[np.dtype[Any]],
 ) -> tuple[np.ndarray, list[np.ndarray]]:  # fmt: skip
     """Lengths and [B, L] arrays from records in a buffer."""
@@ -234,11 +237,11 @@ def _unpack_records(
     # a block takes more than 8 bytes, whatever a damaged record says
     blocks = int(lengths.sum()) // 8
     claimed = [int.from_bytes(data[at + 8 : at + 12].tobytes(), "little") for at in places.tolist()]
-    most = min(blocks, sum(-(-count // kernels.BLOCK) for count in claimed))
+    most = min(blocks, sum(-(-count // BLOCK) for count in claimed))
     block_arrays = tuple(np.empty((10, most), np.int64))
-    dest = np.empty((most, kernels.BLOCK), np.int32)
+    dest = np.empty((most, BLOCK), np.int32)
     none, zeros = np.empty(0, np.int64), np.zeros(many, np.int64)
-    used, status, record = kernels.plan_read(  # type: ignore[call-arg]
+    used, status, record = plan_read(  # type: ignore[call-arg]
         data, places, lengths, zeros, zeros, record_columns, starts, users,
         np.zeros(rows + 1, np.int64), none, np.empty(0, np.bool_),
         before, np.full(rows, oldest, np.int64), np.full(rows, last_n, np.int64),
@@ -246,17 +249,17 @@ def _unpack_records(
         np.empty((0, many), np.int64), np.zeros(1, np.int64), none,
         *block_arrays, dest, np.empty(0, np.int32), counts,
     )  # fmt: skip
-    if status != kernels.OK:
+    if status != OK:
         raise _damaged(f"record {record} is wrong")
     sizes = np.array([dtype.itemsize for dtype in dtypes], np.int64)
     padded = (sizes * rows * last_n + 63) & ~63
     outputs = np.cumsum(padded) - padded
-    out = np.zeros(int(padded.sum()), np.uint8)
-    status, record = kernels.unpack_columns(  # type: ignore[call-arg]
-        data, used, *block_arrays, dest, np.ascontiguousarray(columns_of), defaults, sizes,
-        outputs, np.arange(rows, dtype=np.int64) * last_n, out,
+    out = np.zeros(int(padded.sum()) + PADDING, np.uint8)
+    status, record = unpack_columns(  # type: ignore[call-arg]
+        data, used, *block_arrays, dest, schemas, np.ascontiguousarray(columns_of),
+        defaults, sizes, outputs, np.arange(rows, dtype=np.int64) * last_n, out,
     )  # fmt: skip
-    if status != kernels.OK:
+    if status != OK:
         raise _damaged(f"record {record} is wrong")
     width = rows * last_n
     return counts, [

@@ -7,8 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from seqvault.codec import kernels
+from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, OK, PADDING
+from seqvault.codec.planning import plan_read
+from seqvault.codec.unpacking import unpack_columns
+from seqvault.direct_reader import DirectReader
 from seqvault.errors import DamagedFileError
+from seqvault.files import Files
 from seqvault.layouts import Layout
 from seqvault.requests import MAX_LAST_N, bounds_of, check_last_n, filters_of, ids_of, versions_of
 from seqvault.schema import Schema
@@ -62,6 +66,9 @@ class Reader:
     def __init__(self, state: State) -> None:
         self._state = state
         self._local = threading.local()
+        # a file layer that wants to see each call gets each call
+        plain = type(state.files).preadv is Files.preadv
+        self._direct = DirectReader(state) if plain else None
 
     @property
     def schema(self) -> Schema:
@@ -96,6 +103,10 @@ class Reader:
         version: np.ndarray | None,
     ) -> SequenceBatch:
         """See ``SeqVault.read``."""
+        if scenarios is None and actions is None and version is None and self._direct:
+            batch = self._direct.read(user_ids, before, last_n, fields)
+            if batch is not None:
+                return batch
         plan, names, answer = self._plan_request(
             user_ids, before, last_n, scenarios, actions, fields, version
         )
@@ -116,12 +127,16 @@ class Reader:
         version: np.ndarray | None,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """See ``SeqVault.read_ragged``."""
-        plan, names, answer = self._plan_request(
+        if scenarios is None and actions is None and version is None and self._direct:
+            answer = self._direct.read_ragged(user_ids, before, last_n, fields)
+            if answer is not None:
+                return answer
+        plan, names, seen = self._plan_request(
             user_ids, before, last_n, scenarios, actions, fields, version
         )
         row_starts = np.cumsum(plan.counts) - plan.counts
         columns = self.unpack(plan, names, row_starts, int(plan.counts.sum()))
-        return plan.counts.astype(np.int32), answer, columns
+        return plan.counts.astype(np.int32), seen, columns
 
     def _plan_request(
         self,
@@ -188,7 +203,7 @@ class Reader:
         if before is not None:
             for r in np.flatnonzero(lengths > LONG_RECORD).tolist():
                 row = int(np.searchsorted(found.starts, r, side="right")) - 1
-                blocks = -(-int(found.counts[r]) // kernels.BLOCK)
+                blocks = -(-int(found.counts[r]) // BLOCK)
                 size = 16 + 12 * blocks
                 segment = found.open_segments[int(segments[r])]
                 head = self._state.files.read_all(segment.fd, size, int(offsets[r]))
@@ -196,7 +211,7 @@ class Reader:
                     raise DamagedFileError(f"{segment.path} is shorter than its footer says.")
                 entries = head[12 : 12 + 12 * blocks].view([("first", "<i8"), ("end", "<u4")])
                 stop = int(np.searchsorted(entries["first"], before[row]))
-                start = stop - 1 - -(-int(min(last_n[row], MAX_LAST_N)) // kernels.BLOCK)
+                start = stop - 1 - -(-int(min(last_n[row], MAX_LAST_N)) // BLOCK)
                 if start > 0:
                     first_blocks[r] = start
                     shifts[r] = int(entries["end"][start - 1]) - size
@@ -208,7 +223,7 @@ class Reader:
         ends = np.cumsum(sizes)
         starts = ends - sizes
         total = int(ends[-1]) if many else 0
-        data = self._buffer(total + kernels.PADDING)
+        data = self._buffer(total + PADDING)
         targets = starts.copy()
         for r, head in heads.items():
             data[starts[r] : starts[r] + len(head)] = head
@@ -269,12 +284,12 @@ class Reader:
         if filters:
             filter_starts[1:] = np.cumsum([len(wanted) for _, wanted in filters])
             filter_values = np.concatenate([wanted for _, wanted in filters])
-        most = int(((found.counts + (kernels.BLOCK - 1)) // kernels.BLOCK).sum())
+        most = int(((found.counts + (BLOCK - 1)) // BLOCK).sum())
         block_arrays = tuple(np.empty((10, most), np.int64))
-        dest = np.empty((most, kernels.BLOCK), np.int32)
+        dest = np.empty((most, BLOCK), np.int32)
         mem_dest = np.full(len(found.mem_rows), -1, np.int32)
         counts = np.zeros(rows, np.int64)
-        blocks, status, record = kernels.plan_read(  # type: ignore[call-arg]
+        blocks, status, record = plan_read(  # type: ignore[call-arg]
             data, records, found.lengths, shifts, first_blocks, record_columns,
             found.starts, found.users,
             found.mem_starts, found.mem_columns["timestamp"][found.mem_rows], mem_keep,
@@ -287,10 +302,10 @@ class Reader:
 
     def check_status(self, status: int, record: int, found: Found) -> None:
         """Raises ``DamagedFileError`` for what a kernel found wrong with a record."""
-        if status == kernels.OK:
+        if status == OK:
             return
         segment = found.open_segments[int(found.segments[record])]
-        what = {kernels.BAD_HEADER: "header", kernels.BAD_BLOCK: "checksum"}.get(status, "content")
+        what = {BAD_HEADER: "header", BAD_BLOCK: "checksum"}.get(status, "content")
         raise DamagedFileError(
             f"{segment.path} is damaged: the {what} of the record at byte "
             f"{int(found.offsets[record])} is wrong. Restore it from a snapshot or a replica."
@@ -304,12 +319,11 @@ class Reader:
         sizes = layout.sizes
         padded = (sizes * places + 63) & ~63
         ends = padded.cumsum()
-        out = np.zeros(int(ends[-1]) if len(ends) else 0, np.uint8)
+        out = np.zeros(int(ends[-1] if len(ends) else 0) + PADDING, np.uint8)
         outputs = ends - padded
-        status, record = kernels.unpack_columns(  # type: ignore[call-arg]
+        status, record = unpack_columns(  # type: ignore[call-arg]
             plan.data, plan.blocks, *plan.block_arrays, plan.dest,
-            layout.columns_of[:, found.schema_ids], layout.defaults, sizes, outputs,
-            row_starts, out,
+            found.schema_ids, layout.columns_of, layout.defaults, sizes, outputs, row_starts, out,
         )  # fmt: skip
         self.check_status(status, record, found)
         wanted = plan.mem_dest

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqvault.codec import kernels
+from seqvault.codec.chunks import BLOCK, OK, PADDING
 from seqvault.codec.primitives import checksum
+from seqvault.codec.records import pack_array, pack_records, records_bound, unpack_array
 from seqvault.errors import DamagedFileError, NewerFormatError
 from seqvault.files import Files
 
@@ -65,9 +66,9 @@ def pack(
     counts = np.diff(starts)
     last_times = np.zeros(len(users), np.int64)
     last_times[counts > 0] = columns[0, starts[1:][counts > 0] - 1]
-    out = np.empty(kernels.records_bound(len(users), columns.shape[1], columns.shape[0]), np.uint8)
+    out = np.empty(records_bound(len(users), columns.shape[1], columns.shape[0]), np.uint8)
     offsets = np.empty(len(users) + 1, np.int64)
-    kernels.pack_records(users, starts, columns, out, offsets)
+    pack_records(users, starts, columns, out, offsets)
     return Packed(
         out[: offsets[-1]],
         users,
@@ -106,10 +107,10 @@ def write(
         ]
         count = len(listed[0])
         listed[0] = np.diff(listed[0], prepend=0)
-        packed = np.empty(kernels.PADDING + count * 9 + (count // 256 + 1) * 16, np.uint8)
+        packed = np.empty(PADDING + count * 9 + (count // 256 + 1) * 16, np.uint8)
         body = [np.array([count], "<u8").tobytes()]
         for values in listed:
-            size = kernels.pack_array(np.ascontiguousarray(values), packed)
+            size = pack_array(np.ascontiguousarray(values), packed)
             body += [np.array([size], "<u8").tobytes(), packed[:size].tobytes()]
         footer = b"".join(body)
         trailer = np.zeros(1, TRAILER)
@@ -168,17 +169,17 @@ class Segment:
         self.schema_id = int(header["schema"])
         self.events = int(trailer["events"])
         self.end = int(trailer["footer"])
-        padded = np.concatenate([footer, np.zeros(kernels.PADDING, np.uint8)])
+        padded = np.concatenate([footer, np.zeros(PADDING, np.uint8)])
         count = int(padded[:8].view("<u8")[0])
         listed, position = [], 8
-        if count > kernels.BLOCK * len(footer):
+        if count > BLOCK * len(footer):
             raise self._damaged("its footer says more records than it can hold")
         for _ in FOOTER_COLUMNS:
             size = int(padded[position : position + 8].copy().view("<u8")[0])
             if position + 8 + size > len(footer):
                 raise self._damaged("its footer is cut short")
             values = np.empty(count, np.uint64)
-            if kernels.unpack_array(padded[position + 8 :], size, values) != kernels.OK:
+            if unpack_array(padded[position + 8 :], size, values) != OK:
                 raise self._damaged("its footer is wrong")
             listed.append(values.view(np.int64))
             position += 8 + size

@@ -4,6 +4,7 @@ import tempfile
 
 import numpy as np
 
+from seqvault.packed import unpack_batch
 from seqvault.schema import Field, Schema
 from seqvault.store import SeqVault
 
@@ -27,7 +28,9 @@ def warm_up() -> None:
                 vault.append(events)
                 vault.merge()
             vault.append(events)
+            vault.read([0], before=400, last_n=9)
             vault.read([0], before=400, last_n=9, actions=[0])
+            unpack_batch(vault.read_packed([0], before=400, last_n=9))
             vault.put_items({"item_id": [1], "value": [1]})
             vault.read_items([1])
         with SeqVault.open(directory + "/vault") as vault:

@@ -5,17 +5,9 @@
 import numpy as np
 from numba import njit
 
-from seqvault.codec.kernels import (
-    _MASK16,
-    _MASK32,
-    BAD_BLOCK,
-    BAD_HEADER,
-    BLOCK,
-    OK,
-    _check_block,
-    _check_record,
-)
+from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, MASK16, MASK32, OK
 from seqvault.codec.primitives import crc32c, load_u64, store_u32, store_u64
+from seqvault.codec.records import check_block, check_record
 
 
 @njit(nogil=True, cache=True)
@@ -43,7 +35,7 @@ def cut_records(
     for r in range(len(records)):
         position, schema = records[r], schemas[r]
         columns, kept = columns_in[schema], kept_counts[schema]
-        blocks = _check_record(data, position, lengths[r], users[r])
+        blocks = check_record(data, position, lengths[r], users[r])
         if blocks < 0:
             return BAD_HEADER, r
         stop = blocks
@@ -55,7 +47,7 @@ def cut_records(
         if stop == first:
             ends[r] = write
             continue
-        total = np.int64(load_u64(data, position + 8) & _MASK32)
+        total = np.int64(load_u64(data, position + 8) & MASK32)
         start_of = position - shifts[r]
         head = 16 + 12 * (stop - first)
         target = write + head
@@ -65,15 +57,15 @@ def cut_records(
             entry = position + 12 + 12 * b
             start = start_of + 16 + 12 * blocks
             if b > 0:
-                start = start_of + np.int64(load_u64(data, entry - 4) & _MASK32)
-            end = start_of + np.int64(load_u64(data, entry + 8) & _MASK32)
-            if not _check_block(data, start, end, columns):
+                start = start_of + np.int64(load_u64(data, entry - 4) & MASK32)
+            end = start_of + np.int64(load_u64(data, entry + 8) & MASK32)
+            if not check_block(data, start, end, columns):
                 return BAD_BLOCK, r
             block, chunk = target, start + 4 + 2 * columns
             target += 4 + 2 * kept
             k = 0
             for c in range(columns):
-                length = np.int64(load_u64(data, start + 4 + 2 * c) & _MASK16)
+                length = np.int64(load_u64(data, start + 4 + 2 * c) & MASK16)
                 if k < kept and kept_columns[schema, k] == c:
                     out[block + 4 + 2 * k] = length & 255
                     out[block + 5 + 2 * k] = length >> 8

@@ -10,42 +10,64 @@ from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np import arrayobj
 
 _I64 = ir.IntType(64)
 
 
+def _pointer(context, builder, kind, data, index, to):
+    """To the item ``index`` of an array, or to the byte ``index`` behind an address.
+
+    Arrays cost some ten words and two atomic counts with each call that is not inlined;
+    hot kernels hand addresses on.
+    """
+    if isinstance(kind, types.Integer):
+        start = builder.inttoptr(data, ir.IntType(8).as_pointer())
+    else:
+        start = context.make_array(kind)(context, builder, data).data
+    return builder.bitcast(builder.gep(start, [index]), to.as_pointer())
+
+
 @intrinsic
-def load_u64(typingctx, array, index):
-    """Little-endian 8 bytes of a uint8 array at any offset."""
+def load_u8(typingctx, data, index):
+    """One byte of a uint8 array or behind an address, as a number."""
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), _I64.as_pointer())
-        return builder.load(pointer, align=1)
+        kind = ir.IntType(8)
+        value = builder.load(_pointer(context, builder, signature.args[0], *args, kind), align=1)
+        return builder.zext(value, _I64)
 
-    return types.uint64(array, types.intp), codegen
+    return types.int64(data, types.intp), codegen
 
 
 @intrinsic
-def store_u64(typingctx, array, index, value):
-    """Writes 8 bytes little-endian into a uint8 array at any offset."""
+def load_u64(typingctx, data, index):
+    """Little-endian 8 bytes of a uint8 array or behind an address, at any offset."""
 
     def codegen(context, builder, signature, args):
-        data = context.make_array(signature.args[0])(context, builder, args[0]).data
-        pointer = builder.bitcast(builder.gep(data, [args[1]]), _I64.as_pointer())
+        return builder.load(_pointer(context, builder, signature.args[0], *args, _I64), align=1)
+
+    return types.uint64(data, types.intp), codegen
+
+
+@intrinsic
+def store_u64(typingctx, data, index, value):
+    """Writes 8 bytes little-endian into a uint8 array or behind an address."""
+
+    def codegen(context, builder, signature, args):
+        pointer = _pointer(context, builder, signature.args[0], *args[:2], _I64)
         builder.store(args[2], pointer, align=1)
         return context.get_dummy_value()
 
-    return types.void(array, types.intp, types.uint64), codegen
+    return types.void(data, types.intp, types.uint64), codegen
 
 
 def _store_narrow(width):
     @intrinsic
     def store(typingctx, array, index, value):
         def codegen(context, builder, signature, args):
-            data = context.make_array(signature.args[0])(context, builder, args[0]).data
             kind = ir.IntType(width)
-            pointer = builder.bitcast(builder.gep(data, [args[1]]), kind.as_pointer())
+            pointer = _pointer(context, builder, signature.args[0], *args[:2], kind)
             builder.store(builder.trunc(args[2], kind), pointer, align=1)
             return context.get_dummy_value()
 
@@ -59,9 +81,8 @@ store_u8, store_u16, store_u32 = _store_narrow(8), _store_narrow(16), _store_nar
 _LANES = ir.VectorType(ir.IntType(32), 8)
 
 
-def _lane_pointer(context, builder, kind, array, index):
-    data = context.make_array(kind)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _LANES.as_pointer())
+def _lane_pointer(context, builder, kind, data, index):
+    return _pointer(context, builder, kind, data, index, _LANES)
 
 
 def _splat(builder, value):
@@ -73,68 +94,97 @@ def _splat(builder, value):
     return builder.shuffle_vector(single, ir.Constant(_LANES, ir.Undefined), mask)
 
 
-@intrinsic
-def unpack_lanes(typingctx, data, position, shift, mask, out, index):
-    """``out[index:index + 8] = (32-bit lanes at position, continued in the next) >> shift``.
-
-    Plain loops over uint32 are widened by numba and do not vectorise; this emits
-    ``<8 x i32>`` directly.
-    """
-
-    def codegen(context, builder, signature, args):
-        low = builder.load(
-            _lane_pointer(context, builder, signature.args[0], args[0], args[1]), align=1
-        )
-        after = builder.add(args[1], ir.Constant(args[1].type, 32))
-        high = builder.load(
-            _lane_pointer(context, builder, signature.args[0], args[0], after), align=1
-        )
-        right = _splat(builder, args[2])
-        # shifted twice, because a shift by 32 has no meaning
-        left = _splat(builder, builder.sub(ir.Constant(_I64, 31), args[2]))
-        one = ir.Constant(_LANES, [1] * 8)
-        value = builder.or_(builder.lshr(low, right), builder.shl(builder.shl(high, one), left))
-        value = builder.and_(value, _splat(builder, args[3]))
-        builder.store(
-            value, _lane_pointer(context, builder, signature.args[4], args[4], args[5]), align=1
-        )
-        return context.get_dummy_value()
-
-    return (
-        types.void(data, types.intp, types.uint64, types.uint64, out, types.intp),
-        codegen,
-    )
+def _lanes_at(context, builder, kind, data, position, shift, mask):
+    low = builder.load(_lane_pointer(context, builder, kind, data, position), align=1)
+    after = builder.add(position, ir.Constant(position.type, 32))
+    high = builder.load(_lane_pointer(context, builder, kind, data, after), align=1)
+    right = _splat(builder, shift)
+    # shifted twice, because a shift by 32 has no meaning
+    left = _splat(builder, builder.sub(ir.Constant(_I64, 31), shift))
+    one = ir.Constant(_LANES, [1] * 8)
+    value = builder.or_(builder.lshr(low, right), builder.shl(builder.shl(high, one), left))
+    return builder.and_(value, _splat(builder, mask))
 
 
-def _store_backward(width, source_width):
-    """Store of 8 values from ``values[index:index + 8]``, last first, plus ``shift``."""
-    wide = ir.VectorType(ir.IntType(source_width), 8)
+def _put_lanes(width):
+    """Unpacks 8 values, adds ``base`` and stores them last first, in ``width`` bits each."""
     narrow = ir.VectorType(ir.IntType(width), 8)
     order = ir.Constant(_LANES, list(range(7, -1, -1)))
 
     @intrinsic
-    def store(typingctx, out, at, values, index, shift):
+    def put(typingctx, data, position, shift, mask, base, out, at):
         def codegen(context, builder, signature, args):
-            source = context.make_array(signature.args[2])(context, builder, args[2]).data
-            source = builder.bitcast(builder.gep(source, [args[3]]), wide.as_pointer())
-            value = builder.load(source, align=1)
-            value = builder.shuffle_vector(value, ir.Constant(wide, ir.Undefined), order)
-            if source_width == 32:
-                value = builder.add(value, _splat(builder, args[4]))
-            if width < source_width:
+            value = _lanes_at(context, builder, signature.args[0], *args[:4])
+            value = builder.add(value, _splat(builder, args[4]))
+            value = builder.shuffle_vector(value, ir.Constant(_LANES, ir.Undefined), order)
+            if width < 32:
                 value = builder.trunc(value, narrow)
-            target = context.make_array(signature.args[0])(context, builder, args[0]).data
-            target = builder.bitcast(builder.gep(target, [args[1]]), narrow.as_pointer())
+            target = _pointer(context, builder, signature.args[5], *args[5:], narrow)
             builder.store(value, target, align=1)
             return context.get_dummy_value()
 
-        return types.void(out, types.intp, values, types.intp, types.uint64), codegen
+        u64, index = types.uint64, types.intp
+        return types.void(data, index, u64, u64, u64, out, index), codegen
 
-    return store
+    return put
 
 
-store_backward_u8, store_backward_u16 = _store_backward(8, 32), _store_backward(16, 32)
-store_backward_u32, store_backward_u64 = _store_backward(32, 32), _store_backward(64, 64)
+put_lanes_u8, put_lanes_u16, put_lanes_u32 = _put_lanes(8), _put_lanes(16), _put_lanes(32)
+_WIDE = ir.VectorType(_I64, 8)
+
+
+@intrinsic
+def put_lanes_u64(typingctx, data, low, low_shift, low_mask, high, high_shift, high_mask, base,
+                  out, at):  # fmt: skip
+    """The same of two planes, low 32 bits and those above; a mask of 0 is no second plane."""
+
+    def codegen(context, builder, signature, args):
+        kind = signature.args[0]
+        lower = _lanes_at(context, builder, kind, args[0], *args[1:4])
+        upper = _lanes_at(context, builder, kind, args[0], *args[4:7])
+        upper = builder.shl(builder.zext(upper, _WIDE), ir.Constant(_WIDE, [32] * 8))
+        value = builder.or_(builder.zext(lower, _WIDE), upper)
+        undefined = ir.Constant(_WIDE, ir.Undefined)
+        single = builder.insert_element(undefined, args[7], ir.Constant(ir.IntType(32), 0))
+        value = builder.add(
+            value, builder.shuffle_vector(single, undefined, ir.Constant(_LANES, [0] * 8))
+        )
+        order = ir.Constant(_LANES, list(range(7, -1, -1)))
+        value = builder.shuffle_vector(value, undefined, order)
+        target = _pointer(context, builder, signature.args[8], *args[8:], _WIDE)
+        builder.store(value, target, align=1)
+        return context.get_dummy_value()
+
+    u64, index = types.uint64, types.intp
+    return types.void(data, index, u64, u64, index, u64, u64, u64, out, index), codegen
+
+
+@intrinsic
+def address_of(typingctx, array):
+    """Where an array's items are in memory."""
+
+    def codegen(context, builder, signature, args):
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, _I64)
+
+    return types.int64(array), codegen
+
+
+@intrinsic
+def bytes_at(typingctx, address, size):
+    """uint8 array over the ``size`` bytes at an address."""
+    kind = types.Array(types.uint8, 1, "C")
+
+    def codegen(context, builder, signature, args):
+        array = context.make_array(kind)(context, builder)
+        pointer = builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+        arrayobj.populate_array(
+            array, data=pointer, shape=[args[1]], strides=[ir.Constant(_I64, 1)],
+            itemsize=ir.Constant(_I64, 1), meminfo=None,
+        )  # fmt: skip
+        return array._getvalue()
+
+    return kind(types.int64, types.int64), codegen
 
 
 @intrinsic
@@ -212,15 +262,74 @@ def crc32c_portable(data, start, end):
     return crc ^ np.uint64(0xFFFFFFFF)
 
 
-if platform.machine() in ("x86_64", "AMD64") and llvm.get_host_cpu_features().get("sse4.2"):
+def _powers(count):
+    """x^(64 t - 33) for t = 1... modulo the polynomial, bits reflected; entry 0 is unused."""
+    tables = [row.tolist() for row in _TABLES[4:]]
+    powers, value = [0], 1  # x^31
+    for _ in range(count - 1):
+        powers.append(value)
+        word = value
+        value = (
+            tables[3][word & 255]
+            ^ tables[2][(word >> 8) & 255]
+            ^ tables[1][(word >> 16) & 255]
+            ^ tables[0][word >> 24]
+        )
+    return np.array(powers, np.uint64)
+
+
+@intrinsic
+def _carryless(typingctx, a, b):
+    """Low 64 bits of the product without carries."""
+
+    def codegen(context, builder, signature, args):
+        pair = ir.VectorType(_I64, 2)
+        function = cgutils.get_or_insert_function(
+            builder.module,
+            ir.FunctionType(pair, [pair, pair, ir.IntType(8)]),
+            "llvm.x86.pclmulqdq",
+        )
+        zero = ir.Constant(ir.IntType(32), 0)
+        wide = [builder.insert_element(ir.Constant(pair, [0, 0]), arg, zero) for arg in args]
+        return builder.extract_element(
+            builder.call(function, [*wide, ir.Constant(ir.IntType(8), 0)]), zero
+        )
+
+    return types.uint64(types.uint64, types.uint64), codegen
+
+
+_FEATURES = llvm.get_host_cpu_features()
+if (
+    platform.machine() in ("x86_64", "AMD64")
+    and _FEATURES.get("sse4.2")
+    and _FEATURES.get("pclmul")
+):
     _crc_word = _crc_step("llvm.x86.sse42.crc32.64.64", 64)
     _crc_byte = _crc_step("llvm.x86.sse42.crc32.32.8", 8)
+    _WORDS = 1024  # of each of three streams
+    _POWERS = _powers(2 * _WORDS + 1)
 
     @njit(nogil=True, cache=True)
     def crc32c(data, start, end):
-        """CRC32C of ``data[start:end]`` by the processor's own instruction."""
+        """CRC32C of ``data[start:end]`` by the processor's own instruction.
+
+        It takes three steps of the clock but can start at every one: three streams run
+        side by side, and are put together by a product with a power of x.
+        """
         crc = np.uint64(0xFFFFFFFF)
+        zero = np.uint64(0)
         i = start
+        while end - i >= 192:
+            words = min((end - i) // 24, _WORDS)
+            stride = 8 * words
+            second, third = zero, zero
+            for j in range(i, i + stride, 8):
+                crc = _crc_word(crc, load_u64(data, j))
+                second = _crc_word(second, load_u64(data, j + stride))
+                third = _crc_word(third, load_u64(data, j + 2 * stride))
+            moved = _carryless(crc, _POWERS[2 * words]) ^ _carryless(second, _POWERS[words])
+            crc = _crc_word(zero, moved) ^ third
+            i += 3 * stride
         while i + 8 <= end:
             crc = _crc_word(crc, load_u64(data, i))
             i += 8

@@ -6,15 +6,25 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqvault.codec import kernels
+from seqvault.codec import chunks, records
 from seqvault.codec.primitives import checksum, crc32c_portable
 
 
 def pad(data: bytes) -> np.ndarray:
-    return np.frombuffer(data + bytes(kernels.PADDING), np.uint8).copy()
+    return np.frombuffer(data + bytes(chunks.PADDING), np.uint8).copy()
 
 
-SCRATCH = np.empty((2, 256), np.uint32)
+def unpack(data, length, n, dtype, low=0, high=None) -> np.ndarray:
+    """Values ``low`` to ``high`` by the kernel, in their order; nothing else is written."""
+    high = n - 1 if high is None else high
+    out = np.full(high - low + 1 + 64, 77, dtype)
+    size = out.itemsize
+    status = chunks.put_chunk(
+        data.ctypes.data, 0, length, n, low, high, out.ctypes.data, 32 * size, size
+    )
+    assert status == chunks.OK
+    assert (out[:32] == 77).all() and (out[high - low + 33 :] == 77).all()
+    return out[32 : high - low + 33][::-1]
 
 
 def read_lanes(data: bytes, n: int, width: int) -> tuple[list[int], int]:
@@ -80,45 +90,51 @@ INTEGERS = st.one_of(
        max_size=256))  # fmt: skip
 def test_a_chunk_reads_back_by_the_kernel_and_by_the_book(values):
     array = np.array(values, np.int64)
-    out = np.full(kernels.PADDING + kernels.chunk_bound(len(array)), 255, np.uint8)
-    end = kernels._pack_chunk(array, len(array), out, 0)
-    assert end <= kernels.chunk_bound(len(array))
+    out = np.full(chunks.PADDING + chunks.chunk_bound(len(array)), 255, np.uint8)
+    end = chunks.pack_chunk(array, len(array), out, 0)
+    assert end <= chunks.chunk_bound(len(array))
     assert read_chunk(out[:end].tobytes(), len(array)) == values
-    back = np.empty(len(array), np.uint64)
-    assert kernels._unpack_chunk(out, 0, end, len(array), back, SCRATCH) == kernels.OK
-    assert back.view(np.int64).tolist() == values
+    back = unpack(out, end, len(array), np.int64)
+    assert back.tolist() == values
+    for dtype in (np.int8, np.int16, np.int32):  # the low bits, as a cast has it
+        assert unpack(out, end, len(array), dtype).tolist() == array.astype(dtype).tolist()
+    low, high = len(array) // 3, 2 * len(array) // 3
+    part = unpack(out, end, len(array), np.int64, low, high)
+    assert part.tolist() == values[low : high + 1]
 
 
 def test_rare_large_values_are_patched_and_cost_little():
     values = np.arange(256, dtype=np.int64) % 8
     values[[3, 200]] = 10**12
-    out = np.zeros(kernels.PADDING + kernels.chunk_bound(256), np.uint8)
-    assert kernels._pack_chunk(values, 256, out, 0) == 3 + 96 + 2 + 16
+    out = np.zeros(chunks.PADDING + chunks.chunk_bound(256), np.uint8)
+    assert chunks.pack_chunk(values, 256, out, 0) == 3 + 96 + 2 + 16
     constant = np.full(256, -5, np.int64)
-    assert kernels._pack_chunk(constant, 256, out, 0) == 4
+    assert chunks.pack_chunk(constant, 256, out, 0) == 4
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(min_size=1, max_size=300), st.integers(1, 256), st.integers(0, 300))
 def test_rubbish_is_refused_or_read_without_harm(data, n, length):
-    guard = np.full(n + 8, 77, np.uint64)
+    guard = np.full(n + 16, 77, np.uint64)
     padded = pad(data)
-    status = kernels._unpack_chunk(padded, 0, min(length, len(data)), n, guard[:n], SCRATCH)
-    assert status in (kernels.OK, kernels.BAD_CHUNK)
-    assert (guard[n:] == 77).all()
+    status = chunks.put_chunk(
+        padded.ctypes.data, 0, min(length, len(data)), n, 0, n - 1, guard.ctypes.data, 64, 8
+    )
+    assert status in (chunks.OK, chunks.BAD_CHUNK)
+    assert (guard[:8] == 77).all() and (guard[n + 8 :] == 77).all()
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.lists(INTEGERS, max_size=700))
 def test_arrays_of_any_length_read_back(values):
     array = np.array(values, np.int64)
-    out = np.empty(kernels.PADDING + len(array) * 9 + 64, np.uint8)
-    size = kernels.pack_array(array, out)
+    out = np.empty(chunks.PADDING + len(array) * 9 + 64, np.uint8)
+    size = records.pack_array(array, out)
     back = np.empty(len(array), np.uint64)
-    assert kernels.unpack_array(out, size, back) == kernels.OK
+    assert records.unpack_array(out, size, back) == chunks.OK
     assert back.view(np.int64).tolist() == values
     if size:
-        assert kernels.unpack_array(out, size - 1, back) == kernels.BAD_CHUNK
+        assert records.unpack_array(out, size - 1, back) == chunks.BAD_CHUNK
 
 
 def test_a_record_by_the_book():
@@ -126,9 +142,9 @@ def test_a_record_by_the_book():
     items = (np.arange(300, dtype=np.int64) * 7919) % 1000 - 500
     arrival = np.arange(40, 340, dtype=np.int64)
     columns = np.stack([times, arrival, items])
-    out = np.zeros(kernels.records_bound(1, 300, 3), np.uint8)
+    out = np.zeros(records.records_bound(1, 300, 3), np.uint8)
     offsets = np.empty(2, np.int64)
-    kernels.pack_records(np.array([-9]), np.array([0, 300]), columns, out, offsets)
+    records.pack_records(np.array([-9]), np.array([0, 300]), columns, out, offsets)
     record = out[: offsets[1]].tobytes()
     assert len(record) % 8 == 0
     user, count = struct.unpack_from("<qI", record)

@@ -1,0 +1,154 @@
+"""The direct read against the general one, which takes each step by itself."""
+
+import os
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from seqvault import Schema, SeqVault
+from seqvault.errors import DamagedFileError
+from seqvault.files import Files
+
+FIELDS = [
+    ("item_id", pa.int64()), ("author", pa.int32()), ("category", pa.int16()),
+    ("action", pa.uint8()), ("same", pa.int8()),
+]  # fmt: skip
+SCHEMA = Schema.from_arrow(pa.schema(FIELDS))
+LATER = Schema.from_arrow(
+    pa.schema([*FIELDS, pa.field("score", pa.float32(), metadata={"seqvault.default": "-2.5"})])
+)
+USERS = [1, 2, 77, 3, 4, 5, 6, -9, 1]
+
+
+class SeenFiles(Files):
+    """Sees each read, so that the store goes the general way."""
+
+    def __init__(self) -> None:
+        self.bytes_read = 0
+
+    def preadv(self, fd: int, out: memoryview, offset: int) -> int:
+        self.bytes_read += len(out)
+        return super().preadv(fd, out, offset)
+
+
+def make_events(seed: int, counts: dict[int, int], schema: Schema) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    n = sum(counts.values())
+    events = {
+        "user_id": rng.permutation(np.repeat(list(counts), list(counts.values()))),
+        "timestamp": rng.integers(0, 20_000, n),
+        "item_id": np.where(rng.random(n) < 0.9, 2**40 + rng.zipf(1.3, n) % 2**30, -rng.zipf(2, n)),
+        "author": rng.integers(-(2**31), 2**31, n).astype(np.int32),
+        "category": rng.integers(0, 300, n).astype(np.int16),
+        "action": rng.choice(256, n, p=[0.9] + [0.1 / 255] * 255).astype(np.uint8),
+        "same": np.full(n, -7, np.int8),
+    }
+    if schema is LATER:
+        events["score"] = rng.normal(size=n).astype(np.float32)
+    return events
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """Users in one record, in several, in memory only, long ones, some of an older schema."""
+    path = tmp_path_factory.mktemp("reading") / "vault"
+    with SeqVault.open(path, schema=SCHEMA) as vault:
+        counts = {1: 5000, 2: 300, 3: 256, 4: 1, 5: 129, -9: 40}
+        vault.bulk_load(make_events(0, counts, SCHEMA))
+    with SeqVault.open(path, schema=LATER) as vault:
+        for seed in (1, 2):
+            vault.append(make_events(seed, {1: 200, 2: 10}, LATER))
+            vault.merge()
+        vault.append(make_events(3, {1: 30, 5: 1, 6: 400}, LATER))
+    return path
+
+
+def assert_same(got, expected) -> None:
+    assert list(got.columns) == list(expected.columns)
+    for name, values in expected.columns.items():
+        assert got[name].dtype == values.dtype
+        np.testing.assert_array_equal(got[name], values, err_msg=name)
+    np.testing.assert_array_equal(got.lengths, expected.lengths)
+    assert got.lengths.dtype == np.int32
+    np.testing.assert_array_equal(got.version, expected.version)
+
+
+@pytest.mark.parametrize("retention", [0, 8000])
+def test_the_direct_read_gives_what_the_general_one_gives(path, tmp_path, retention):
+    path = shutil.copytree(path, tmp_path / "vault")
+    with SeqVault.open(path, retention_ms=retention):
+        pass
+    clock = {"clock": lambda: 20.0}
+    rng = np.random.default_rng(7)
+    with (
+        SeqVault.open(path, read_only=True, **clock) as direct,
+        SeqVault.open(path, read_only=True, files=SeenFiles(), **clock) as general,
+    ):
+        assert direct._reader._direct and general._reader._direct is None
+        for users in ([], [77], *([user] for user in USERS), USERS):
+            befores = [None, 0, 20_000, rng.integers(0, 20_000, len(users))]
+            for before in befores:
+                last_n = int(rng.choice([1, 7, 255, 256, 257, 1000, 9000]))
+                for fields in (None, ["score", "same"], ["timestamp"], []):
+                    ask = (users, before, last_n, None, None, fields, None)
+                    assert_same(direct.read(*ask), general.read(*ask))
+                    got, expected = direct.read_ragged(*ask), general.read_ragged(*ask)
+                    np.testing.assert_array_equal(got[0], expected[0])
+                    np.testing.assert_array_equal(got[1], expected[1])
+                    assert list(got[2]) == list(expected[2])
+                    for name, values in expected[2].items():
+                        np.testing.assert_array_equal(got[2][name], values)
+
+
+def test_an_answer_stays_as_it_is_while_somebody_has_it(path):
+    with SeqVault.open(path, read_only=True) as vault:
+        first = vault.read([1], before=None, last_n=300)
+        items = first["item_id"].copy()
+        part = first["item_id"][0, :10]
+        del first
+        for user in USERS:
+            vault.read([user], before=None, last_n=300)
+        np.testing.assert_array_equal(part, items[0, :10])
+
+
+def test_every_flipped_bit_of_records_is_an_error_or_without_harm(path, tmp_path):
+    shutil.copytree(path, tmp_path / "copy")
+    with SeqVault.open(tmp_path / "copy", read_only=True) as vault:
+        expected = vault.read(USERS, before=None, last_n=6000)
+    folder = tmp_path / "copy" / "segments"
+    rng = np.random.default_rng(3)
+    refused = 0
+    for name in sorted(os.listdir(folder)):
+        whole = (folder / name).read_bytes()
+        for at in rng.integers(32, max(33, len(whole) - 400), 40).tolist():
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << (at % 8)
+            (folder / name).unlink()
+            (folder / name).write_bytes(damaged)
+            try:
+                with SeqVault.open(tmp_path / "copy", read_only=True) as vault:
+                    assert_same(vault.read(USERS, before=None, last_n=6000), expected)
+            except DamagedFileError:
+                refused += 1
+        (folder / name).write_bytes(whole)
+    assert refused >= 40  # all in the first segment, which is in use as a whole
+
+
+def test_more_users_than_a_thread_has_room_for(path):
+    many = np.tile(np.array(USERS), 200)
+    with SeqVault.open(path, read_only=True) as vault:
+        few = vault.read(USERS, before=15_000, last_n=20)
+        batch = vault.read(many, before=15_000, last_n=20)
+        np.testing.assert_array_equal(batch["item_id"], np.tile(few["item_id"], (200, 1)))
+
+
+def test_of_long_histories_only_the_blocks_needed_are_read(path):
+    seen = SeenFiles()
+    with SeqVault.open(path, read_only=True, files=seen) as vault:
+        opened = seen.bytes_read
+        vault.read([1], before=None, last_n=9000)
+        whole, opened = seen.bytes_read - opened, seen.bytes_read
+        vault.read([1], before=None, last_n=300)
+        assert 0 < seen.bytes_read - opened < whole / 3
