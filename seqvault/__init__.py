@@ -57,7 +57,7 @@ def connect(
     Args:
         target: ``host:port``; of several shards with commas between, of several
             replicas of a shard with bars: ``a1:7420|a2:7420,b1:7420|b2:7420``. The
-            number and order of shards must always be the same.
+            order of shards must stay; for one more see ``docs/seqvault/operations.md``.
         token: bearer token, if the server asks for one.
         ca: PEM of the authority that signed the server's certificate; None: plain text.
         key, certificate: PEM of the client's own, for mutual TLS.

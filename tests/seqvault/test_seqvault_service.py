@@ -28,6 +28,7 @@ from seqvault import Schema, SeqVault, cli, errors
 from seqvault.service import seqvault_pb2
 from seqvault.service.server import Server, Tls
 from seqvault.service.shards import jump, shard_of, virtual_shard_of
+from seqvault.service.tokens import Tokens
 from seqvault.service.wire import NAME
 
 SCHEMA = Schema.from_arrow(
@@ -142,6 +143,29 @@ def test_tokens_have_scopes_and_an_end(tmp_path):
             assert writer.append(some_events()) == 400
     finally:
         server.stop(0)
+
+
+def test_a_token_file_is_read_again_when_it_changes(tmp_path):
+    file = tmp_path / "tokens.json"
+    file.write_text('{"one": ["read"]}')
+    tokens = Tokens(file)
+    tokens.check("Bearer one", "read")
+    file.write_text('{"one": ["read"], "another": ["write"')  # half-written: as before
+    tokens.check("Bearer one", "read")
+    file.write_text('{"another": ["write"]}')
+    tokens.check("Bearer another", "write")
+    with pytest.raises(errors.AccessDeniedError, match="unknown"):
+        tokens.check("Bearer one", "read")
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["read", ["admin"], {"expires": "2030-01-01"}, 5, {"scopes": ["read"], "until": "x"},
+     {"scopes": ["read"], "expires": "2030-01-01T00:00:00"}, {"scopes": ["read"], "expires": 9}],
+)  # fmt: skip
+def test_a_wrong_entry_of_the_token_file_is_told(entry):
+    with pytest.raises(errors.InvalidRequestError, match="a token's"):
+        Tokens({"secret": entry})
 
 
 def test_shards_and_replicas_answer_as_one_store_and_reads_fail_over(tmp_path):
