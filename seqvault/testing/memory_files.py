@@ -1,6 +1,7 @@
 """A file system in memory that crashes, tears, drops and reorders as disks do."""
 
 import errno
+import os
 import random
 from collections import defaultdict
 from collections.abc import Callable
@@ -234,6 +235,15 @@ class MemoryFiles(Files):
         file = _File()
         file.current, file.durable = bytearray(content), bytearray(content)
         self.names[path] = self._durable_names[path] = file
+
+    def write_to(self, folder: str, below: str) -> None:
+        """Writes the files below a directory to real ones below ``folder``."""
+        for path, file in self.names.items():
+            if path.startswith(below + "/"):
+                target = folder + path[len(below) :]
+                os.makedirs(os.path.dirname(target), exist_ok=True)
+                with open(target, "wb") as real:
+                    real.write(file.current)
 
     def remove(self, path: str) -> None:
         """Loses a file for good."""

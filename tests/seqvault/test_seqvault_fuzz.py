@@ -8,6 +8,7 @@ in a child process, so that a crash of the decoder is a failed test.
 import multiprocessing
 import random
 import struct
+import tempfile
 import traceback
 from collections.abc import Callable
 
@@ -15,7 +16,7 @@ import numpy as np
 import pytest
 
 from seqvault import SeqVault, errors, wal
-from seqvault.codec import kernels
+from seqvault.codec import chunks
 from seqvault.codec.primitives import checksum
 from seqvault.testing.crash_run import PATH, small_log_files
 from seqvault.testing.file_regions import Region, regions_of
@@ -69,24 +70,26 @@ def changed(rng: random.Random, data: bytearray, start: int, stop: int) -> None:
 
 
 def ask(disk: MemoryFiles, rng: random.Random) -> str:
-    """Reads in every way; the error's name if it was refused."""
-    try:
-        with (
-            small_log_files(),
-            SeqVault.open(PATH, files=disk, read_only=rng.random() < 0.5) as vault,
-        ):
-            for arguments in (
-                {"before": None, "last_n": 4096},
-                {"before": NOW + rng.randrange(-6000, 2000), "last_n": rng.choice((1, 300))},
-                {"before": None, "last_n": 100, "actions": [1, 2]},
-            ):
-                batch = vault.read(range(6), **arguments)
-                assert batch["item_id"].shape == (6, arguments["last_n"])
-                assert (batch.lengths >= 0).all() and (batch.lengths <= arguments["last_n"]).all()
-            vault.verify()
-        return ""
-    except REFUSED as error:
-        return type(error).__name__
+    """Reads real files in every way; the error's name if it was refused."""
+    with tempfile.TemporaryDirectory() as folder, small_log_files():
+        disk.write_to(folder, PATH)
+        try:
+            with SeqVault.open(folder, read_only=rng.random() < 0.5) as vault:
+                for arguments in (
+                    {"before": None, "last_n": 4096},
+                    {"before": NOW + rng.randrange(-6000, 2000), "last_n": rng.choice((1, 300))},
+                    {"before": None, "last_n": 100, "actions": [1, 2]},
+                    {"before": None, "last_n": 10, "fields": ["action"]},
+                ):
+                    for users in (range(6), [rng.randrange(6)]):
+                        batch = vault.read(users, **arguments)
+                        assert batch["action"].shape == (len(users), arguments["last_n"])
+                        assert (batch.lengths >= 0).all()
+                        assert (batch.lengths <= arguments["last_n"]).all()
+                vault.verify()
+            return ""
+        except REFUSED as error:
+            return type(error).__name__
 
 
 def mend_segment(data: bytearray, region: Region, record: int, blocks: int) -> None:
@@ -156,22 +159,25 @@ def test_random_bytes_as_any_file_are_refused():
 
 def test_mutated_chunks_never_write_beside_their_values():
     def work() -> None:
-        scratch = np.empty((2, 256), np.uint32)
         for seed in range(3000):
             rng = random.Random(seed)
             n = rng.choice((1, 5, 127, 128, 200, 256))
             top = rng.choice((1, 40, 2**20, 2**40, 2**62))
             values = np.array([rng.randrange(-top, top) for _ in range(n)], np.int64)
-            out = np.zeros(kernels.PADDING + kernels.chunk_bound(n), np.uint8)
-            end = int(kernels._pack_chunk(values, n, out, 0))
+            out = np.zeros(chunks.PADDING + chunks.chunk_bound(n), np.uint8)
+            end = int(chunks.pack_chunk(values, n, out, 0))
             data = bytearray(out.tobytes())
             changed(rng, data, 0, end)
-            guard = np.full(n + 512, 77, np.uint64)
-            length = rng.choice((end, end, rng.randrange(end + 1)))
             padded = np.frombuffer(bytes(data), np.uint8).copy()
-            status = kernels._unpack_chunk(padded, 0, length, n, guard[256 : 256 + n], scratch)
-            assert status in (kernels.OK, kernels.BAD_CHUNK)
-            assert (guard[:256] == 77).all() and (guard[256 + n :] == 77).all()
+            dtype = np.dtype(rng.choice(("u1", "u2", "u4", "u8")))
+            low, high = sorted((rng.randrange(n), rng.randrange(n)))
+            guard = np.full(high - low + 1 + 1024, 77, dtype)
+            status = chunks.put_chunk(
+                padded.ctypes.data, 0, rng.choice((end, rng.randrange(end + 1))), n, low, high,
+                guard.ctypes.data, 512 * dtype.itemsize, dtype.itemsize,
+            )  # fmt: skip
+            assert status in (chunks.OK, chunks.BAD_CHUNK)
+            assert (guard[:512] == 77).all() and (guard[512 + high - low + 1 :] == 77).all()
 
     in_a_child(work)
 
