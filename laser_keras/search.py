@@ -10,7 +10,7 @@ def kept_events(owner: str, top_k: int, length: int | None) -> int:
     if length is None:
         raise ValueError(
             f"{owner}: the length of `history` must be known, because `top_k` events are "
-            "selected from it. Give the input a fixed length."
+            "selected from it. Give the input a fixed length. Received: None"
         )
     return min(top_k, length)
 

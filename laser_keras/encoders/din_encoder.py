@@ -35,6 +35,9 @@ class DINEncoder(SequenceEncoder):
     Returns:
         Float tensor [B, N, 1, d] or [B, 1, d]; zero without a valid event.
 
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
+
     Example:
 
     >>> import numpy as np

@@ -45,6 +45,9 @@ class ActivationUnitAttention(SequenceLayer):
     Returns:
         Float tensor of the target's shape.
 
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
+
     Example:
 
     >>> import numpy as np
@@ -67,7 +70,10 @@ class ActivationUnitAttention(SequenceLayer):
             check_int(self.name, "hidden_units", units, 1) for units in hidden_units
         )
         if not self.hidden_units:
-            raise ValueError(f"{self.name}: `hidden_units` must name at least one width.")
+            raise ValueError(
+                f"{self.name}: `hidden_units` must name at least one width. "
+                f"Received: {hidden_units!r}"
+            )
         self.activation = activation
         self.normalize = check_choice(self.name, "normalize", normalize, (None, "softmax"))
         self._activations = [self._make_activation(i) for i in range(len(self.hidden_units))]

@@ -29,6 +29,9 @@ class Dice(SequenceLayer):
     Returns:
         Float tensor [..., d].
 
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
+
     Example:
 
     >>> import numpy as np

@@ -43,6 +43,9 @@ class PerTokenFeedForward(keras.layers.Layer):
     Returns:
         Float tensor [T, M, D].
 
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
+
     Example:
 
     >>> import numpy as np
@@ -74,8 +77,8 @@ class PerTokenFeedForward(keras.layers.Layer):
         width, tokens = check_known_width(self.name, "inputs", input_shape), input_shape[0]
         if tokens is None:
             raise ValueError(
-                f"{self.name}: the number of tokens must be known, because weights depend on it. "
-                f"Received shape: {tuple(input_shape)}"
+                f"{self.name}: the number of tokens of `inputs` must be known, because weights "
+                f"depend on it. Received shape: {tuple(input_shape)}"
             )
         hidden = self.expansion * width
         self.hidden_kernel = per_token_kernel(self, (tokens,), width, hidden, "hidden_kernel")

@@ -42,6 +42,9 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
         Float tensor [T, M, D]. The weight ``active_ratio`` holds the share of active experts of
         the last training step.
 
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
+
     Example:
 
     >>> import numpy as np
@@ -85,8 +88,8 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
         width, tokens = check_known_width(self.name, "inputs", input_shape), input_shape[0]
         if tokens is None:
             raise ValueError(
-                f"{self.name}: the number of tokens must be known, because weights depend on it. "
-                f"Received shape: {tuple(input_shape)}"
+                f"{self.name}: the number of tokens of `inputs` must be known, because weights "
+                f"depend on it. Received shape: {tuple(input_shape)}"
             )
         experts, hidden = self.num_experts, self.expansion * width
         leading = (tokens, experts)

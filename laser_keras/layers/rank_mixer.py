@@ -105,7 +105,9 @@ class RankMixer(keras.layers.Layer):
         self.groups = None
         if groups is not None:
             if not groups:
-                raise ValueError(f"{self.name}: `groups` must name at least one group.")
+                raise ValueError(
+                    f"{self.name}: `groups` must name at least one group. Received: {groups!r}"
+                )
             self.groups = {
                 name: check_int(self.name, f"groups[{name!r}]", tokens, 1)
                 for name, tokens in groups.items()

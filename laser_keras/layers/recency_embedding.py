@@ -31,8 +31,8 @@ class RecencyEmbedding(keras.layers.Layer):
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
-        age: Integer tensor of any shape, in seconds. Subtract the times as integers before this
-            layer: float32 cannot tell apart times within 128 s in this century. Negative ages
+        age: Integer tensor of any shape, in seconds. Subtract the times as integers first:
+            float32 cannot tell apart times within 128 s in this century. Negative ages
             (clock skew) count as 0.
         mask: Optional boolean tensor of the same shape, False where the age is unknown.
 

@@ -149,7 +149,7 @@ class SequenceTokenizer(SequenceLayer):
             if age is None:
                 raise ValueError(
                     f"{self.name}: `age` (seconds, integers [B, L]) is missing. Pass it, or build "
-                    "the layer with recency='none'."
+                    "the layer with recency='none'. Received: None"
                 )
             recency = self._recency_embedding(age)
             check_agrees(

@@ -25,6 +25,9 @@ class SwiGLUFeedForward(keras.layers.Layer):
     Returns:
         Float tensor [..., units].
 
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
+
     Example:
 
     >>> import numpy as np

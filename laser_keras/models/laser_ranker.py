@@ -32,8 +32,18 @@ class LaserRanker(SequenceRanker):
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``. Defaults to ``"auto"``.
         dropout: Float in [0, 1). Defaults to 0.
         **kwargs: ``recency``, ``num_tokens``, ``mixer_dim``, ``mixer_blocks``,
-            ``mixer_expansion``, ``activation``, ``embedding`` of ``SequenceRanker`` and the
-            arguments of ``keras.Model``.
+            ``mixer_expansion``, ``mixer``, ``activation``, ``embedding`` of ``SequenceRanker`` and
+            the arguments of ``keras.Model``.
+
+    Call arguments:
+        inputs: See ``SequenceRanker``.
+
+    Returns:
+        Tensor [B, N] ([B] with a target [B, e_t]), float32 even under a half-precision policy.
+
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit, and for missing or unexpected
+            inputs.
 
     Example:
 

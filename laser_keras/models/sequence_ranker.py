@@ -256,7 +256,7 @@ class SequenceRanker(keras.Model):
         unexpected = sorted(set(inputs) - set(_REQUIRED) - set(_OPTIONAL))
         if missing or unexpected:
             raise ValueError(
-                f"{self.name}: the inputs must be {required} and optionally {list(_OPTIONAL)}. "
+                f"{self.name}: `inputs` must hold {required} and optionally {list(_OPTIONAL)}. "
                 f"Missing: {missing}. Unexpected: {unexpected}"
             )
 

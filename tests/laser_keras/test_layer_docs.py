@@ -1,5 +1,6 @@
 """The documentation of the layers is executed, and its defaults are the real ones."""
 
+import ast
 import doctest
 import importlib
 import inspect
@@ -62,12 +63,67 @@ def test_every_argument_is_documented_with_its_real_default(name: str) -> None:
             assert text.strip('"') == str(expected), parameter.name
 
 
-@pytest.mark.parametrize("name", CLASSES)
-def test_public_classes_say_what_they_return_and_where_they_come_from(name: str) -> None:
+LAYERS = [name for name in CLASSES if issubclass(getattr(laser_keras, name), keras.layers.Layer)]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize("section", ["Args", "Call arguments", "Returns", "Raises", "Example"])
+def test_every_public_class_has_the_section(name: str, section: str) -> None:
+    text = inspect.getdoc(getattr(laser_keras, name)) or ""
+    found = re.search(rf"^{section}:\n(.+?)(?=^\S|\Z)", text, re.DOTALL | re.MULTILINE)
+    if section == "Example":
+        # Doctest's own parser, so that what is written is what ``test_examples_run`` executes.
+        assert doctest.DocTestParser().get_examples(text), "no executed example"
+        assert re.search(r"^Example:$", text, re.MULTILINE)
+    else:
+        assert found is not None and found[1].strip()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_public_class_says_where_it_comes_from(name: str) -> None:
+    text = inspect.getdoc(getattr(laser_keras, name)) or ""
+    source = re.search(r"^Source: (.+)", text, re.MULTILINE)
+    assert source is not None or name == "FeedForward"
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_call_argument_is_described(name: str) -> None:
     layer = getattr(laser_keras, name)
-    if not issubclass(layer, keras.layers.Layer):
-        return
     text = inspect.getdoc(layer) or ""
-    assert "Example:" in text or layer.__name__ == "SequenceRanker"
-    if layer is not laser_keras.LaserRanker:
-        assert "Call arguments:" in text and "Returns:" in text
+    found = re.search(r"^Call arguments:\n(.+?)(?=^\S|\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found is not None
+    described = {
+        part.strip()
+        for names in re.findall(r"^    (\w[\w, ]*):", found[1], re.MULTILINE)
+        for part in names.split(",")
+    }
+    taken = set(inspect.signature(layer.call).parameters) - {"self", "training"}
+    assert taken == described - {"training"}
+
+
+def raised_messages(module: str) -> list[str]:
+    """The source of every message that a module's ``raise ValueError(...)`` carries."""
+    source = inspect.getsource(importlib.import_module(module))
+    return [
+        ast.unparse(node.exc.args[0])
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args
+    ]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_errors_name_the_layer_and_the_argument_and_say_what_came(module: str) -> None:
+    for message in raised_messages(module):
+        assert "{self.name}" in message or "{owner}" in message or "`system`" in message, message
+        assert "`" in message or "{name}" in message, message
+        assert "Received" in message or "Missing: " in message, message
+
+
+@pytest.mark.parametrize(
+    "name", [n for n in laser_keras.__all__ if inspect.isfunction(getattr(laser_keras, n))]
+)
+def test_every_public_function_is_documented(name: str) -> None:
+    text = inspect.getdoc(getattr(laser_keras, name)) or ""
+    assert len(text) > 60
+    for parameter in inspect.signature(getattr(laser_keras, name)).parameters:
+        assert parameter in text, parameter

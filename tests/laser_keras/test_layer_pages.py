@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import laser_keras
+
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "layers").glob("*.md"))
 
 
@@ -26,3 +28,30 @@ def test_every_page_is_listed() -> None:
     assert [
         page.name for page in PAGES if page.name != "README.md" and page.name not in index
     ] == []
+
+
+SECTIONS = ("Idea", "Shapes", "Source")
+
+
+@pytest.mark.parametrize(
+    "page",
+    [p for p in PAGES if p.read_text().startswith("# `")],
+    ids=lambda page: page.name,
+)
+def test_a_layers_page_has_idea_shapes_source_cost_and_an_example(page: Path) -> None:
+    text = page.read_text()
+    for section in SECTIONS:
+        assert f"**{section}.**" in text, section
+    assert "```python" in text
+    # A layer that only moves numbers or looks them up costs nothing worth a paragraph.
+    cheap = ("multi_resolution_fusion", "recency_embedding", "sequence_tokenizer")
+    assert "**Cost" in text or page.stem in cheap
+
+
+def test_every_public_class_has_a_page_that_names_it() -> None:
+    titles = " ".join(page.read_text().split("\n", 1)[0] for page in PAGES)
+    rankers = {"LaserRanker", "SequenceRanker"}  # on the page "Rankers"
+    layers = {name for name in laser_keras.__all__ if isinstance(getattr(laser_keras, name), type)}
+    assert {name for name in layers - rankers if f"`{name}`" not in titles} == set()
+    of_rankers = next(page for page in PAGES if page.name == "rankers.md").read_text()
+    assert all(f"`{name}`" in of_rankers for name in rankers)
