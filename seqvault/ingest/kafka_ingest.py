@@ -83,6 +83,7 @@ class KafkaIngest:
         self._next: dict[int, int] = {}  # offset to go on from, by assigned partition
         self._known: dict[int, int] = {}  # highest offset in the store, by assigned partition
         self._ends: dict[int, int] = {}  # where the log ended at the assignment
+        self._quiet: dict[int, int] = {}  # offset where the broker had no more messages
         self.counts = {"messages": 0, "events": 0, "malformed": 0, "retries": 0}
         self._failures = 0  # appends refused one after the other
         self._reported = self._warned = 0.0
@@ -127,7 +128,7 @@ class KafkaIngest:
 
     def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
         """Goes on behind what the store has, in every partition that is now ours."""
-        self._next, self._known, self._ends = {}, {}, {}
+        self._next, self._known, self._ends, self._quiet = {}, {}, {}, {}
         if partitions:
             sources = self._patiently(lambda: self._store.stats()["sources"])
             for partition in partitions:
@@ -136,7 +137,8 @@ class KafkaIngest:
 
     def _revoked(self, consumer: Any, partitions: list[Any]) -> None:
         for partition in partitions:
-            self._next.pop(partition.partition, None)
+            for table in (self._next, self._known, self._ends, self._quiet):
+                table.pop(partition.partition, None)
 
     def _place(self, partition: Any, stored: int) -> None:
         """Sets the partition's offset behind the store's; raises if the log has a gap there."""
@@ -194,8 +196,16 @@ class KafkaIngest:
             if progress is not None:
                 progress(done)
             self._report()
-            if once and self._next and all(self._next[p] >= end for p, end in self._ends.items()):
+            if once and self._at_end():
                 return
+
+    def _at_end(self) -> bool:
+        """Whether all is stored that was in the log at the assignment."""
+        # The last offsets may be marks of transactions, which never come as messages.
+        return bool(self._ends) and all(
+            max(self._next[number], self._quiet.get(number, 0)) >= end
+            for number, end in self._ends.items()
+        )
 
     def _take(self, messages: Iterable[Any]) -> int:
         """Stores a batch; returns how many messages it had."""
@@ -211,10 +221,8 @@ class KafkaIngest:
         for partition, given in of_partition.items():
             if not self._store_messages(partition, given):
                 return 0
-        for message in eofs:  # the last offset may be a transaction's mark, not a message
-            if message.partition() in self._next:
-                place = max(self._next[message.partition()], message.offset())
-                self._next[message.partition()] = place
+        for message in eofs:
+            self._quiet[message.partition()] = message.offset()
         return sum(map(len, of_partition.values()))
 
     def _check(self, message: Any) -> None:
