@@ -13,6 +13,8 @@ from collections.abc import Mapping
 
 from laser_keras.encoders.laser_encoder import LaserEncoder
 from laser_keras.layers.segmented_target_attention import SegmentedTargetAttention
+from laser_keras.layers.soft_search import SoftSearch
+from laser_keras.layers.target_attention import TargetAttention
 
 
 def paper_laser(
@@ -141,6 +143,21 @@ def encoder_macs(
     )
 
 
+def target_attention_macs(
+    candidates: int = 1,
+    length: int = 1000,
+    width: int = 128,
+    num_heads: int = 2,
+    implementation: str = "auto",
+) -> int:
+    """MACs of one request through ``TargetAttention`` in the given execution order."""
+    layer = TargetAttention(num_heads, implementation=implementation)
+    query = candidates * width**2
+    if layer.absorbs(candidates, length, width):
+        return query + candidates * (2 * width**2 + 2 * num_heads * length * width)
+    return query + 2 * length * width**2 + 2 * candidates * length * width
+
+
 def self_attention_macs(
     candidates: int = 1,
     length: int = 1000,
@@ -148,17 +165,20 @@ def self_attention_macs(
     num_layers: int = 1,
     ffn_expansion: int = 0,
     append_target: bool = True,
+    implementation: str = "project",
 ) -> int:
     """MACs of one request through ``TransformerEncoder`` in its serial mode.
 
-    The target's place in the sequence makes the self-attention a cost per candidate; its read-out
-    is counted in the projected order.
+    The target's place in the sequence makes the self-attention a cost per candidate.
+    ``implementation`` is that of the read-out; ``"auto"`` is what the encoder does, ``"project"``
+    what the papers count.
     """
     tokens = length + 1 if append_target else length
     repeats = candidates if append_target else 1
     layer = paper_self_attention(tokens, width) + 2 * ffn_expansion * tokens * width**2
-    read_out = candidates * (width**2 + 2 * tokens * width) + repeats * 2 * tokens * width**2
-    return repeats * num_layers * layer + read_out
+    asking = 1 if append_target else candidates
+    read_out = target_attention_macs(asking, tokens, width, implementation=implementation)
+    return repeats * (num_layers * layer + read_out)
 
 
 def hstu_macs(
@@ -167,11 +187,12 @@ def hstu_macs(
     width: int = 128,
     num_layers: int = 1,
     dialect: str = "research",
+    implementation: str = "project",
 ) -> int:
     """MACs of one request through ``HSTUEncoder`` with a target attention as read-out."""
     output = 1 if dialect == "research" else 3
     layer = (4 + output) * length * width**2 + 2 * length**2 * width
-    read_out = candidates * (width**2 + 2 * length * width) + 2 * length * width**2
+    read_out = target_attention_macs(candidates, length, width, implementation=implementation)
     return num_layers * layer + read_out
 
 
@@ -180,14 +201,15 @@ def din_macs(
     length: int = 1000,
     width: int = 128,
     hidden_units: tuple[int, ...] = (),
+    implementation: str = "project",
 ) -> int:
-    """MACs of one request through ``DINEncoder``, projected order.
+    """MACs of one request through ``DINEncoder``.
 
     Without ``hidden_units`` the target attention; with them the activation unit, whose first
     layer's event part is computed once and only its product part per pair.
     """
     if not hidden_units:
-        return candidates * (width**2 + 2 * length * width) + 2 * length * width**2
+        return target_attention_macs(candidates, length, width, implementation=implementation)
     first = hidden_units[0]
     sizes = [*hidden_units, 1]
     later = sum(a * b for a, b in itertools.pairwise(sizes))
@@ -196,13 +218,92 @@ def din_macs(
 
 
 def twin_macs(
-    candidates: int = 1, length: int = 1000, width: int = 128, top_k: int = 100, recent: int = 50
+    candidates: int = 1,
+    length: int = 1000,
+    width: int = 128,
+    top_k: int = 100,
+    recent: int = 50,
+    implementation: str = "project",
 ) -> int:
-    """MACs of one request through ``TWINEncoder``, selection not counted."""
+    """MACs of one request through ``TWINEncoder`` without cross features, selection not counted."""
     search = length * width**2 + candidates * (width**2 + length * width)
     kept, newest = min(top_k, length), min(recent, length)
     attention = candidates * (kept * width**2 + kept * width + width**2)
-    return search + attention + din_macs(candidates, newest, width)
+    return search + attention + din_macs(candidates, newest, width, (), implementation)
+
+
+def sim_macs(
+    candidates: int = 1,
+    length: int = 1000,
+    width: int = 128,
+    search: str = "soft",
+    top_k: int = 100,
+    recent: int = 50,
+    implementation: str = "project",
+    training: bool = False,
+) -> int:
+    """MACs of one request through ``SIMEncoder``, selection not counted.
+
+    ``training`` adds the soft search's click network, which no output needs.
+    """
+    macs = 0
+    if search == "soft":
+        macs += length * width**2 + candidates * (width**2 + length * width)
+        if training:
+            sizes = (2 * width, *SoftSearch().hidden_units, 1)
+            network = sum(a * b for a, b in itertools.pairwise(sizes))
+            macs += candidates * (length * width + network)
+    kept, newest = min(top_k, length), min(recent, length)
+    # Each candidate has events of its own: nothing is shared, so its keys and values are absorbed.
+    long_term = target_attention_macs(1, kept, width, implementation="absorb")
+    return macs + candidates * long_term + din_macs(candidates, newest, width, (), implementation)
+
+
+def stca_macs(
+    candidates: int = 1,
+    length: int = 1000,
+    width: int = 128,
+    num_layers: int = 2,
+    num_heads: int = 4,
+    ffn_expansion: int = 4,
+    implementation: str = "auto",
+) -> int:
+    """MACs of one request through ``STCAEncoder``: encodings once, reading per candidate."""
+    network = 3 * ffn_expansion * width**2
+    read = target_attention_macs(candidates, length, width, num_heads, implementation)
+    layers = num_layers * (length * network + read + candidates * (network + width**2))
+    fusions = sum(candidates * (i + 2) * width**2 for i in range(num_layers))
+    return layers + fusions + candidates * network
+
+
+def longer_macs(
+    candidates: int = 1,
+    length: int = 1000,
+    width: int = 128,
+    merge_size: int = 4,
+    num_queries: int = 100,
+    num_layers: int = 2,
+    ffn_expansion: int = 4,
+    inner_layers: int = 1,
+    num_learned_tokens: int = 1,
+) -> int:
+    """MACs of one request through ``LONGEREncoder`` without ``global_features``."""
+    tokens, wide = -(-length // merge_size), merge_size * width
+    padded, queries = tokens * merge_size, min(num_queries, tokens)
+    learned = num_learned_tokens
+    inner = padded * ((4 + 2 * ffn_expansion) * width**2 + 2 * merge_size * width)
+    macs = inner_layers * inner
+    sources = tokens
+    for _ in range(num_layers + 1):
+        user_keys = 2 * (sources + learned) * wide**2
+        finish = (2 + 2 * ffn_expansion) * wide**2  # queries, output, feed-forward
+        of_history = queries * (finish + 2 * sources * wide)
+        of_learned = learned * (finish + 2 * (sources + learned) * wide)
+        of_target = finish + 2 * wide**2 + 2 * (sources + learned + 1) * wide
+        macs += user_keys + of_history + of_learned + candidates * of_target
+        sources = queries
+    views = 3 if learned else 2
+    return macs + candidates * (1 + views) * width * wide
 
 
 def rank_mixer_macs(

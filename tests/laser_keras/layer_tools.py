@@ -5,7 +5,6 @@ takes most of a test's time. ``run`` and ``gradients`` compile a whole call at o
 """
 
 import contextlib
-import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -28,7 +27,8 @@ def assert_close(actual: Any, expected: Any, relative: float = 1e-5) -> None:
     np.testing.assert_allclose(actual, expected, rtol=0, atol=relative * scale)
 
 
-_COMPILED: weakref.WeakKeyDictionary = weakref.WeakKeyDictionary()
+_COMPILED: dict[str, Any] = {}
+"""Compiled calls by what they compute: class, configuration and static arguments of a layer."""
 
 
 def run(layer: keras.layers.Layer, **inputs: Any) -> Any:
@@ -48,9 +48,9 @@ def run(layer: keras.layers.Layer, **inputs: Any) -> Any:
             leaves,
         )
         layer(**symbolic, **static)
-    functions = _COMPILED.setdefault(layer, {})
-    key = tuple(sorted((name, repr(value)) for name, value in static.items()))
-    if key not in functions:
+    config = {name: value for name, value in layer.get_config().items() if name != "name"}
+    key = repr((type(layer), config, len(layer.variables), sorted(static.items())))
+    if key not in _COMPILED:
 
         def call(values: Any, tensors: Any) -> Any:
             # Not ``stateless_call``, which leaves out what Keras does around ``call``.
@@ -59,8 +59,8 @@ def run(layer: keras.layers.Layer, **inputs: Any) -> Any:
                 outputs = layer(**tensors, **static)
             return outputs, [scope.get_current_value(variable) for variable in layer.variables]
 
-        functions[key] = jax.jit(call)
-    outputs, values = functions[key]([v.value for v in layer.variables], leaves)
+        _COMPILED[key] = jax.jit(call)
+    outputs, values = _COMPILED[key]([v.value for v in layer.variables], leaves)
     if static.get("training"):
         for variable, value in zip(layer.variables, values, strict=True):
             variable.assign(value)
@@ -112,38 +112,61 @@ def gradients(
     inputs: list[np.ndarray],
 ) -> list[np.ndarray]:
     """Gradients of ``function(*inputs)``, a scalar, to the layer's weights, then to the inputs."""
+    return gradient_function(layer, function)(inputs)
+
+
+def gradient_function(
+    layer: keras.layers.Layer, function: Callable[..., Any]
+) -> Callable[[list[np.ndarray]], list[np.ndarray]]:
+    """``gradients`` for several inputs; compiled once on JAX."""
     weights = layer.trainable_weights
     dtype = layer.variable_dtype
     if BACKEND == "tensorflow":
-        import tensorflow as tf
+        return lambda inputs: _tensorflow_gradients(weights, dtype, function, inputs)
+    if BACKEND == "torch":
+        return lambda inputs: _torch_gradients(weights, dtype, function, inputs)
+    import jax
 
-        tensors = [tf.constant(value, dtype) for value in inputs]
-        sources = [weight.value for weight in weights] + tensors
-        with tf.GradientTape() as tape:
-            tape.watch(sources)
-            loss = function(*tensors)
-        found = tape.gradient(loss, sources)
-        found = [
-            tf.zeros_like(source) if gradient is None else tf.convert_to_tensor(gradient)
-            for gradient, source in zip(found, sources)
-        ]
-        return [gradient.numpy() for gradient in found]
-    if BACKEND == "jax":
-        import jax
+    other = layer.non_trainable_variables
 
-        fixed = [(v, v.value) for v in layer.non_trainable_variables]
+    def loss_of(values: list[Any], tensors: list[Any], fixed: list[Any]) -> Any:
+        mapping = [*zip(weights, values, strict=True), *zip(other, fixed, strict=True)]
+        with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
+            return function(*tensors)
 
-        def loss_of(values: list[Any], tensors: list[Any]) -> Any:
-            mapping = list(zip(weights, values)) + fixed
-            with keras.StatelessScope(state_mapping=mapping, collect_losses=True):
-                return function(*tensors)
+    compiled = jax.jit(jax.grad(loss_of, argnums=(0, 1)))
 
-        arguments = (
+    def of(inputs: list[np.ndarray]) -> list[np.ndarray]:
+        first, second = compiled(
             [weight.value for weight in weights],
             [jax.numpy.array(v, dtype) for v in inputs],
+            [variable.value for variable in other],
         )
-        first, second = jax.jit(jax.grad(loss_of, argnums=(0, 1)))(*arguments)
         return [np.asarray(gradient) for gradient in (*first, *second)]
+
+    return of
+
+
+def _tensorflow_gradients(
+    weights: list, dtype: str, function: Callable[..., Any], inputs: list[np.ndarray]
+) -> list[np.ndarray]:
+    import tensorflow as tf
+
+    tensors = [tf.constant(value, dtype) for value in inputs]
+    sources = [weight.value for weight in weights] + tensors
+    with tf.GradientTape() as tape:
+        tape.watch(sources)
+        loss = function(*tensors)
+    found = tape.gradient(loss, sources)
+    return [
+        (tf.zeros_like(source) if gradient is None else tf.convert_to_tensor(gradient)).numpy()
+        for gradient, source in zip(found, sources)
+    ]
+
+
+def _torch_gradients(
+    weights: list, dtype: str, function: Callable[..., Any], inputs: list[np.ndarray]
+) -> list[np.ndarray]:
     import torch
 
     tensors = [

@@ -1,10 +1,23 @@
 """The counter reproduces the paper's numbers and the audit of the execution orders."""
 
+from typing import Any
+
 import keras
 import numpy as np
 import pytest
 
-from laser_keras import LaserEncoder, RankMixer, complexity
+from laser_keras import (
+    DINEncoder,
+    HSTUEncoder,
+    LaserEncoder,
+    LONGEREncoder,
+    RankMixer,
+    SIMEncoder,
+    STCAEncoder,
+    TransformerEncoder,
+    TWINEncoder,
+    complexity,
+)
 
 
 def millions(value: float, digits: int = 2) -> float:
@@ -111,6 +124,26 @@ def test_rank_mixer_has_one_parameter_per_multiplication() -> None:
     assert millions(complexity.rank_mixer_macs(), 0) == 151
 
 
+def products(graph: Any) -> int:
+    """Multiply-accumulates of the matrix products in a traced TensorFlow graph."""
+    executed = 0
+    for operation in graph.get_operations():
+        if operation.type == "Einsum":
+            equation = operation.get_attr("equation").decode()
+            extents = {}
+            left = equation.split("->")[0].split(",")
+            for letters, tensor in zip(left, operation.inputs, strict=True):
+                extents.update(zip(letters, tensor.shape, strict=True))
+            executed += int(np.prod(list(extents.values())))
+        elif "MatMul" in operation.type:
+            first = operation.inputs[0].shape
+            transposed = operation.get_attr(
+                "transpose_a" if operation.type == "MatMul" else "adj_x"
+            )
+            executed += int(np.prod(operation.outputs[0].shape)) * first[-2 if transposed else -1]
+    return executed
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses TensorFlow's profiler")
 @pytest.mark.parametrize("candidates", [1, 12, 20])
 @pytest.mark.parametrize("implementation", ["auto", "project", "absorb"])
@@ -129,22 +162,80 @@ def test_counts_equal_what_tensorflow_executes(candidates: int, implementation: 
         )
         .graph
     )
-    executed = 0
-    for operation in graph.get_operations():
-        if operation.type == "Einsum":
-            equation = operation.get_attr("equation").decode()
-            extents = {}
-            left = equation.split("->")[0].split(",")
-            for letters, tensor in zip(left, operation.inputs, strict=True):
-                extents.update(zip(letters, tensor.shape, strict=True))
-            executed += int(np.prod(list(extents.values())))
-        elif "MatMul" in operation.type:
-            first = operation.inputs[0].shape
-            transposed = operation.get_attr(
-                "transpose_a" if operation.type == "MatMul" else "adj_x"
-            )
-            executed += int(np.prod(operation.outputs[0].shape)) * first[-2 if transposed else -1]
+    executed = products(graph)
     expected = complexity.laser_macs(
         candidates, length, width, **sizes, num_layers=2, implementation=implementation
     )
     assert executed == sum(expected.values())
+
+
+SYSTEMS = {
+    "din": (lambda: DINEncoder(), lambda n: complexity.din_macs(n, 40, 16, (), "auto")),
+    "din_unit": (
+        lambda: DINEncoder("activation_unit", hidden_units=(6, 5)),
+        lambda n: complexity.din_macs(n, 40, 16, (6, 5)),
+    ),
+    "transformer": (
+        lambda: TransformerEncoder(2, ffn_expansion=3),
+        lambda n: complexity.self_attention_macs(n, 40, 16, 2, 3, True, "auto"),
+    ),
+    "transformer_shared": (
+        lambda: TransformerEncoder(append_target=False),
+        lambda n: complexity.self_attention_macs(n, 40, 16, 1, 0, False, "auto"),
+    ),
+    "base": (
+        lambda: TransformerEncoder(recent_events=10),
+        lambda n: complexity.self_attention_macs(n, 10, 16, 1, 0, True, "auto"),
+    ),
+    "hstu": (
+        lambda: HSTUEncoder(2),
+        lambda n: complexity.hstu_macs(n, 40, 16, 2, "research", "auto"),
+    ),
+    "hstu_v3": (
+        lambda: HSTUEncoder(1, dialect="dlrm_v3"),
+        lambda n: complexity.hstu_macs(n, 40, 16, 1, "dlrm_v3", "auto"),
+    ),
+    "twin": (
+        lambda: TWINEncoder(10, 2, 5),
+        lambda n: complexity.twin_macs(n, 40, 16, 10, 5, "auto"),
+    ),
+    "sim_soft": (
+        lambda: SIMEncoder("soft", 10, 2, 5),
+        lambda n: complexity.sim_macs(n, 40, 16, "soft", 10, 5, "auto", training=True),
+    ),
+    "stca": (
+        lambda: STCAEncoder(2, 4, 3),
+        lambda n: complexity.stca_macs(n, 40, 16, 2, 4, 3),
+    ),
+    "longer": (
+        lambda: LONGEREncoder(4, 6, 1, 2, 3),
+        lambda n: complexity.longer_macs(n, 40, 16, 4, 6, 1, 3),
+    ),
+}
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="reads TensorFlow's graph")
+@pytest.mark.parametrize("candidates", [1, 3, 30])
+@pytest.mark.parametrize("system", sorted(SYSTEMS))
+def test_counts_of_the_comparison_systems_equal_what_tensorflow_executes(
+    system: str, candidates: int
+) -> None:
+    import tensorflow as tf
+
+    make, expected = SYSTEMS[system]
+    encoder = make()
+    encoder.build((1, candidates, 16), (1, 40, 16))
+    graph = (
+        tf.function(lambda t, h: encoder(t, h))
+        .get_concrete_function(tf.TensorSpec((1, candidates, 16)), tf.TensorSpec((1, 40, 16)))
+        .graph
+    )
+    assert products(graph) == expected(candidates)
+
+
+def test_the_activation_units_split_first_layer() -> None:
+    """44.2 million MACs per candidate as printed, 13.5 split."""
+    printed = 1000 * (4 * 128 * 80 + 80 * 40 + 40)
+    one, two = (complexity.din_macs(n, hidden_units=(80, 40)) for n in (1, 2))
+    split = two - one - 1000 * 128 - 128 * 80  # less the weighted sum and the target's part
+    assert (millions(printed, 1), millions(split, 1)) == (44.2, 13.5)
