@@ -3,6 +3,7 @@
     python -m benchmarks.seqvault.compare                          generated events
     python -m benchmarks.seqvault.compare --data FOLDER_OR_FILE    and those of a Parquet file
     python -m benchmarks.seqvault.compare --render RESULT.json     tables of a result, as Markdown
+        --into docs/seqvault/benchmarks.md                         put in their place in a page
 
 Every store holds the same histories and answers the same requests: the last 1000 events
 of a user, all fields, as arrays padded to [B, 1000], which the run checks to be equal.
@@ -145,6 +146,16 @@ def measure(histories: Histories, arguments: argparse.Namespace) -> dict[str, An
     return result
 
 
+def tables(path: Path, page: str | None) -> None:
+    """Prints the tables of a result, or puts them into a page; goals are worked out anew."""
+    result = json.loads(path.read_text())
+    result["goals"] = goals.table(result, path.parent)
+    if page:
+        Path(page).write_text(render.put_into(Path(page).read_text(), result))
+    else:
+        print(render.markdown(result))
+
+
 def say(line: str) -> None:
     """Progress."""
     print(line, flush=True)
@@ -163,9 +174,10 @@ def main() -> None:
     parser.add_argument("--fields", default="item_id,scenario,action", help="fields of --data")
     parser.add_argument("--out", default=str(RESULTS), help="folder of results")
     parser.add_argument("--render", metavar="RESULT", help="print tables of a result, and end")
+    parser.add_argument("--into", metavar="PAGE", help="with --render: put them into a page")
     arguments = parser.parse_args()
     if arguments.render:
-        print(render.markdown(json.loads(Path(arguments.render).read_text())))
+        tables(Path(arguments.render), arguments.into)
         return
     warm_up()
     sources = [lambda: generate(arguments.users, arguments.seed)]

@@ -1,6 +1,6 @@
 """Seconds to open a store after its process ended, by users and logged events.
 
-python benchmarks/seqvault/recovery.py [--users 1000000] [--events 1000000]
+python -m benchmarks.seqvault.recovery [--users 1000000] [--events 1000000]
 """
 
 import argparse

@@ -41,6 +41,20 @@ def markdown(result: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def put_into(text: str, result: dict[str, Any]) -> str:
+    """A page with the tables of this result between the two comments that are there for it.
+
+    Raises:
+        ValueError: the page has no place for results of this source.
+    """
+    begin, end = f"<!-- tables: {result['source']} -->\n", "<!-- end of tables -->"
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"the page lacks the lines {begin.strip()!r} and {end!r}; add them.")
+    return f"{before}{begin}\n{markdown(result)}\n{end}{after}"
+
+
 def goals(rows: Sequence[dict[str, Any]]) -> str:
     """The goals table."""
     return _table(

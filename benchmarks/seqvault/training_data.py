@@ -1,6 +1,6 @@
 """Training data joined from SeqVault per request, against histories written out per impression.
 
-    python benchmarks/seqvault/training_data.py [--requests 20000]
+    python -m benchmarks.seqvault.training_data [--requests 20000]
 
 Both ways hold the same: each impression's last 200 events with three event fields and the
 side information of their items (author, category, duration, a content vector of 16

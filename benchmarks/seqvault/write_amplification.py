@@ -1,6 +1,6 @@
 """What merges write per new event, over a long run of few events per user and merge.
 
-    python benchmarks/seqvault/write_amplification.py [--users 20000] [--merges 200] [--events 5]
+    python -m benchmarks.seqvault.write_amplification [--users 20000] [--merges 200] [--events 5]
 
 A store of life-cycle histories takes new events: each round appends a few for every user and
 merges. Counted are the bytes that merges write (whole segments, as the file system sees
@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from workload import generate
 
+from benchmarks.seqvault.workload import generate
 from seqvault import Schema, SeqVault
 
 

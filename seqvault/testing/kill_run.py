@@ -16,6 +16,7 @@ from seqvault.files import Files
 from seqvault.store import SeqVault
 from seqvault.testing.oracle import Oracle
 from seqvault.testing.workload import SCHEMA, random_step
+from seqvault.warm_up import warm_up
 
 KILLS_PER_STORE = 12
 WRITES = (
@@ -123,6 +124,7 @@ def kill_run(kills: int, seed: int) -> int:
     Returns:
         How many were killed.
     """
+    warm_up()  # once, not in every process
     with tempfile.TemporaryDirectory(prefix="seqvault-kills-") as root:
         oracle = Oracle()
         for k in range(kills):
