@@ -102,7 +102,10 @@ class ServerUnavailableError(SeqVaultError):
 
 
 class AccessDeniedError(SeqVaultError):
-    """The token is missing, unknown, expired or not good for this call."""
+    """The token is missing, unknown, expired or not good for this call.
+
+    Or the server's certificate is not of the authority that the client trusts.
+    """
 
 
 class LogUnavailableError(SeqVaultError):

@@ -24,6 +24,12 @@ _CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
     (errors.StoreClosedError, grpc.StatusCode.UNAVAILABLE),
     (errors.SeqVaultError, grpc.StatusCode.INTERNAL),
 ]
+# What a call ended by gRPC itself says of the server; one that stops cancels what comes too late.
+_UNAVAILABLE = {
+    grpc.StatusCode.UNAVAILABLE: "cannot be reached",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "took too long",
+    grpc.StatusCode.CANCELLED: "stopped before it answered",
+}
 _BY_NAME = {
     name: kind
     for name, kind in inspect.getmembers(errors, inspect.isclass)
@@ -42,11 +48,17 @@ def error_of(call: grpc.RpcError, target: str, request_id: str) -> errors.SeqVau
     for key, value in call.trailing_metadata() or ():
         if key == ERROR_KEY and value in _BY_NAME:
             return _BY_NAME[value](call.details())
-    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        what = "cannot be reached" if code == grpc.StatusCode.UNAVAILABLE else "took too long"
+    if "CERTIFICATE_VERIFY_FAILED" in str(call.details()):
+        return errors.AccessDeniedError(
+            f"the SeqVault server at {target} shows a certificate that is not of the authority "
+            f"given as ca, or not for this name ({call.details()}); check both."
+        )
+    what = _UNAVAILABLE.get(code)
+    if what is not None:
         return errors.ServerUnavailableError(
             f"the SeqVault server at {target} {what} ({call.details()}); check that it runs "
-            f"there, and try again (request {request_id})."
+            "there, and whether it asks for TLS or a client's certificate, and try again (request "
+            f"{request_id})."
         )
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # said by gRPC itself: too many, or too large
         return errors.LimitError(
