@@ -11,10 +11,15 @@ import keras
 from keras import ops
 
 from laser_keras import LaserEncoder
+from laser_keras.sequence import linear, split_heads
 
 
 class PaperForm(LaserEncoder):
-    """``LaserEncoder`` with the paper's order of execution, one candidate per row."""
+    """``LaserEncoder`` with the paper's order of execution, one candidate per row.
+
+    Written as well as the order allows: products over flattened rows, no copy of the history for
+    a single candidate, no guard against NaN in padding, and none of the layers' own gradients.
+    """
 
     def call(self, target: Any, history: Any, mask: Any = None, training: Any = None) -> Any:
         sta, stacked = self.segmented_attention, self.stacked_attention
@@ -23,43 +28,41 @@ class PaperForm(LaserEncoder):
         segments, head_width = length // w, width // heads
         # Each candidate is a row of its own, as the paper's impression-level batches are.
         rows = batch * candidates
-        history = ops.reshape(
-            ops.broadcast_to(history[:, None], (batch, candidates, length, width)),
-            (rows, length, width),
-        )
+        if candidates > 1:
+            history = ops.repeat(history, candidates, axis=0)
+            mask = None if mask is None else ops.repeat(mask, candidates, axis=0)
         target = ops.reshape(target, (rows, width))
-        query = ops.reshape(ops.matmul(target, sta.query_kernel), (rows, heads, 1, sta.key_dim))
-        keys = ops.reshape(ops.matmul(history, sta.key_kernel), (rows, length, heads, sta.key_dim))
-        values = ops.reshape(
-            ops.matmul(history, sta.value_kernel), (rows, segments, w, heads, head_width)
-        )
+        query = ops.reshape(linear(target, sta.query_kernel), (rows, heads, 1, sta.key_dim))
+        keys = split_heads(linear(history, sta.key_kernel), heads)
+        values = linear(history, sta.value_kernel)
+        values = ops.reshape(values, (rows, segments, w, heads, head_width))
         scores = ops.matmul(query, ops.transpose(keys, (0, 2, 3, 1))) / math.sqrt(sta.key_dim)
         alpha = ops.sigmoid(ops.reshape(scores, (rows, heads, segments, 1, w)))
         if mask is not None:
-            valid = ops.reshape(
-                ops.broadcast_to(mask[:, None], (batch, candidates, length)),
-                (rows, 1, segments, 1, w),
-            )
-            alpha = ops.where(valid, alpha, 0.0)
+            alpha = ops.where(ops.reshape(mask, (rows, 1, segments, 1, w)), alpha, 0.0)
         values = ops.transpose(values, (0, 3, 1, 2, 4))
         compressed = ops.matmul(alpha, values)  # [rows, heads, segments, 1, head_width]
-        compressed = ops.reshape(
-            ops.transpose(compressed, (0, 2, 3, 1, 4)), (rows, segments, width)
-        )
-        compressed = sta._refine(compressed, training)
+        compressed = ops.transpose(compressed, (0, 2, 3, 1, 4))
+        compressed = ops.reshape(compressed, (rows, segments, width))
+        ffn = sta._ffn
+        hidden = ops.gelu(linear(compressed, ffn.hidden_kernel, ffn.hidden_bias), approximate=False)
+        compressed = compressed + linear(hidden, ffn.output_kernel, ffn.output_bias)
+        compressed = sta._layer_norm(compressed)
         refined = target
         for query_kernel, key_kernel, value_kernel in zip(
             stacked.query_kernels, stacked.key_kernels, stacked.value_kernels, strict=True
         ):
-            shape = (rows, segments, heads, head_width)
-            query = ops.reshape(ops.matmul(refined, query_kernel), (rows, heads, 1, head_width))
-            keys = ops.reshape(ops.matmul(compressed, key_kernel), shape)
-            values = ops.reshape(ops.matmul(compressed, value_kernel), shape)
+            query = ops.reshape(linear(refined, query_kernel), (rows, heads, 1, head_width))
+            keys = split_heads(linear(compressed, key_kernel), heads)
+            values = split_heads(linear(compressed, value_kernel), heads)
             scores = ops.matmul(query, ops.transpose(keys, (0, 2, 3, 1)))
             attention = ops.softmax(scores / math.sqrt(head_width), axis=-1)
             output = ops.matmul(attention, ops.transpose(values, (0, 2, 1, 3)))
             refined = refined + ops.reshape(output, (rows, width))
-        tokens = self.fusion(refined, compressed)
+        salient, recent = ops.max(compressed, axis=1), self.fusion.num_recent_segments
+        tokens = ops.concatenate(
+            [refined[:, None], salient[:, None], compressed[:, :recent]], axis=1
+        )
         return ops.reshape(tokens, (batch, candidates, tokens.shape[-2], width))
 
 

@@ -34,7 +34,8 @@ SYSTEMS: dict[str, Callable[[], keras.layers.Layer]] = {
     "transformer": TransformerEncoder,
 }
 # Floats of the largest tensor that a system may form; beyond it the case is left out.
-LARGEST = 4e8
+LARGEST = 2e8
+FEWEST_ROUNDS, MOST_ROUNDS = 3, 15
 
 
 def batch_size(length: int, candidates: int, events: int) -> int:
@@ -79,11 +80,13 @@ def make_step(
                 result = loss(values, target, history)
             return tape.gradient(result, [values, target, history])
 
+        step.get_concrete_function(*arguments)
         return lambda: tf.nest.map_structure(lambda x: x.shape, step(*arguments))
     if BACKEND == "jax":
         import jax
 
-        compiled = jax.jit(jax.grad(loss, argnums=(0, 1, 2)) if backward else loss)
+        function = jax.grad(loss, argnums=(0, 1, 2)) if backward else loss
+        compiled = jax.jit(function).lower(*arguments).compile()
         return lambda: jax.block_until_ready(compiled(*arguments))
     import torch
 
@@ -112,7 +115,7 @@ def make_inputs(batch: int, length: int, candidates: int) -> dict[str, np.ndarra
 def time_case(
     systems: list[str], length: int, candidates: int, backward: bool, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Interleaved repetitions of all systems on one case; medians, per request."""
+    """Interleaved rounds of all systems on one case; medians per request."""
     batch = batch_size(length, candidates, args.events)
     case = {
         "length": length,
@@ -128,11 +131,14 @@ def time_case(
             rows.append({**case, "system": system, "left_out": f"a tensor of {floats:.1e} floats"})
             continue
         steps[system] = make_step(SYSTEMS[system](), inputs, backward, args.jit)
-        for _ in range(2):
-            steps[system]()
+        steps[system]()
     wall: dict[str, list[float]] = {system: [] for system in steps}
     cpu: dict[str, list[float]] = {system: [] for system in steps}
-    for _ in range(args.repeats):
+    start = time.perf_counter()
+    for step in steps.values():  # the second warm-up
+        step()
+    rounds = int(args.seconds / (time.perf_counter() - start)) if steps else 0
+    for _ in range(min(max(rounds, FEWEST_ROUNDS), MOST_ROUNDS)):
         for system, step in steps.items():
             start, cpu_start = time.perf_counter(), time.process_time()
             step()
@@ -155,19 +161,21 @@ def time_case(
 def peak_memory(system: str, args: argparse.Namespace) -> dict[str, Any]:
     """Peak resident memory that one training step adds, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.layers.run", "--peak-memory-of", system]
-    command += ["--events", str(args.events)] + (["--jit"] if args.jit else [])
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    command += ["--events", str(args.events), "--threads", str(args.threads)]
+    # Freed memory goes back to the system at once instead of hiding the next allocation.
+    returning = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, check=True, env={**os.environ, **returning}
+    )
     return {"system": system, "length": 1000, **json.loads(result.stdout.splitlines()[-1])}
 
 
 def report_peak_memory(system: str, args: argparse.Namespace) -> None:
+    """Traced and compiled beforehand; a tiny step of the same kind has loaded the libraries."""
     batch = batch_size(1000, 1, args.events)
     inputs = make_inputs(batch, 1000, 1)
-    # A step of the same kind on a tiny input first, so that libraries are loaded.
-    make_step(
-        SYSTEMS[system](), make_inputs(1, 20 if system == "hstu" else 50, 1), True, args.jit
-    )()
-    step = make_step(SYSTEMS[system](), inputs, True, args.jit)
+    make_step(SYSTEMS[system](), make_inputs(1, 50, 1), True, False)()
+    step = make_step(SYSTEMS[system](), inputs, True, False)
     Path("/proc/self/clear_refs").write_text("5")  # resets the high-water mark
     before = resident_kb("VmRSS")
     step()
@@ -224,7 +232,7 @@ def main() -> None:
     )
     parser.add_argument("--candidates", type=int, nargs="+", default=[1, 10, 100, 500])
     parser.add_argument("--systems", nargs="+", default=list(SYSTEMS), choices=list(SYSTEMS))
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of rounds per case, about")
     parser.add_argument("--events", type=int, default=64000, help="events per call, about")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--jit", action="store_true", help="XLA on TensorFlow (JAX always)")
@@ -249,7 +257,7 @@ def main() -> None:
                         f"{row['system']:23} {shown}",
                         flush=True,
                     )
-    if BACKEND == "tensorflow":
+    if BACKEND in ("tensorflow", "jax") and not args.jit:
         for system in args.systems:
             report["memory"].append(peak_memory(system, args))
             print(report["memory"][-1], flush=True)

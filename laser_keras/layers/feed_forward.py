@@ -47,6 +47,9 @@ class FeedForward(keras.layers.Layer):
     Returns:
         Float tensor [..., d].
 
+    Raises:
+        ValueError: for arguments or shapes that do not fit.
+
     Example:
 
     >>> import numpy as np

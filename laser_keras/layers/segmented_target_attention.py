@@ -21,7 +21,6 @@ from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import (
     linear,
     masked_softmax,
-    merge_heads,
     pad_axis,
     reverse_candidates,
     reverse_valid,
@@ -232,7 +231,8 @@ class SegmentedTargetAttention(SequenceLayer):
         if (similarity is None) != (self.similarity_kernel is None):
             raise ValueError(
                 f"{self.name}: `similarity` must be passed at every call or at none. The layer was "
-                f"built {'without' if self.similarity_kernel is None else 'with'} it."
+                f"built {'without' if self.similarity_kernel is None else 'with'} it. "
+                f"Received: {'none' if similarity is None else tuple(similarity.shape)}"
             )
         single = len(target.shape) == 2
         if single:
@@ -373,18 +373,9 @@ class SegmentedTargetAttention(SequenceLayer):
         return offsets if self.score_bias is None else offsets + self.score_bias
 
     def _project_sums(self, sums: Tensor) -> Tensor:
-        """Apply ``Wv`` to gated sums of events: [B, S, N, heads, d] to [B, N, S, heads, d / heads].
-
-        Heads side by side times a block-diagonal kernel: with few heads the products with zeros
-        cost less than bringing the heads to the front and back, above all in the gradient.
-        """
-        heads, width = self.num_heads, sums.shape[-1]
-        kernel = split_heads(self.value_kernel, heads)
-        if heads > 2:
-            return ops.einsum("bsnhd,dhe->bnshe", sums, kernel)
-        blocks = ops.einsum("hg,dge->hdge", ops.eye(heads, dtype=kernel.dtype), kernel)
-        segments = linear(merge_heads(sums), ops.reshape(blocks, (heads * width, width)))
-        return ops.transpose(split_heads(segments, heads), (0, 2, 1, 3, 4))
+        """Apply ``Wv`` to gated sums [B, S, N, heads, d]: [B, N, S, heads, d / heads]."""
+        kernel = split_heads(self.value_kernel, self.num_heads)
+        return ops.einsum("bsnhd,dhe->bnshe", sums, kernel)
 
     def _bias_of(self, totals: Tensor) -> Tensor:
         """Gates do not sum to one, so the value bias counts once per unit of gate [B, N, S, h]."""
