@@ -16,7 +16,7 @@ BATCH = 1000
 def batches(histories: Histories, count: int, users: int, seed: int) -> list[Columns]:
     """Batches of 1000 new events of up to ``users`` users each."""
     rng = np.random.default_rng(seed)
-    made = []
+    made: list[Columns] = []
     for number in range(count):
         rows = rng.integers(0, len(histories), BATCH)
         part = {name: values[rows] for name, values in histories.events.items()}

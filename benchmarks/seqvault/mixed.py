@@ -9,16 +9,18 @@ import numpy as np
 from benchmarks.seqvault.appends import BATCH, batches
 from benchmarks.seqvault.peers.peer import Peer
 from benchmarks.seqvault.peers.seqvault import SeqVaultPeer
-from benchmarks.seqvault.timing import Sample, percentiles, timed
+from benchmarks.seqvault.reads import one_read
+from benchmarks.seqvault.timing import Sample, percentiles
 from benchmarks.seqvault.workload import Columns, Histories
 
 
 def _reads(store: Peer, users: np.ndarray, seconds: float, seed: int) -> list[Sample]:
     rng = np.random.default_rng(seed)
+    held: dict[str, Columns] = {}
     samples, end = [], time.perf_counter() + seconds
     while time.perf_counter() < end:
         one = rng.choice(users, 1)
-        samples.append(timed(lambda one=one: store.read(one)))
+        samples.append(one_read(store, one, held))
     return samples
 
 

@@ -1,5 +1,6 @@
 """The histories that every store holds, and the plain form in which peers keep them."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 LAST_N = 1000
-Columns = dict[str, np.ndarray]
+Columns = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)

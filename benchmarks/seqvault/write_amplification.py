@@ -47,7 +47,7 @@ def bytes_alone(parts: list[dict[str, np.ndarray]], root: str) -> float:
 
 
 def run(users: int, merges: int, per_user: int, hold_small: bool, root: str) -> dict[str, object]:
-    events = generate(users, 0).events
+    events = dict(generate(users, 0).events)
     everybody = np.unique(events["user_id"])
     rng = np.random.default_rng(1)
     vault = SeqVault.open(f"{root}/vault", Schema.from_arrow(pa.table(events).schema))

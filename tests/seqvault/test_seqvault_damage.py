@@ -69,7 +69,7 @@ def _outcome(path: str, oracle: Oracle, **options: Any) -> str:
 
 
 def test_one_flipped_bit_in_every_region_of_every_file(whole):
-    """Twelve bytes of each region, more of large ones, and in each any of its bits."""
+    """Eight bytes of each region, more of large ones, and in each any of its bits."""
     disk, oracle = whole
     rng = random.Random(0)
     noticed: dict[str, int] = {}
@@ -77,7 +77,7 @@ def test_one_flipped_bit_in_every_region_of_every_file(whole):
     for path in sorted(disk.names):
         for region in regions_of(path, disk.content(path).tobytes()):
             size = region.stop - region.start
-            many = min(size, 12 + size // 64)
+            many = min(size, 8 + size // 128)
             for place in rng.sample(range(region.start, region.stop), many):
                 bit = 8 * place + rng.randrange(8)
                 damaged = disk.after_crash(rng, "all")
@@ -92,7 +92,7 @@ def test_one_flipped_bit_in_every_region_of_every_file(whole):
                     raise AssertionError(f"bit {bit} of {path}, {region.name}") from error
                 counts = noticed if found else harmless
                 counts[region.name] = counts.get(region.name, 0) + 1
-    assert sum(noticed.values()) > 800
+    assert sum(noticed.values()) > 500
     # bytes that carry nothing may be what they like; all others must be noticed, except
     # in the log's last frame, where damage looks like a crash in the middle of an append
     carry_nothing = {"wal room", "spare", "segment record padding"}
