@@ -32,6 +32,7 @@ class LaserEncoder(SequenceLayer):
             attentions, one function and one set of weights. Defaults to ``"auto"``.
         gamma, gate, gate_bias, use_bias, activation, norm, epsilon, dropout: see
             ``SegmentedTargetAttention``.
+        value_dim, use_output_projection: see ``SegmentedTargetAttention``.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -76,6 +77,8 @@ class LaserEncoder(SequenceLayer):
         norm: str = "post",
         epsilon: float = 1e-6,
         dropout: float = 0.0,
+        value_dim: int | None = None,
+        use_output_projection: bool = False,
         order: str = "newest_first",
         implementation: str = "auto",
         **kwargs: Any,
@@ -95,6 +98,8 @@ class LaserEncoder(SequenceLayer):
             norm=norm,
             epsilon=epsilon,
             dropout=dropout,
+            value_dim=value_dim,
+            use_output_projection=use_output_projection,
             implementation=implementation,
             dtype=self.dtype_policy,
             name="segmented_attention",

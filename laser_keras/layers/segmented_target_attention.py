@@ -21,6 +21,7 @@ from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import (
     linear,
     masked_softmax,
+    merge_heads,
     pad_axis,
     reverse_candidates,
     reverse_valid,
@@ -42,8 +43,8 @@ class SegmentedTargetAttention(SequenceLayer):
 
         a_j = sigmoid(t Wq . h_j Wk / gamma)        s_i = sum over the segment of a_j (h_j Wv)
 
-    The heads are concatenated (each is ``d / num_heads`` wide, there is no output projection) and
-    refined by one feed-forward network that all segments share: ``s_i = LN(FFN(s_i) + s_i)``.
+    The heads are concatenated (each is ``d / num_heads`` wide unless ``value_dim`` says otherwise)
+    and refined by one feed-forward network that all segments share: ``s_i = LN(FFN(s_i) + s_i)``.
 
     **Execution order.** One set of weights, the same function, three orders (exact in real
     arithmetic). ``"project"`` forms keys and values of every event once per request, as the paper
@@ -71,13 +72,17 @@ class SegmentedTargetAttention(SequenceLayer):
         gate_bias: None, or the initial value of one trainable number per head that is added to
             the scores; ``-log(segment_size)`` makes the gates of a segment sum to about one at
             the start. Defaults to None.
-        use_bias: Boolean. Biases of the query, key and value projections. Defaults to False.
+        use_bias: Boolean. Biases of all projections of the attention. Defaults to False.
         activation: Hidden activation of the feed-forward network. Defaults to ``"gelu"``.
         norm: ``"post"`` as printed, ``"pre"`` (``s + FFN(LN(s))``) or ``"none"``.
             Defaults to ``"post"``.
         epsilon: Float of the layer normalisation. Keras' own default of 1e-3 would shrink weakly
             gated segments. Defaults to 1e-6.
         dropout: Float in [0, 1), inside the feed-forward network. Defaults to 0.
+        value_dim: Integer, width of the values per head, or None for ``d / num_heads``, the
+            paper's. Another total width than d needs the output projection. Defaults to None.
+        use_output_projection: Boolean. A projection of the concatenated heads to d, ahead of the
+            feed-forward network. The paper has none. Defaults to False.
         order: ``"newest_first"`` (right-padded) or ``"oldest_first"`` (padded on either side).
             Segments always count from the newest event. Defaults to ``"newest_first"``.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``. Defaults to ``"auto"``.
@@ -126,6 +131,8 @@ class SegmentedTargetAttention(SequenceLayer):
         norm: str = "post",
         epsilon: float = 1e-6,
         dropout: float = 0.0,
+        value_dim: int | None = None,
+        use_output_projection: bool = False,
         order: str = "newest_first",
         implementation: str = "auto",
         **kwargs: Any,
@@ -150,6 +157,10 @@ class SegmentedTargetAttention(SequenceLayer):
         self.norm = check_choice(self.name, "norm", norm, ("post", "pre", "none"))
         self.epsilon = epsilon
         self.dropout = check_rate(self.name, "dropout", dropout)
+        if value_dim is not None:
+            check_int(self.name, "value_dim", value_dim, 1)
+        self.value_dim = value_dim
+        self.use_output_projection = use_output_projection
         self.order = check_choice(self.name, "order", order, ("newest_first", "oldest_first"))
         self.implementation = check_choice(
             self.name, "implementation", implementation, ("auto", "project", "absorb")
@@ -181,18 +192,32 @@ class SegmentedTargetAttention(SequenceLayer):
     ) -> None:
         """Create the weights for inputs of these shapes."""
         width = self._check_shapes(target_shape, history_shape, similarity_shape)
-        check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         heads, key_width = self.num_heads, self.num_heads * self.key_dim
+        if self.value_dim is None:
+            check_divides(self.name, "`num_heads`", heads, "the width d", width)
+        value_width = self._value_width(width)
+        if value_width != width and not self.use_output_projection:
+            raise ValueError(
+                f"{self.name}: `value_dim` times `num_heads` must be the width d, unless "
+                f"`use_output_projection` is set. Received: value_dim {self.value_dim}, "
+                f"num_heads {heads}, width {width}"
+            )
         self.query_kernel = self.add_weight(shape=(width, key_width), name="query_kernel")
         self.key_kernel = self.add_weight(shape=(width, key_width), name="key_kernel")
-        self.value_kernel = self.add_weight(shape=(width, width), name="value_kernel")
+        self.value_kernel = self.add_weight(shape=(width, value_width), name="value_kernel")
+        self.output_kernel = None
+        if self.use_output_projection:
+            self.output_kernel = self.add_weight(shape=(value_width, width), name="output_kernel")
 
         def bias(name: str, size: int, initializer: Any = "zeros") -> Any:
             return self.add_weight(shape=(size,), initializer=initializer, name=name)
 
         self.query_bias = bias("query_bias", key_width) if self.use_bias else None
         self.key_bias = bias("key_bias", key_width) if self.use_bias else None
-        self.value_bias = bias("value_bias", width) if self.use_bias else None
+        self.value_bias = bias("value_bias", value_width) if self.use_bias else None
+        self.output_bias = None
+        if self.use_bias and self.use_output_projection:
+            self.output_bias = bias("output_bias", width)
         self.score_bias = None
         if self.gate_bias is not None:
             start = keras.initializers.Constant(self.gate_bias)
@@ -243,13 +268,16 @@ class SegmentedTargetAttention(SequenceLayer):
             if similarity is not None:
                 similarity = reverse_candidates(similarity, mask)
             mask = None if mask is None else reverse_valid(mask, mask)
-        segments = self._refine(self._compress(target, history, mask, similarity), training)
+        segments = merge_heads(self._compress(target, history, mask, similarity))
+        if self.output_kernel is not None:
+            segments = linear(segments, self.output_kernel, self.output_bias)
+        segments = self._refine(segments, training)
         return ops.squeeze(segments, 1) if single else segments
 
     def _compress(
         self, target: Tensor, history: Tensor, mask: Tensor | None, similarity: Tensor | None
     ) -> Tensor:
-        """Gate and sum the events of each segment: [B, N, S, d]."""
+        """Gate and sum the values of each segment: [B, N, S, heads, value_dim]."""
         absorb_keys, absorb_values = self.resolve_implementation(
             target.shape[1], history.shape[1], history.shape[-1]
         )
@@ -289,7 +317,7 @@ class SegmentedTargetAttention(SequenceLayer):
         if self.value_bias is not None:
             totals = ops.reshape(totals, (batch, count, candidates, heads))
             segments = segments + self._bias_of(ops.transpose(totals, (0, 2, 1, 3)))
-        return ops.reshape(segments, (batch, candidates, count, width))
+        return segments
 
     def _gates(
         self,
@@ -332,7 +360,7 @@ class SegmentedTargetAttention(SequenceLayer):
     def _aggregate(
         self, gates: Tensor, history: Tensor, similarity: Tensor | None, absorb_values: bool
     ) -> Tensor:
-        """Sum the gated values of each segment: [B, N, S, d]."""
+        """Sum the gated values of each segment: [B, N, S, heads, value_dim]."""
         batch, candidates, heads, count, w = ops.shape(gates)
         width = history.shape[-1]
         if absorb_values:
@@ -344,7 +372,7 @@ class SegmentedTargetAttention(SequenceLayer):
             segments = self._project_sums(sums)
         else:
             values = split_heads(linear(history, self.value_kernel), heads)
-            values = ops.reshape(values, (batch, count, w, heads, width // heads))
+            values = ops.reshape(values, (batch, count, w, heads, values.shape[-1]))
             segments = ops.einsum("bnhsw,bswhe->bnshe", gates, values)
         if self.value_bias is not None:
             segments = segments + self._bias_of(ops.transpose(ops.sum(gates, -1), (0, 1, 3, 2)))
@@ -353,7 +381,7 @@ class SegmentedTargetAttention(SequenceLayer):
             sums = ops.einsum("bnhsw,bnswm->bnshm", gates, features)
             projected = split_heads(linear(self.similarity_kernel, self.value_kernel), heads)
             segments = segments + ops.einsum("bnshm,mhe->bnshe", sums, projected)
-        return ops.reshape(segments, (batch, candidates, count, width))
+        return segments
 
     def _query(self, target: Tensor) -> Tensor:
         """Scaled queries [B, N, heads, key_dim]."""
@@ -373,7 +401,7 @@ class SegmentedTargetAttention(SequenceLayer):
         return offsets if self.score_bias is None else offsets + self.score_bias
 
     def _project_sums(self, sums: Tensor) -> Tensor:
-        """Apply ``Wv`` to gated sums [B, S, N, heads, d]: [B, N, S, heads, d / heads]."""
+        """Apply ``Wv`` to sums [B, S, N, heads, d]: [B, N, S, heads, value_dim]."""
         kernel = split_heads(self.value_kernel, self.num_heads)
         return ops.einsum("bsnhd,dhe->bnshe", sums, kernel)
 
@@ -398,6 +426,9 @@ class SegmentedTargetAttention(SequenceLayer):
         gamma = math.sqrt(self.key_dim) if self.gamma is None else float(self.gamma)
         return 1.0 / gamma
 
+    def _value_width(self, width: int) -> int:
+        return width if self.value_dim is None else self.num_heads * self.value_dim
+
     def resolve_implementation(
         self, candidates: int | None, length: int | None, width: int
     ) -> tuple[bool, bool]:
@@ -414,8 +445,9 @@ class SegmentedTargetAttention(SequenceLayer):
         segments = -(-length // self.segment_size)
         shared_keys = length * width * key_width + candidates * length * key_width
         absorbed_keys = candidates * (width * key_width + heads * length * width)
-        shared_values = length * width**2 + candidates * length * width
-        absorbed_values = candidates * (heads * length * width + segments * width**2)
+        value_width = self._value_width(width)
+        shared_values = length * width * value_width + candidates * length * value_width
+        absorbed_values = candidates * width * (heads * length + segments * value_width)
         return absorbed_keys < shared_keys, absorbed_values < shared_values
 
     def _check_shapes(
@@ -462,6 +494,8 @@ class SegmentedTargetAttention(SequenceLayer):
             "norm": self.norm,
             "epsilon": self.epsilon,
             "dropout": self.dropout,
+            "value_dim": self.value_dim,
+            "use_output_projection": self.use_output_projection,
             "order": self.order,
             "implementation": self.implementation,
         }

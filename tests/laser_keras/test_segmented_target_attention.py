@@ -281,6 +281,45 @@ def test_layer_norm_hides_the_size_of_the_gates() -> None:
         np.testing.assert_allclose(norms, math.sqrt(D), rtol=2e-2)
 
 
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("use_bias", [False, True])
+def test_wide_values_and_the_output_projection(order: str, use_bias: bool) -> None:
+    layer = make(implementation=order, value_dim=D, use_output_projection=True, use_bias=use_bias)
+    target, history, mask = data()
+    w = weights_by_name(layer)
+    outputs = to_numpy(layer(target, history, mask=mask))
+    assert w["value_kernel"].shape == (D, HEADS * D)
+    for b, n in itertools.product(range(3), range(2)):
+        heads = []
+        for head in range(HEADS):
+            keys, values = (slice(head * size, (head + 1) * size) for size in (KEY_DIM, D))
+            own = {
+                f"{kind}_{part}": w[f"{kind}_{part}"][..., values if kind == "value" else keys]
+                for kind in ("query", "key", "value")
+                for part in (("kernel", "bias") if use_bias else ("kernel",))
+            }
+            heads.append(
+                reference.sta_loop(
+                    target[b, n].astype("float64"),
+                    history[b].astype("float64"),
+                    own,
+                    heads=1,
+                    key_dim=KEY_DIM,
+                    segment_size=4,
+                    mask=mask[b],
+                )
+            )
+        segments = np.concatenate(heads, axis=-1) @ w["output_kernel"] + w.get("output_bias", 0.0)
+        # The reference finds its network by the names' ends.
+        refinement = {k: v for k, v in w.items() if k not in ("output_kernel", "output_bias")}
+        assert_close(outputs[b, n], reference.refine(segments, refinement))
+
+
+def test_values_of_another_width_need_the_output_projection() -> None:
+    with pytest.raises(ValueError, match="`value_dim` times `num_heads` must be the width d"):
+        make(value_dim=D)
+
+
 def test_default_weights_match_the_paper() -> None:
     layer = SegmentedTargetAttention()
     layer.build((None, None, 128), (None, 1000, 128))
