@@ -86,7 +86,9 @@ def _stored(
     many = np.diff(found.starts)
     data, places, shifts, first_blocks = reader.fetch(found, bound, wanted)
     kept, counts, tables = _projection(reader, names)
-    room = int((found.lengths - shifts).sum()) + PADDING
+    chunks = int((-(-found.counts // BLOCK)).sum()) * kept.shape[1]
+    # a column whose codes are in one that stays behind takes them along
+    room = int((found.lengths - shifts).sum()) + 300 * chunks + PADDING
     out, ends = np.empty(room, np.uint8), np.empty(len(places), np.int64)
     status, record = cut_records(
         data, places, found.lengths, shifts, first_blocks, reader.columns_in, found.schema_ids,

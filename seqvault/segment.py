@@ -12,7 +12,7 @@ from seqvault.errors import DamagedFileError, NewerFormatError
 from seqvault.files import Files
 
 MAGIC = b"SEQVSEG\x00"
-FORMAT = 1
+FORMAT = 2  # 1 had no coded chunks
 HEADER = np.dtype(
     [("magic", "S8"), ("format", "<u4"), ("columns", "<u4"), ("number", "<u8"),
      ("schema", "<u4"), ("check", "<u4")]

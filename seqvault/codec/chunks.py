@@ -15,6 +15,7 @@ from numba import njit
 
 from seqvault.codec.primitives import (
     bit_length,
+    inner,
     load_u8,
     load_u64,
     put_lanes_u8,
@@ -38,13 +39,13 @@ MASK16 = np.uint64(0xFFFF)
 _ALL = np.uint64(0xFFFFFFFFFFFFFFFF)
 
 
-@njit(nogil=True)
+@inner
 def _plane_bytes(n, width):
     """Bytes of ``n`` values of ``width`` <= 32 bits in eight lanes of whole words."""
     return 32 * ((((n + 7) >> 3) * width + 31) >> 5)
 
 
-@njit(nogil=True)
+@inner
 def packed_bytes(n, width):
     """Bytes of the packed values of a chunk."""
     if n < LANES_FROM or width > 57:
@@ -54,7 +55,7 @@ def packed_bytes(n, width):
     return _plane_bytes(n, 32) + _plane_bytes(n, width - 32)
 
 
-@njit(nogil=True)
+@inner
 def _put_lane(out, stream, i, value, width):
     """Adds value ``i`` of a chunk to lane ``i % 8``; the bits there are still 0."""
     bit = (i >> 3) * width
@@ -141,7 +142,7 @@ def pack_chunk(values, n, out, position):
     return end
 
 
-@njit(nogil=True)
+@inner
 def chunk_is_sound(data, position, length, n):
     """Whether the parts of a chunk add up and its exceptions lie within it."""
     if length < 3:
@@ -165,7 +166,7 @@ def chunk_is_sound(data, position, length, n):
     return True
 
 
-@njit(nogil=True)
+@inner
 def _base_of(data, at):
     """The frame of reference of a chunk."""
     base_bytes = load_u8(data, at + 1) & 15
@@ -175,7 +176,7 @@ def _base_of(data, at):
     return (zigzag >> np.uint64(1)) ^ (np.uint64(0) - (zigzag & np.uint64(1)))
 
 
-@njit(nogil=True)
+@inner
 def put_value(out, at, size, value):
     """Writes the low ``size`` bytes (1, 2, 4 or 8) of a value."""
     if size == 8:
@@ -188,14 +189,14 @@ def put_value(out, at, size, value):
         store_u8(out, at, value)
 
 
-@njit(nogil=True)
+@inner
 def put_same(out, at, size, value, count):
     """Writes one value ``count`` times."""
     for i in range(count):
         put_value(out, at + i * size, size, value)
 
 
-@njit(nogil=True)
+@inner
 def _one_of_plane(data, stream, width, i):
     """Value ``i`` of a plane of lanes."""
     bit = (i >> 3) * width
@@ -205,7 +206,7 @@ def _one_of_plane(data, stream, width, i):
     return (word >> np.uint64(bit & 31)) & mask
 
 
-@njit(nogil=True)
+@inner
 def _put_ends(data, stream, upper, width, base, first, last, high, out, target, size):
     """Values ``first`` to ``last`` - 1 of lanes, one by one: rows that are wanted in part."""
     for i in range(first, last):
@@ -215,7 +216,7 @@ def _put_ends(data, stream, upper, width, base, first, last, high, out, target, 
         put_value(out, target + (high - i) * size, size, value + base)
 
 
-@njit(nogil=True)
+@inner
 def _put_lanes(data, stream, n, width, base, low, high, out, target, size):
     """Values ``low`` to ``high`` of a chunk in lanes, the last one first."""
     upper = stream + _plane_bytes(n, 32)
@@ -260,7 +261,7 @@ def _put_lanes(data, stream, n, width, base, low, high, out, target, size):
             at -= 8
 
 
-@njit(nogil=True)
+@inner
 def _put_stream(data, stream, width, base, low, high, out, target, size):
     """Values ``low`` to ``high`` of a chunk in one stream of bits, the last one first."""
     mask = (np.uint64(1) << np.uint64(width)) - np.uint64(1)
@@ -315,7 +316,7 @@ def put_chunk(data, at, length, n, low, high, out, target, size):
     return OK
 
 
-@njit(nogil=True)
+@inner
 def unpack_times(data, at, length, n, first, times):
     """Times of a block's events to the address ``times`` (room for 264); returns a status."""
     status = put_chunk(data, at, length, n, 0, n - 1, times, 0, 8)

@@ -6,8 +6,43 @@ import numpy as np
 from numba import njit
 
 from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, MASK16, MASK32, OK
-from seqvault.codec.primitives import crc32c, load_u64, store_u32, store_u64
-from seqvault.codec.records import check_block, check_record
+from seqvault.codec.coding import LISTED, SHARED, SORTED
+from seqvault.codec.primitives import crc32c, inner, load_u8, load_u64, store_u32, store_u64
+from seqvault.codec.records import check_block, check_record, chunk_of
+
+
+@inner
+def _copy(data, start, end, out, target):
+    for i in range(end - start):
+        out[target + i] = data[start + i]
+    return target + end - start
+
+
+@inner
+def _cut_chunk(data, block, columns, chunk, length, column, kept, k, out, target):
+    """Copies a chunk; one that shares another column's codes finds them there, or gets them.
+
+    Returns:
+        Where it ends, -1: it is not sound.
+    """
+    leader = load_u8(data, chunk + 1)
+    if length < 4 or load_u8(data, chunk) != SHARED:
+        return _copy(data, chunk, chunk + length, out, target)
+    for j in range(k):
+        if kept[j] == leader:
+            end = _copy(data, chunk, chunk + length, out, target)
+            out[target + 1] = j
+            return end
+    if leader >= column:
+        return -1
+    lead, lead_length = chunk_of(data, block, columns, leader)
+    kind, skip = load_u8(data, lead), 4 + np.int64(load_u64(data, lead + 2) & MASK16)
+    if (kind != SORTED and kind != LISTED) or lead_length < skip:
+        return -1
+    out[target], out[target + 1] = LISTED, load_u8(data, chunk + 2)
+    out[target + 2], out[target + 3] = (length - 3) & 255, (length - 3) >> 8
+    end = _copy(data, chunk + 3, chunk + length, out, target + 4)
+    return _copy(data, lead + skip, lead + lead_length, out, end)
 
 
 @njit(nogil=True, cache=True)
@@ -24,7 +59,7 @@ def cut_records(
         columns_in: [S] columns of a record of each schema.
         users, before, last_n: [R] what the record must belong to, and which events count.
         kept_columns, kept_counts: [S, C] and [S] columns to keep of each schema, ascending.
-        out: uint8, as large as all records together.
+        out: uint8, as large as all records together, and 300 more for each chunk.
         ends: int64 [R] receives where each record ends in ``out``; one that holds no
             event before the bound takes no bytes.
 
@@ -67,10 +102,13 @@ def cut_records(
             for c in range(columns):
                 length = np.int64(load_u64(data, start + 4 + 2 * c) & MASK16)
                 if k < kept and kept_columns[schema, k] == c:
-                    out[block + 4 + 2 * k] = length & 255
-                    out[block + 5 + 2 * k] = length >> 8
-                    out[target : target + length] = data[chunk : chunk + length]
-                    target += length
+                    end_k = _cut_chunk(data, start, columns, chunk, length, c, kept_columns[schema],
+                                       k, out, target)  # fmt: skip
+                    if end_k < 0:
+                        return BAD_BLOCK, r
+                    out[block + 4 + 2 * k] = (end_k - target) & 255
+                    out[block + 5 + 2 * k] = (end_k - target) >> 8
+                    target = end_k
                     k += 1
                 chunk += length
             store_u32(out, block, crc32c(out, block + 4, target))

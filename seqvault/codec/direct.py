@@ -17,8 +17,9 @@ from seqvault.codec.chunks import (
     put_value,
     unpack_times,
 )
+from seqvault.codec.coding import ROOM
 from seqvault.codec.planning import plan_read
-from seqvault.codec.primitives import address_of, bytes_at, crc32c, load_u64
+from seqvault.codec.primitives import address_of, bytes_at, crc32c, inner, load_u64
 from seqvault.codec.records import check_record, chunk_places
 from seqvault.codec.unpacking import put_block, unpack_columns
 
@@ -42,7 +43,7 @@ _advise = types.ExternalFunction(
 )
 
 
-@njit(nogil=True)
+@inner
 def _fill(fd, offset, size, buffer, at, vector, waiting):
     """Reads into the buffer; False where that fails or (not waiting) the disk is needed."""
     address = address_of(buffer) + at
@@ -52,7 +53,7 @@ def _fill(fd, offset, size, buffer, at, vector, waiting):
     return _preadv2(fd, address_of(vector), 1, offset, _NOT_WAITING) == size
 
 
-@njit(nogil=True)
+@inner
 def _ask_for(rows, records, first_row, last_n):
     """Has the kernel fetch what the rows from ``first_row`` on will want."""
     first = rows[first_row - 1, RECORDS_END] if first_row else 0
@@ -66,7 +67,7 @@ def _ask_for(rows, records, first_row, last_n):
         _advise(fd, offset + max(length - share, 0), min(share, length), _WILL_NEED)
 
 
-@njit(nogil=True)
+@inner
 def _load_record(record, before, last_n, buffer, at, vector, waiting):
     """Reads what is needed of a record.
 
@@ -100,7 +101,7 @@ def _load_record(record, before, last_n, buffer, at, vector, waiting):
     return OK, head + end - start, start - head, first
 
 
-@njit(nogil=True)
+@inner
 def _one_record(
     data, shift, first_block, length, user, columns, schema, before, oldest, last_n,
     fields, sizes, defaults, outputs, start, out, places, times,
@@ -157,7 +158,7 @@ def _one_record(
     return OK, count
 
 
-@njit(nogil=True)
+@inner
 def _several(
     data, at, lengths, shifts, first_blocks, schemas, columns_in, users, head, in_memory,
     links, mem_times, mem_columns, mem_addresses, before, oldest, last_n,
@@ -253,7 +254,7 @@ def read_rows(
     for c in range(fields_asked):
         outputs[c] = position
         position += (sizes[c] * places_in_all + 63) & ~63
-    values, vector = np.empty(BLOCK + 8, np.int64), np.empty(2, np.int64)
+    values, vector = np.empty(ROOM, np.int64), np.empty(2, np.int64)
     times, out_at = address_of(values), address_of(out)
     most = 1
     for s in range(len(columns_in)):

@@ -15,11 +15,19 @@ from seqvault.codec.chunks import (
     put_chunk,
     unpack_times,
 )
-from seqvault.codec.primitives import address_of, load_u64
-from seqvault.codec.records import ARRIVAL, TIMESTAMP, check_block, check_record, chunk_of
+from seqvault.codec.coding import ROOM, begin_block, put_column
+from seqvault.codec.primitives import address_of, inner, load_u64
+from seqvault.codec.records import (
+    ARRIVAL,
+    TIMESTAMP,
+    check_block,
+    check_record,
+    chunk_of,
+    chunk_places,
+)
 
 
-@njit(nogil=True)
+@inner
 def _contains(ordered, value):
     low, high = 0, len(ordered)
     while low < high:
@@ -31,7 +39,7 @@ def _contains(ordered, value):
     return low < len(ordered) and ordered[low] == value
 
 
-@njit(nogil=True)
+@inner
 def _first_at_least(ordered, last, bound):
     """First place up to ``last`` whose value is at least ``bound``; that of ``last`` is."""
     if ordered[0] >= bound:
@@ -46,7 +54,7 @@ def _first_at_least(ordered, last, bound):
     return low
 
 
-@njit(nogil=True)
+@inner
 def _scatter(dest, k, block_low, block_high, block_newest):
     """Says the places of a block event by event in ``dest`` from now on."""
     if block_newest[k] == -2:
@@ -100,12 +108,16 @@ def plan_read(
         most = max(most, record_starts[r + 1] - record_starts[r] + 1)
     times = np.empty((most, BLOCK), np.int64)
     keep = np.empty((most, BLOCK), np.bool_)
-    values = np.empty(BLOCK + 8, np.uint64)  # of a chunk, the last one first
+    values = np.empty(ROOM, np.uint64)  # of a chunk, the last one first
     room, address = address_of(values), address_of(data)
     block_no = np.empty(most, np.int64)
     index = np.empty(most, np.int64)
     slot = np.empty(most, np.int64)
     filters = filter_columns.shape[0]
+    widest = 1
+    for r in range(len(record_columns)):
+        widest = max(widest, record_columns[r])
+    places = np.empty(widest + 1, np.int64)
     for row in range(len(users)):
         plain = filters == 0 and versions[row] < 0
         first_record = record_starts[row]
@@ -171,8 +183,12 @@ def plan_read(
                                     keep[s, i] = False
                             if column < 0:
                                 continue
-                            at, length = chunk_of(data, start, columns, column)
-                            if put_chunk(address, at, length, size, 0, size - 1, room, 0, 8) != OK:
+                            chunk_places(address, start, end, columns, places)
+                            begin_block(room)
+                            status = put_column(
+                                address, places, column, size, 0, size - 1, room, 0, 8, room
+                            )
+                            if status != OK:
                                 return used, BAD_CHUNK, record
                             wanted = filter_values[filter_starts[f] : filter_starts[f + 1]]
                             for i in range(size):

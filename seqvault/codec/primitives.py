@@ -14,6 +14,9 @@ from numba.np import arrayobj
 
 _I64 = ir.IntType(64)
 
+# a kernel that only kernels call: it needs no way in from Python, which takes long to compile
+inner = njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
+
 
 def _pointer(context, builder, kind, data, index, to):
     """To the item ``index`` of an array, or to the byte ``index`` behind an address.

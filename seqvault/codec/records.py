@@ -19,9 +19,11 @@ from seqvault.codec.chunks import (
     pack_chunk,
     put_chunk,
 )
-from seqvault.codec.primitives import address_of, crc32c, load_u8, load_u64, store_u64
+from seqvault.codec.coding import pack_coded
+from seqvault.codec.primitives import address_of, crc32c, inner, load_u8, load_u64, store_u64
 
 TIMESTAMP, ARRIVAL = 0, 1  # the first two columns of every record
+CODED_FROM = 32  # values; shorter chunks are not worth a try
 
 
 @njit(nogil=True, cache=True)
@@ -75,7 +77,7 @@ def pack_records(users, starts, columns, out, offsets):
             events has no bytes.
     """
     n_columns = columns.shape[0]
-    values = np.empty(BLOCK, np.int64)
+    values, leader_codes = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.int64)
     position = 0
     for u in range(len(users)):
         offsets[u] = position
@@ -90,6 +92,7 @@ def pack_records(users, starts, columns, out, offsets):
             first = start + b * BLOCK
             n = min(BLOCK, count - b * BLOCK)
             chunk = block + 4 + 2 * n_columns
+            leader, leader_size = -1, 0
             for c in range(n_columns):
                 for i in range(n):
                     values[i] = columns[c, first + i]
@@ -101,6 +104,12 @@ def pack_records(users, starts, columns, out, offsets):
                     for i in range(n):
                         values[i] -= b * BLOCK + i
                 end = pack_chunk(values, n, out, chunk)
+                if c > ARRIVAL and n >= CODED_FROM:
+                    end, size = pack_coded(
+                        values, n, end, out, chunk, leader, leader_codes, leader_size
+                    )
+                    if size:
+                        leader, leader_size = c, size
                 out[block + 4 + 2 * c] = (end - chunk) & 255
                 out[block + 5 + 2 * c] = (end - chunk) >> 8
                 chunk = end
@@ -125,10 +134,11 @@ def pack_records(users, starts, columns, out, offsets):
 def records_bound(users: int, events: int, columns: int) -> int:
     """Bytes that ``pack_records`` may need for its output."""
     blocks = users + events // BLOCK
-    return PADDING + users * 32 + blocks * (16 + 13 * columns) + 8 * events * columns
+    # a chunk is tried coded before it is found to be larger
+    return PADDING + 4096 + users * 32 + blocks * (16 + 13 * columns) + 8 * events * columns
 
 
-@njit(nogil=True)
+@inner
 def check_record(data, position, length, user):
     """Number of blocks of the record, or -1 if its header is not what it must be."""
     if length < 16:
@@ -151,7 +161,7 @@ def check_record(data, position, length, user):
     return blocks
 
 
-@njit(nogil=True)
+@inner
 def chunk_of(data, block, n_columns, column):
     """Position and length of a column's chunk in a block."""
     lengths = block + 4
@@ -161,7 +171,7 @@ def chunk_of(data, block, n_columns, column):
     return position, np.int64(load_u64(data, lengths + 2 * column) & MASK16)
 
 
-@njit(nogil=True)
+@inner
 def check_block(data, block, end, n_columns):
     """True if the block's checksum and chunk lengths are right."""
     if block + 4 + 2 * n_columns > end:
@@ -172,7 +182,7 @@ def check_block(data, block, end, n_columns):
     return position + length == end
 
 
-@njit(nogil=True)
+@inner
 def chunk_places(data, block, end, columns, places):
     """Where each chunk of a checked block starts, and the end; False if they do not fit."""
     position = block + 4 + 2 * columns

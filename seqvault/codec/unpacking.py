@@ -6,19 +6,18 @@ import numpy as np
 from numba import njit
 
 from seqvault.codec.chunks import (
-    BLOCK,
     MASK16,
     OK,
-    put_chunk,
     put_same,
     put_value,
     unpack_times,
 )
-from seqvault.codec.primitives import address_of, load_u64, store_u64
+from seqvault.codec.coding import ROOM, begin_block, put_column
+from seqvault.codec.primitives import address_of, inner, load_u64, store_u64
 from seqvault.codec.records import ARRIVAL, TIMESTAMP
 
 
-@njit(nogil=True)
+@inner
 def put_block(
     data, places, n, first, skip, low, high, fields, schema, outputs, sizes, defaults,
     place, out, times,
@@ -31,11 +30,12 @@ def put_block(
         fields: [C, S] column of each field under each schema, -1: it has its default.
         outputs, sizes, defaults: [C] where the field starts in ``out``, bytes per value.
         place: of the newest event, within each field.
-        data, out, times: addresses; ``times`` has room for 264 numbers.
+        data, out, times: addresses; ``times`` has room for ``ROOM`` numbers.
 
     Returns:
         OK or BAD_CHUNK.
     """
+    begin_block(times)
     for c in range(len(sizes)):
         column, size = fields[c, schema], sizes[c]
         target = outputs[c] + place * size
@@ -50,7 +50,7 @@ def put_block(
             for i in range(0, 8 * (high - low + 1), 8):
                 store_u64(out, target + i, load_u64(times, 8 * (n - 1 - high) + i))
             continue
-        status = put_chunk(data, at, length, n, low, high, out, target, size)
+        status = put_column(data, places, column, n, low, high, out, target, size, times)
         if status != OK:
             return status
         if column == ARRIVAL:
@@ -60,12 +60,13 @@ def put_block(
     return OK
 
 
-@njit(nogil=True)
+@inner
 def scatter_block(
     data, places, n, first, skip, low, high, fields, schema, outputs, sizes, defaults,
     start, dest, out, values,
 ):  # fmt: skip
     """The same where events go one by one to ``start + dest[i]``, or nowhere (-1)."""
+    begin_block(values)
     for c in range(len(sizes)):
         column, size = fields[c, schema], sizes[c]
         if column < 0:
@@ -75,7 +76,7 @@ def scatter_block(
             if column == TIMESTAMP:
                 status = unpack_times(data, at, length, n, first, values)
             else:
-                status = put_chunk(data, at, length, n, 0, n - 1, values, 0, 8)
+                status = put_column(data, places, column, n, 0, n - 1, values, 0, 8, values)
             if status != OK:
                 return status
             if column == ARRIVAL:
@@ -108,7 +109,7 @@ def unpack_columns(
     Returns:
         (status, record at fault).
     """
-    values = np.empty(BLOCK + 8, np.uint64)
+    values = np.empty(ROOM, np.uint64)
     data_at, out_at, room = address_of(data), address_of(out), address_of(values)
     most = 0
     for k in range(blocks):

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqvault.codec import chunks, records
+from seqvault.codec import chunks, coding, records
 from seqvault.codec.primitives import checksum, crc32c_portable
 
 
@@ -61,6 +61,27 @@ def read_chunk(data: bytes, n: int) -> list[int]:
         values[place] |= int.from_bytes(data[start : start + size], "little") << width
     signed = [(value + base) % 2**64 for value in values]
     return [value - 2**64 if value >= 2**63 else value for value in signed]
+
+
+def read_column(parts: list[bytes], c: int, n: int) -> list[int]:
+    """Values of any column of a block, given the chunks of all."""
+    data = parts[c]
+    if data[0] < 128:
+        return read_chunk(data, n)
+    if data[0] == 128:
+        runs = data[1]
+        values, ends = read_chunk(data[2 + runs :], runs), data[2 : 2 + runs]
+        assert ends[-1] == n - 1
+        return [values[next(j for j in range(runs) if i <= ends[j])] for i in range(n)]
+    if data[0] == 131:
+        dictionary = read_chunk(data[3:], data[2] + 1)
+        lead = parts[data[1]]
+    else:
+        dictionary, lead = read_chunk(data[4:], data[1] + 1), data
+        if data[0] == 129:
+            dictionary = np.cumsum(np.array(dictionary, np.int64)).tolist()
+    codes = read_chunk(lead[4 + lead[2] + 256 * lead[3] :], n)
+    return [dictionary[code] for code in codes]
 
 
 def crc32c_by_the_bit(data: bytes) -> int:
@@ -170,3 +191,72 @@ def test_a_record_by_the_book():
             got[c] += values
         assert at == stop
     assert got == columns.tolist()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.integers(32, 256), st.integers(1, 200), st.integers(1, 60))
+def test_coded_columns_by_the_book(seed, n, kinds, run):
+    """Items of few kinds, two columns that follow them, one that nearly does, and runs."""
+    rng = np.random.default_rng(seed)
+    of = rng.integers(-(2**63), 2**63 - 1, (3, kinds))
+    pick = rng.integers(0, kinds, n)
+    nearly = of[1, pick].copy()
+    nearly[-1] ^= 1
+    runs = np.repeat(rng.integers(-5, 100, n), run)[:n]
+    columns = np.stack([np.sort(rng.integers(0, 2**40, n)), np.arange(n), of[0, pick],
+                        of[1, pick], runs, nearly, of[2, pick]])  # fmt: skip
+    out = np.zeros(records.records_bound(1, n, len(columns)), np.uint8)
+    offsets = np.empty(2, np.int64)
+    records.pack_records(np.array([5]), np.array([0, n]), columns, out, offsets)
+    record = out[: offsets[1]].tobytes()
+    lengths = struct.unpack_from(f"<{len(columns)}H", record, 32)
+    ends = 32 + 2 * len(columns) + np.cumsum(lengths)
+    parts = [record[end - size : end] for end, size in zip(ends, lengths, strict=True)]
+    for c in range(2, len(columns)):
+        assert read_column(parts, c, n) == columns[c].tolist()
+        for low, high in ((0, n - 1), (n // 3, n // 2)):
+            got, status = put(parts, c, n, low, high, np.int64)
+            assert status == chunks.OK
+            assert got.tolist() == columns[c, low : high + 1].tolist()
+            narrow, _ = put(parts, c, n, low, high, np.int8)
+            assert narrow.tolist() == columns[c, low : high + 1].astype(np.int8).tolist()
+
+
+def put(parts, c, n, low, high, dtype) -> tuple[np.ndarray, int]:
+    """Values of a column by the kernel, in their order; nothing else is written."""
+    data = pad(b"".join(parts))
+    places = np.cumsum([0] + [len(part) for part in parts])
+    room = np.zeros(coding.ROOM, np.uint64)
+    out = np.full(high - low + 1 + 64, 77, dtype)
+    status = coding.put_column(
+        data.ctypes.data, places, c, n, low, high, out.ctypes.data, 32 * out.itemsize,
+        out.itemsize, room.ctypes.data,
+    )  # fmt: skip
+    assert (out[:32] == 77).all() and (out[high - low + 33 :] == 77).all()
+    return out[32 : high - low + 33][::-1], status
+
+
+def test_each_kind_of_coded_chunk_is_chosen_where_it_is_smaller():
+    rng = np.random.default_rng(0)
+    pick = rng.integers(0, 60, 256)
+    of = rng.integers(0, 2**40, (2, 60))
+    columns = np.stack([np.arange(256), np.arange(256), of[0, pick], of[1, pick],
+                        np.arange(256) // 16 * 1000])  # fmt: skip
+    out = np.zeros(records.records_bound(1, 256, 5), np.uint8)
+    offsets = np.empty(2, np.int64)
+    records.pack_records(np.array([5]), np.array([0, 256]), columns, out, offsets)
+    lengths = struct.unpack_from("<5H", out[: offsets[1]].tobytes(), 32)
+    starts = 42 + np.cumsum(lengths) - lengths
+    assert [out[start] for start in starts[2:]] == [coding.SORTED, coding.SHARED, coding.RUNS]
+    plain = chunks.pack_chunk(columns[2].copy(), 256, np.zeros(4096, np.uint8), 0)
+    assert lengths[2] < 0.6 * plain
+    assert lengths[3] < 0.3 * plain
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from([128, 129, 130, 131]), st.binary(max_size=200), st.binary(max_size=300),
+       st.integers(1, 256))  # fmt: skip
+def test_rubbish_in_coded_chunks_is_refused_or_read_without_harm(kind, first, second, n):
+    parts = [b"", b"", bytes([129]) + first, bytes([kind]) + second]
+    _, status = put(parts, 3, n, 0, n - 1, np.int64)
+    assert status in (chunks.OK, chunks.BAD_CHUNK)

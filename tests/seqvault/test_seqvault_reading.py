@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from seqvault import Schema, SeqVault
+from seqvault.codec.primitives import checksum
 from seqvault.errors import DamagedFileError
 from seqvault.files import Files
 
@@ -152,3 +153,20 @@ def test_of_long_histories_only_the_blocks_needed_are_read(path):
         whole, opened = seen.bytes_read - opened, seen.bytes_read
         vault.read([1], before=None, last_n=300)
         assert 0 < seen.bytes_read - opened < whole / 3
+
+
+def test_a_segment_of_format_1_is_read(tmp_path):
+    """It differs by its number alone where no chunk is coded: here all are too short."""
+    events = make_events(0, {1: 20, 2: 5}, SCHEMA)
+    with SeqVault.open(tmp_path / "v", schema=SCHEMA) as vault:
+        vault.bulk_load(events)
+        expected = vault.read([1, 2], before=None, last_n=30)
+    (name,) = (tmp_path / "v" / "segments").iterdir()
+    data = bytearray(name.read_bytes())
+    assert data[8:12] == (2).to_bytes(4, "little")
+    data[8:12] = (1).to_bytes(4, "little")
+    data[28:32] = checksum(bytes(data[:28])).to_bytes(4, "little")
+    name.write_bytes(data)
+    with SeqVault.open(tmp_path / "v") as vault:
+        assert_same(vault.read([1, 2], before=None, last_n=30), expected)
+        assert vault.verify()["events"] == 25
