@@ -1,5 +1,6 @@
 """Selecting a few events of a long history: pure functions that the two-stage encoders share."""
 
+import keras
 from keras import ops
 
 from laser_keras.types import Tensor
@@ -34,7 +35,12 @@ def top_events(scores: Tensor, mask: Tensor, top_k: int) -> tuple[Tensor, Tensor
     """
     scores, mask = ops.convert_to_tensor(scores), ops.convert_to_tensor(mask)
     mask = ops.broadcast_to(mask, ops.shape(scores))
-    _, index = ops.top_k(ops.where(mask, scores, -3e38), top_k)
+    scores = ops.where(mask, scores, -3e38)
+    if keras.backend.backend() == "torch":
+        # Its top-k does not say which of several equal scores it takes; its sort is stable.
+        index = ops.argsort(-scores, axis=-1)[..., :top_k]
+    else:
+        _, index = ops.top_k(scores, top_k)
     return ops.cast(index, "int32"), ops.take_along_axis(mask, index, axis=-1)
 
 

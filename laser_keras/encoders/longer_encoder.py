@@ -218,6 +218,9 @@ class LONGEREncoder(SequenceEncoder):
         global_features: Tensor | None = None,
     ) -> UserState:
         """Everything about the user, whatever the targets; of ``target`` only the shape counts."""
+        history = ops.convert_to_tensor(history, dtype=self.compute_dtype)
+        if global_features is not None:
+            global_features = ops.convert_to_tensor(global_features, dtype=self.compute_dtype)
         self._check_global_features(global_features, target)
         _, history, mask = self._canonical(target, history, mask)
         merged, merged_mask = self._merge(history, mask)
@@ -245,6 +248,7 @@ class LONGEREncoder(SequenceEncoder):
 
     def read(self, target: Tensor, state: UserState) -> Tensor:
         """Tokens [B, N, T, d] of targets [B, N, d] for what ``user_state`` returned."""
+        target = ops.convert_to_tensor(target, dtype=self.compute_dtype)
         targets = linear(target, self.target_kernel)
         names = self._block_names[self.inner_layers :]
         for name, *cached in zip(names, state.keys, state.values, state.masks, strict=True):

@@ -1,5 +1,6 @@
 """Self-attention over the history and the target, read out by target attention."""
 
+import math
 from typing import Any
 
 import keras
@@ -9,7 +10,14 @@ from laser_keras.checks import check_choice, check_divides, check_int, check_rat
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.target_attention import TargetAttention
-from laser_keras.sequence import linear, masked_mean, merge_heads, split_heads
+from laser_keras.sequence import (
+    linear,
+    masked_mean,
+    masked_softmax,
+    merge_heads,
+    split_heads,
+    stable_dtype,
+)
 from laser_keras.types import Shape, Tensor
 
 
@@ -22,8 +30,8 @@ class TransformerEncoder(SequenceEncoder):
     presence makes the self-attention a cost per candidate; ``append_target=False`` computes it
     once per request.
 
-    The scores are ``keras.ops.dot_product_attention``'s: fused ("flash") where the backend has
-    that for the device and dtype. Otherwise they take ``B N heads L^2`` numbers.
+    In float32 and bfloat16 the scores are ``keras.ops.dot_product_attention``'s: fused ("flash")
+    where the backend has that for the device. Otherwise they take ``B N heads L^2`` numbers.
 
     Without a feed-forward network each layer is ``x + attention(x)``, as the paper's cost formula
     charges; with one it is ``x + attention(LN(x))`` then ``x + FFN(LN(x))``.
@@ -168,8 +176,16 @@ class TransformerEncoder(SequenceEncoder):
             for kernel in (query_kernel, key_kernel, value_kernel)
         )
         visible = ops.expand_dims(ops.expand_dims(mask, 1), 1)  # [B, heads, queries, keys]
-        # Rows without a visible key only exist for padding, whose values are zero.
-        read = ops.dot_product_attention(query, keys, values, mask=visible)
+        if self.compute_dtype in ("float16", "float64"):
+            # Keras' form fails in float16 on JAX (CPU) and in float64 on PyTorch.
+            scores = ops.einsum("bihe,bjhe->bhij", query, keys)
+            scores = ops.cast(scores, stable_dtype(self.compute_dtype))
+            weights = masked_softmax(scores / math.sqrt(query.shape[-1]), visible)
+            weights = ops.cast(weights, self.compute_dtype)
+            read = ops.einsum("bhij,bjhe->bihe", weights, values)
+        else:
+            # Rows without a visible key only exist for padding, whose values are zero.
+            read = ops.dot_product_attention(query, keys, values, mask=visible)
         return linear(merge_heads(read), output_kernel)
 
     def get_config(self) -> dict[str, Any]:

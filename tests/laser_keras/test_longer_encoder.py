@@ -3,6 +3,7 @@
 import itertools
 import math
 
+import keras
 import laser_reference as reference
 import numpy as np
 import pytest
@@ -120,11 +121,16 @@ def test_cached_equals_uncached() -> None:
         assert_close(encoder.read(TARGET[:, n : n + 1], state)[:, 0], expected[:, n])
 
 
+def merge(encoder: LONGEREncoder, history: np.ndarray) -> tuple:
+    tensor = keras.ops.convert_to_tensor
+    return encoder._merge(tensor(history), tensor(np.ones((3, L), bool)))
+
+
 def test_merging_is_a_reshape_and_pads_at_the_oldest_end() -> None:
     encoder = LONGEREncoder(4, inner_layers=0)
     built(encoder, target=TARGET, history=HISTORY)
     encoder.position_rows.assign(np.zeros(encoder.position_rows.shape))
-    merged, mask = encoder._merge(HISTORY, np.ones((3, L), bool))
+    merged, mask = merge(encoder, HISTORY)
     flat = to_numpy(merged).reshape(3, 12, D)
     np.testing.assert_array_equal(flat[:, :L], HISTORY)
     assert not flat[:, L:].any()
@@ -132,19 +138,16 @@ def test_merging_is_a_reshape_and_pads_at_the_oldest_end() -> None:
     identity, _ = LONGEREncoder(1, inner_layers=0), None
     built(identity, target=TARGET, history=HISTORY)
     identity.position_rows.assign(np.zeros(identity.position_rows.shape))
-    np.testing.assert_array_equal(
-        to_numpy(identity._merge(HISTORY, np.ones((3, L), bool))[0]), HISTORY
-    )
+    np.testing.assert_array_equal(to_numpy(merge(identity, HISTORY)[0]), HISTORY)
 
 
 def test_the_inner_transformer_stays_inside_its_group() -> None:
     encoder = LONGEREncoder(4, inner_layers=1)
     built(encoder, target=TARGET, history=HISTORY)
-    mask = np.ones((3, L), bool)
-    before = to_numpy(encoder._merge(HISTORY, mask)[0])
+    before = to_numpy(merge(encoder, HISTORY)[0])
     changed = HISTORY.copy()
     changed[:, 5] = 1.0  # in the second group
-    moved = np.abs(to_numpy(encoder._merge(changed, mask)[0]) - before).max(axis=0)
+    moved = np.abs(to_numpy(merge(encoder, changed)[0]) - before).max(axis=0)
     moved = moved.reshape(3, 4, D).max(axis=-1) > 0
     assert moved.tolist() == [[False] * 4, [True] * 4, [False] * 4]
 
