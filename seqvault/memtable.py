@@ -29,13 +29,19 @@ def _relink(slots, first_row, heads, links):
 
 
 @njit(nogil=True, cache=True)
-def _chain_starts(heads, links, limit, starts):
+def _below(heads, links, limit):
     for b in range(len(heads)):
-        n = 0
         row = heads[b]
         while row >= limit:
             row = links[row]
         heads[b] = row
+
+
+@njit(nogil=True, cache=True)
+def _chain_starts(heads, links, starts):
+    for b in range(len(heads)):
+        n = 0
+        row = heads[b]
         while row >= 0:
             n += 1
             row = links[row]
@@ -89,7 +95,7 @@ class Memtable:
     ) -> None:
         """Adds events of the users ``slots`` and counts up their arrival ``counters``."""
         first, need = self.size, self.size + len(slots)
-        self._make_room(need)
+        self.make_room(need)
         for name, column in self.columns.items():
             column[first:need] = columns[name]
         self.slots[first:need] = slots
@@ -98,7 +104,8 @@ class Memtable:
         _link(slots, first, self.heads, self.links, self.arrivals, counters)
         self.size = need
 
-    def _make_room(self, need: int) -> None:
+    def make_room(self, need: int) -> None:
+        """Takes memory for so many events at once."""
         if need > self._capacity:
             self._grow(max(need, 2 * self._capacity))
 
@@ -110,10 +117,19 @@ class Memtable:
         """
         if limit == 0:
             return np.zeros(len(slots) + 1, np.int64), np.empty(0, np.int64)
+        return self.chains(self.newest(slots, limit))
+
+    def newest(self, slots: np.ndarray, limit: int) -> np.ndarray:
+        """int64 [B], the last row below ``limit`` of each slot, -1: none."""
         known = (slots >= 0) & (slots < len(self.heads))
-        heads = np.where(known, self.heads[np.where(known, slots, 0)], EMPTY)
-        starts = np.zeros(len(slots) + 1, np.int64)
-        _chain_starts(heads, self.links, limit, starts)
+        heads: np.ndarray = np.where(known, self.heads[np.where(known, slots, 0)], EMPTY)
+        _below(heads, self.links, limit)
+        return heads
+
+    def chains(self, heads: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """``rows`` from these on back in time; needs no lock, they do not change."""
+        starts = np.zeros(len(heads) + 1, np.int64)
+        _chain_starts(heads, self.links, starts)
         rows = np.empty(starts[-1], np.int64)
         collect_chains(heads, self.links, starts, rows)
         sort_chains(starts, rows, self.columns["timestamp"])
@@ -133,7 +149,7 @@ class Memtable:
 
     def _take(self, other: "Memtable", rows: np.ndarray) -> None:
         first, need = self.size, self.size + len(rows)
-        self._make_room(need)
+        self.make_room(need)
         for name, column in self.columns.items():
             column[first:need] = np.take(other.columns[name], rows)
         for name in ("slots", "arrivals", "files"):

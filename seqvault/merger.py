@@ -30,6 +30,7 @@ class MergePlan:
 
     Args:
         users, kinds, arrivals: int64 [U], see ``segment.Packed``.
+        slots: int64 [U], the users' places in the index.
         work: int64 [U], about how many events are packed.
         bytes: about how large the segment becomes, rather more.
         rewrite: segments that nothing needs afterwards.
@@ -40,6 +41,7 @@ class MergePlan:
     users: np.ndarray
     kinds: np.ndarray
     arrivals: np.ndarray
+    slots: np.ndarray
     work: np.ndarray
     bytes: int
     rewrite: list[int]
@@ -84,7 +86,8 @@ class Merger:
         def parts() -> Iterator[Packed]:
             for first, last in slices(plan.work, PART_EVENTS):
                 part = slice(first, last)
-                packed = self._pack(plan.users[part], plan.kinds[part], plan.arrivals[part], limit)
+                found = self._find(plan.users[part], plan.slots[part], plan.kinds[part], limit)
+                packed = self.pack(found, plan.kinds[part], plan.arrivals[part])
                 written["users"] += len(packed.users)
                 written["events"] += int(packed.counts.sum())
                 yield packed
@@ -154,7 +157,7 @@ class Merger:
         arrived, keys = self._arrived(slots, limit)
         order = np.argsort(keys)
         return MergePlan(
-            keys[order], kinds[order], arrived[order], (older + tail)[order],
+            keys[order], kinds[order], arrived[order], slots[order], (older + tail)[order],
             most + RECORD_BYTES * len(slots), rewrite, held.slots,
             int(held.files.min()) if len(held.files) else end,
         )  # fmt: skip
@@ -209,8 +212,9 @@ class Merger:
             )
         )
         memtable = state.memtable  # rows before the limit do not change
-        held = np.flatnonzero(np.isin(memtable.slots[:limit], plan.held))
-        rest = memtable.part(held)
+        waits = np.zeros(len(memtable.heads), np.bool_)
+        waits[plan.held] = True
+        rest = memtable.part(np.flatnonzero(np.take(waits, memtable.slots[:limit])))
         with state.lock:
             kept = {n: s for n, s in state.segments.items() if n not in plan.rewrite}
             state.segments = {**kept, fresh.number: fresh}
@@ -222,24 +226,28 @@ class Merger:
         state.discard(*(segment_files.path_of(state.path, number) for number in plan.rewrite))
         self._log.retire(plan.wal_start)
 
-    def _pack(
-        self, users: np.ndarray, kinds: np.ndarray, arrivals: np.ndarray, limit: int
-    ) -> Packed:
-        """Packs users' events in memory with those of the records that it will replace."""
-        found = self._reader.find(users, limit)
-        keep = np.repeat(kinds != EXTENT, np.diff(found.starts))
-        oldest = found.starts[:-1][(kinds == TAIL) & (np.diff(found.starts) > 0)]
+    def _find(self, users: np.ndarray, slots: np.ndarray, kinds: np.ndarray, limit: int) -> Found:
+        """Users' events in memory and the records that their new one replaces.
+
+        Almost without the lock, which readers need: nobody else changes records, and what is
+        in memory below the limit stays as it is.
+        """
+        state = self._state
+        memtable, segments = state.memtable, state.segments
+        starts, numbers, offsets, lengths, counts = state.index.extents(slots)
+        with state.lock:
+            newest = memtable.newest(slots, limit)
+        mem_starts, mem_rows = memtable.chains(newest)
+        keep = np.repeat(kinds != EXTENT, np.diff(starts))
+        oldest = starts[:-1][(kinds == TAIL) & (np.diff(starts) > 0)]
         keep[oldest] = False
-        found = replace(
-            found,
-            starts=np.concatenate([[0], np.cumsum(keep)])[found.starts],
-            segments=found.segments[keep],
-            offsets=found.offsets[keep],
-            lengths=found.lengths[keep],
-            counts=found.counts[keep],
-            schema_ids=found.schema_ids[keep],
-        )
-        return self.pack(found, kinds, arrivals)
+        numbers = numbers[keep]
+        schema_ids = np.array([state.schema_of[n] for n in numbers.tolist()], np.int64)
+        return Found(
+            users, np.concatenate([[0], np.cumsum(keep)])[starts], numbers, offsets[keep],
+            lengths[keep], counts[keep], segments, schema_ids, mem_starts, mem_rows,
+            dict(memtable.columns), memtable.arrivals, np.zeros(len(users), np.int64),
+        )  # fmt: skip
 
     def pack(self, found: Found, kinds: np.ndarray, arrivals: np.ndarray) -> Packed:
         """Packs all events found, one record for each user.

@@ -129,6 +129,9 @@ def replay(state: State) -> tuple[int, int, np.ndarray | None]:
             f"{start}. Restore the store from a snapshot or a replica."
         )
     covered = covered_files(state)
+    sizes = [wal.size_of(files, wal.path_of(state.path, number)) for number in numbers]
+    width = sum(dtype.itemsize for dtype in state.schemas[0].columns.values())
+    state.memtable.make_room(sum(sizes) // width)
     end, data = 0, None
     for number in numbers:
         data = wal.read_file(files, state.path, number)

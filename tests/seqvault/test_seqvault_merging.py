@@ -152,3 +152,44 @@ def test_a_merge_is_no_faster_than_its_rate(monkeypatch):
         vault.append(events([1] * 50))
         size = vault.merge(bytes_per_second=10.0)["bytes"]
     assert sum(slept) > 0.5 * (size - 200) / 10
+
+
+def test_readers_keep_the_files_that_merges_removed(tmp_path):
+    path = tmp_path / "vault"
+    with SeqVault.open(path, schema=SCHEMA) as vault:
+        vault.append(events([1] * 300))
+        vault.merge()
+        with SeqVault.open(path, read_only=True) as other:
+            seen = items_of(other, 1)
+            found = vault._reader.find(np.array([1]))
+            for k in range(6):
+                vault.append(events([1] * 400, 300 + 400 * k))
+                vault.merge()
+            assert not (path / "segments" / "0000000001.seg").exists()
+            assert items_of(other, 1) == seen  # its segment and its log file are gone
+            before = np.array([NOW * 2])
+            plan = vault._reader.plan(found, before, np.array([4096]), np.array([-1]), [])
+            assert plan.counts.tolist() == [300]
+            assert other.refresh()
+            assert items_of(other, 1) == list(range(2700))
+
+
+def test_frames_of_an_earlier_life_of_a_log_file_are_not_replayed(tmp_path):
+    path = tmp_path / "vault"
+    with SeqVault.open(path, schema=SCHEMA) as vault:
+        for k in range(4):  # frames of one size, at the same places of each file
+            vault.append(events([1] * 50, 100 * k))
+            vault.append(events([1] * 50, 100 * k + 50))
+            vault.merge()
+        assert list((path / "wal").glob("*.spare"))
+    with SeqVault.open(path) as vault:  # begins a spare file anew
+        vault.append(events([1] * 50, 400))
+        crashed = [entry.read_bytes() for entry in sorted((path / "wal").glob("*.wal"))]
+    assert sum(content.count(b"VFRM") for content in crashed) >= 2  # one of them is of now
+    (path / "wal").rename(tmp_path / "closed")
+    (path / "wal").mkdir()
+    for entry, content in zip(sorted((tmp_path / "closed").glob("*.wal")), crashed, strict=True):
+        (path / "wal" / entry.name).write_bytes(content)
+    with SeqVault.open(path) as vault:
+        assert items_of(vault, 1) == list(range(450))
+        vault.verify()
