@@ -186,9 +186,34 @@ class Segment:
         self.users = np.cumsum(listed[0])
         self.lengths, self.counts = listed[1], listed[2]
         self.kinds, self.arrivals, self.last_times = listed[3], listed[4], listed[5]
+        # kernels rely on these: a record has room for its directory, and numbers fit
+        heads = np.where(self.counts > 0, 16 + 12 * (-(-self.counts // BLOCK)), 0)
+        if (
+            (self.counts < 0).any()
+            or (self.counts >= 1 << 31).any()
+            or (self.lengths < heads).any()
+            or (self.lengths >= 1 << 31).any()
+            or ((self.lengths > 0) & (self.counts == 0)).any()
+            or ((self.kinds < 0) | (self.kinds > 2)).any()
+        ):
+            raise self._damaged("its footer says what no record can be")
         self.offsets = HEADER.itemsize + np.cumsum(self.lengths) - self.lengths
-        if count and self.offsets[-1] + self.lengths[-1] != self.end:
+        if count and (self.offsets[-1] + self.lengths[-1] != self.end or not self._is_sound()):
             raise self._damaged("its records do not add up")
+
+    def _is_sound(self) -> bool:
+        """Whether kernels, which check no bounds, may go by the footer."""
+        return bool(
+            (self.users[1:] > self.users[:-1]).all()
+            and self.lengths.min() >= 0
+            and self.lengths.max() <= self.end
+            and self.counts.min() >= 0
+            # every block takes more bytes than its entry in the directory
+            and (self.counts <= self.lengths * (BLOCK // 8)).all()
+            and self.kinds.min() >= EXTENT
+            and self.kinds.max() <= TAIL
+            and (self.arrivals >= self.counts).all()
+        )
 
     def _damaged(self, what: str) -> DamagedFileError:
         return DamagedFileError(

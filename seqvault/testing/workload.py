@@ -18,16 +18,24 @@ Step = tuple[Oracle, Callable[[SeqVault], Any]]
 
 
 def random_events(rng: random.Random, count: int) -> dict[str, np.ndarray]:
-    """Events of few users; times repeat, and some batches are late."""
+    """Events of few users; times repeat, and some batches are late.
+
+    A third of the users each sees any items, few items with an action that goes with
+    the item, and the same item for a while: what columns are coded by.
+    """
     late = rng.random() < 0.3
-    return {
-        "user_id": np.array([rng.randrange(USERS) for _ in range(count)], np.int64),
-        "timestamp": np.array(
-            [NOW + rng.randrange(1000) - (5000 if late else 0) for _ in range(count)], np.int64
-        ),
-        "item_id": np.array([rng.randrange(10**9) for _ in range(count)], np.int64),
-        "action": np.array([rng.randrange(-5, 5) for _ in range(count)], np.int8),
-    }
+    rows = []
+    for _ in range(count):
+        user, time = rng.randrange(USERS), NOW + rng.randrange(1000) - (5000 if late else 0)
+        style = user % 3
+        few = rng.randrange(40) if style == 1 else time // 100 % 50
+        item = few * 7919 if style else rng.randrange(10**9)
+        action = item % 10 - 5 if style else rng.randrange(-5, 5)
+        rows.append((user, time, item, action))
+    columns = np.array(rows, np.int64).reshape(count, 4).T
+    names = ("user_id", "timestamp", "item_id", "action")
+    events = dict(zip(names, np.ascontiguousarray(columns), strict=True))
+    return {**events, "action": events["action"].astype(np.int8)}
 
 
 def random_step(oracle: Oracle, rng: random.Random, copies: str) -> Step:
