@@ -48,7 +48,7 @@ def exact_bucket(values: Tensor, estimate: Tensor, edges: np.ndarray) -> Tensor:
             floating point can miss it next to an edge, on some backend or device.
         edges: int32 array, ascending.
     """
-    values, last = ops.convert_to_tensor(values), len(edges) - 1
+    values, last = ops.cast(values, "int32"), len(edges) - 1
     guess = ops.clip(ops.cast(ops.floor(estimate), "int32"), 0, last)
     starts = ops.convert_to_tensor(np.append(edges, np.iinfo(np.int32).max).astype("int32"))
     too_high = ops.cast(values < ops.take(starts, guess), "int32")
