@@ -11,6 +11,10 @@ FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
 START, END = "<!-- rendered from results/ -->", "<!-- end -->"
 LASER, PAPER, TRANSFORMER = "laser", "paper_form", "transformer"
+MEASURES = {
+    "wall_ms_per_request": "elapsed",
+    "cpu_ms_per_request": "processor time, because the machine was busy with other work",
+}
 PASSES = ("forward", "forward+backward")
 BOUND = "the segments' network, 13.1 of our 15.5 million products, is in both forms: 2.6 at most"
 
@@ -22,6 +26,12 @@ class Report:
         self.environment: dict[str, Any] = content["environment"]
         self.rows: list[dict[str, Any]] = content["times"]
         self.memory = {row["system"]: row["step_peak_mb"] for row in content["memory"]}
+
+    @property
+    def measure(self) -> str:
+        """Elapsed time, or processor time where other work disturbed the run."""
+        busy = self.environment["load_before"] > 1
+        return "cpu_ms_per_request" if busy else "wall_ms_per_request"
 
     @property
     def systems(self) -> list[str]:
@@ -36,9 +46,9 @@ class Report:
         return next(found, None)
 
     def milliseconds(self, system: str, length: int, case: str) -> float | None:
-        """Elapsed time per request with one candidate."""
+        """Time per request with one candidate."""
         row = self.row(system, length, 1, case)
-        return None if row is None else row.get("wall_ms_per_request")
+        return None if row is None else row.get(self.measure)
 
 
 def render(reports: dict[str, Report]) -> str:
@@ -50,7 +60,7 @@ def render(reports: dict[str, Report]) -> str:
             f"### `results/{name}.json`\n\n{environment['backend']}, Keras {environment['keras']}, "
             f"{'XLA, ' if environment['jit'] else ''}{environment['cores']} cores, load "
             f"{environment['load_before']:.1f} before the run, {environment['date']}. "
-            f"Milliseconds per request, elapsed.\n\n{_times(report)}"
+            f"Milliseconds per request, {MEASURES[report.measure]}.\n\n{_times(report)}"
         )
     return "\n\n".join(parts)
 
@@ -59,7 +69,10 @@ def _goals(reports: dict[str, Report]) -> str:
     lines = ["| goal (L=1000, d=128, N=1) | where | peer | LASER | ratio | reached |"]
     lines.append("|---|---|---|---|---|---|")
     for name, report in reports.items():
-        for peer, goal, bound in ((PAPER, 3.0, BOUND), (TRANSFORMER, 20.0, "see below")):
+        for peer, goal, bound in (
+            (PAPER, 3.0, BOUND),
+            (TRANSFORMER, 20.0, "it has 23 times our products"),
+        ):
             for case in PASSES:
                 theirs = report.milliseconds(peer, 1000, case)
                 ours = report.milliseconds(LASER, 1000, case)
@@ -105,7 +118,7 @@ def _times(report: Report) -> str:
         cells = []
         for system in report.systems:
             row = report.row(system, length, candidates, case)
-            time = None if row is None else row.get("wall_ms_per_request")
+            time = None if row is None else row.get(report.measure)
             cells.append("left out" if time is None else f"{time:.3g}")
         lines.append(f"| {candidates} | {length} | {case} | " + " | ".join(cells) + " |")
     lines.append("\n*Left out*: a tensor would exceed the limit of 2e8 floats.")

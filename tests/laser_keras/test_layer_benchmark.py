@@ -29,3 +29,12 @@ def test_the_papers_form_is_the_same_function() -> None:
         randomise(encoder)
     ours, theirs = (encoder(target, history, mask=mask) for encoder in encoders)
     assert_close(theirs, ours)
+
+
+def test_the_page_shows_the_raw_results() -> None:
+    spec = importlib.util.spec_from_file_location("render", PATH.with_name("render.py"))
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    page = module.README.read_text()
+    assert page == module.replace_rendered(page, module.render(module.load()))
