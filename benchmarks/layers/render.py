@@ -16,7 +16,7 @@ MEASURES = {
     "cpu_ms_per_request": "processor time, because the machine was busy with other work",
 }
 PASSES = ("forward", "forward+backward")
-BOUND = "the segments' network, 13.1 of our 15.5 million products, is in both forms: 2.6 at most"
+BOUND = "the segments' network, 13.1 of our 15.5 million products, is in both forms"
 
 
 class Report:
@@ -98,7 +98,7 @@ def _goals(reports: dict[str, Report]) -> str:
             reached = (
                 "yes"
                 if ours <= theirs / 2
-                else "no: the history's own gradient is in both, see below"
+                else "no: the history's own gradient is in both, see above"
             )
             lines.append(
                 f"| half the memory of a step | {name} | {theirs:.0f} MB | {ours:.0f} MB "
