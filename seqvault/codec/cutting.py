@@ -5,7 +5,7 @@
 import numpy as np
 from numba import njit
 
-from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, MASK16, MASK32, OK
+from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, MASK16, MASK32, OK, PADDING
 from seqvault.codec.coding import LISTED, SHARED, SORTED
 from seqvault.codec.primitives import crc32c, inner, load_u8, load_u64, store_u32, store_u64
 from seqvault.codec.records import check_block, check_record, chunk_of
@@ -41,6 +41,8 @@ def _cut_chunk(data, block, columns, chunk, length, column, kept, k, out, target
         return -1
     out[target], out[target + 1] = LISTED, load_u8(data, chunk + 2)
     out[target + 2], out[target + 3] = (length - 3) & 255, (length - 3) >> 8
+    if target + length + lead_length + PADDING > len(out):
+        return -1
     end = _copy(data, chunk + 3, chunk + length, out, target + 4)
     return _copy(data, lead + skip, lead + lead_length, out, end)
 
@@ -86,6 +88,8 @@ def cut_records(
         start_of = position - shifts[r]
         head = 16 + 12 * (stop - first)
         target = write + head
+        if target + PADDING > len(out):
+            return BAD_BLOCK, r
         store_u64(out, write, np.uint64(users[r]))
         store_u64(out, write + 8, np.uint64(min(total, stop * BLOCK) - first * BLOCK))
         for b in range(first, stop):
@@ -102,6 +106,8 @@ def cut_records(
             for c in range(columns):
                 length = np.int64(load_u64(data, start + 4 + 2 * c) & MASK16)
                 if k < kept and kept_columns[schema, k] == c:
+                    if target + length + PADDING > len(out):
+                        return BAD_BLOCK, r
                     end_k = _cut_chunk(data, start, columns, chunk, length, c, kept_columns[schema],
                                        k, out, target)  # fmt: skip
                     if end_k < 0:

@@ -207,6 +207,8 @@ def plan_read(
                             i -= 1
                         index[s] = i
                         block_no[s] = b - 1
+                        if used == len(block_row):  # more blocks than the footer says
+                            return used, BAD_HEADER, record
                         slot[s] = used
                         block_row[used] = row
                         block_at[used] = start
