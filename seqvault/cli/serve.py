@@ -13,12 +13,16 @@ from seqvault.service.server import Server, Tls
 from seqvault.service.tokens import Tokens
 from seqvault.store import SeqVault
 
+_SWITCH_SECONDS = 0.0005
+
 
 def serve(arguments: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT, then ends what is under way and closes the store."""
     ended = threading.Event()  # before anything slow: an early SIGTERM ends in order, too
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
+    # A merge's Python may hold up a read for one interval; the default, 5 ms, is many reads long.
+    sys.setswitchinterval(_SWITCH_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     tls = _tls_of(arguments)
     tokens = Tokens(Path(arguments.tokens)) if arguments.tokens else None
