@@ -1,7 +1,9 @@
 """Makes the helper modules of this folder importable and keeps the machine's load low."""
 
+import gc
 import os
 import sys
+from collections.abc import Iterator
 
 sys.path.insert(0, os.path.dirname(__file__))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -26,3 +28,16 @@ elif keras.backend.backend() == "torch":
 def seeded() -> None:
     """Dropout draws from Keras's global state: no test's outcome may depend on the draw."""
     keras.utils.set_random_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_released() -> Iterator[None]:
+    """Every compiled program keeps memory maps, of which a process may have only so many."""
+    yield
+    if keras.backend.backend() == "jax":
+        import jax
+        import layer_tools
+
+        layer_tools._COMPILED.clear()
+        jax.clear_caches()
+        gc.collect()
