@@ -102,6 +102,9 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
         pipeline = self._make_beam_pipeline()
         for name, split in self.GenerateExamplesByBeam(pipeline, exec_properties).items():
             folder = artifact_utils.get_split_uri(examples, name)
+            # Here, once: workers that each look and then make it would trip over one another.
+            if not FileSystems.exists(folder):
+                FileSystems.mkdirs(folder)
             _ = split | f"Write[{name}]" >> beam.ParDo(_WriteFile(folder))
         result = pipeline.run()
         result.wait_until_finish()
@@ -215,15 +218,13 @@ class _Join(beam.DoFn):
 
 
 class _WriteFile(beam.DoFn):
-    """Writes a shard as one gzipped TFRecord file that appears complete or not at all."""
+    """Writes a shard into an existing folder, complete or not at all, as gzipped TFRecords."""
 
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
     def process(self, element: tuple[int, list[bytes]]) -> None:
         shard, examples = element
-        if not FileSystems.exists(self._folder):
-            FileSystems.mkdirs(self._folder)
         final = FileSystems.join(self._folder, f"data_tfrecord-{shard:05d}.gz")
         temporary = FileSystems.join(os.path.dirname(self._folder), f".{uuid.uuid4().hex}.gz")
         write_records(temporary, examples)
