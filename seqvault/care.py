@@ -26,6 +26,7 @@ def verify(state: State, reader: Reader) -> dict[str, int]:
     checked = {"segments": 0, "records": 0, "events": 0, "items": 0, "bytes": 0}
     for number, segment in segments.items():
         again = Segment(state.files, state.path, number)  # header, footer and trailer
+        again.check_schema(state.layouts.columns_in)
         there = np.flatnonzero(again.counts)
         for first, last in slices(again.lengths[there], VERIFY_BYTES):
             checked["records"] += last - first

@@ -23,7 +23,8 @@ from seqvault.codec.unpacking import unpack_columns
 from seqvault.errors import DamagedFileError
 from seqvault.events import NO_BOUND, to_bits
 from seqvault.reader import Reader
-from seqvault.requests import bounds_of, check_last_n, ids_of
+from seqvault.requests import MAX_LAST_N, MAX_READ_EVENTS, bounds_of, check_last_n, ids_of
+from seqvault.schema import DTYPES
 from seqvault.sequence_batch import SequenceBatch
 
 MAGIC = b"SEQVPCK\x01"
@@ -207,14 +208,22 @@ def unpack_batch(message: bytes) -> SequenceBatch:
     if checksum(data[start:]) != int.from_bytes(message[start - 4 : start], "little"):
         raise _damaged("its checksum does not fit")
     size = int.from_bytes(message[start : start + 4], "little")
-    told = json.loads(message[start + 4 : start + 4 + size])
+    told = _description(message[start + 4 : start + 4 + size])
     rows, many, last_n = told["rows"], told["records"], told["last_n"]
     at = start + 4 + size
+    if at + 8 * (4 * rows + 2 * many) + PADDING > len(data):
+        raise _damaged("its parts do not add up")
     numbers = np.frombuffer(message, "<i8", 4 * rows + 2 * many, at).astype(np.int64)
     users, before, version, per_row = (numbers[i * rows : (i + 1) * rows] for i in range(4))
     schemas, lengths = numbers[4 * rows : 4 * rows + many], numbers[4 * rows + many :]
     first = at + numbers.nbytes
-    if first + int(lengths.sum()) + PADDING != len(data) or per_row.sum() != many:
+    if (
+        ((per_row < 0) | (per_row > many)).any()
+        or ((lengths < 16) | (lengths > len(data))).any()
+        or ((schemas < 0) | (schemas >= len(told["columns_in"]))).any()
+        or first + int(lengths.sum()) + PADDING != len(data)
+        or int(per_row.sum()) != many
+    ):
         raise _damaged("its parts do not add up")
     dtypes = [np.dtype(name) for name in told["dtypes"]]
     counts, columns = _unpack_records(
@@ -225,6 +234,38 @@ def unpack_batch(message: bytes) -> SequenceBatch:
     )  # fmt: skip
     named = dict(zip(told["names"], columns, strict=True))
     return SequenceBatch(users, counts.astype(np.int32), named, version)
+
+
+def _description(text: bytes) -> dict[str, Any]:
+    """The JSON of a message, checked: kernels go by its numbers and check no bounds."""
+    try:
+        told = json.loads(text)
+        rows, many, last_n = (int(told[name]) for name in ("rows", "records", "last_n"))
+        names, columns, columns_in = told["names"], told["columns"], told["columns_in"]
+        fields = len(names)
+        sound = (
+            rows >= 0
+            and many >= 0
+            and 1 <= last_n <= MAX_LAST_N
+            and rows * last_n <= MAX_READ_EVENTS
+            and 0 <= int(told["oldest"]) <= NO_BOUND
+            and len(told["dtypes"]) == len(told["defaults"]) == len(set(names)) == fields
+            and set(told["dtypes"]) <= set(DTYPES)
+            and all(0 <= int(bits) < 1 << 64 for bits in told["defaults"])
+            and len(columns) == len(columns_in)
+            and all(2 <= int(most) < 1 << 15 for most in columns_in)
+            and all(len(table) == fields for table in columns)
+            and all(
+                -1 <= int(column) < most
+                for table, most in zip(columns, columns_in, strict=True)
+                for column in table
+            )
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged("its description is wrong") from error
+    if not sound:
+        raise _damaged("its description is wrong")
+    return {**told, "rows": rows, "records": many, "last_n": last_n}
 
 
 def _unpack_records(

@@ -23,6 +23,8 @@ TRAILER = np.dtype(
 )  # fmt: skip
 # per record; users are stored as differences, offsets follow from the lengths
 FOOTER_COLUMNS = ("user", "length", "count", "kind", "arrivals", "last_time")
+MOST = 1 << 31  # no record has so many events, or bytes
+CHUNK_BYTES = 5  # of the smallest chunk of a packed array, with its length
 # what a record does to the older ones of its user: comes on top of them, replaces them
 # all, or replaces all but the oldest
 EXTENT, BASE, TAIL = 0, 1, 2
@@ -169,13 +171,28 @@ class Segment:
         self.schema_id = int(header["schema"])
         self.events = int(trailer["events"])
         self.end = int(trailer["footer"])
+        listed = self._footer_arrays(footer)
+        self.users = np.cumsum(listed[0])
+        self.lengths, self.counts = listed[1], listed[2]
+        self.kinds, self.arrivals, self.last_times = listed[3], listed[4], listed[5]
+        if not self._is_sound():
+            raise self._damaged("its footer says what no record can be")
+        self.offsets = HEADER.itemsize + np.cumsum(self.lengths) - self.lengths
+        if (
+            HEADER.itemsize + int(self.lengths.sum()) != self.end
+            or int(self.counts.sum()) != self.events
+        ):
+            raise self._damaged("its records do not add up")
+
+    def _footer_arrays(self, footer: np.ndarray) -> list[np.ndarray]:
+        """int64 [U] of each of ``FOOTER_COLUMNS``, unpacked but not looked at."""
         padded = np.concatenate([footer, np.zeros(PADDING, np.uint8)])
-        count = int(padded[:8].view("<u8")[0])
-        listed, position = [], 8
-        if count > BLOCK * len(footer):
+        count = int.from_bytes(padded[:8].tobytes(), "little")
+        if count > BLOCK * (len(footer) // CHUNK_BYTES):
             raise self._damaged("its footer says more records than it can hold")
+        listed, position = [], 8
         for _ in FOOTER_COLUMNS:
-            size = int(padded[position : position + 8].copy().view("<u8")[0])
+            size = int.from_bytes(padded[position : position + 8].tobytes(), "little")
             if position + 8 + size > len(footer):
                 raise self._damaged("its footer is cut short")
             values = np.empty(count, np.uint64)
@@ -183,37 +200,43 @@ class Segment:
                 raise self._damaged("its footer is wrong")
             listed.append(values.view(np.int64))
             position += 8 + size
-        self.users = np.cumsum(listed[0])
-        self.lengths, self.counts = listed[1], listed[2]
-        self.kinds, self.arrivals, self.last_times = listed[3], listed[4], listed[5]
-        # kernels rely on these: a record has room for its directory, and numbers fit
-        heads = np.where(self.counts > 0, 16 + 12 * (-(-self.counts // BLOCK)), 0)
-        if (
-            (self.counts < 0).any()
-            or (self.counts >= 1 << 31).any()
-            or (self.lengths < heads).any()
-            or (self.lengths >= 1 << 31).any()
-            or ((self.lengths > 0) & (self.counts == 0)).any()
-            or ((self.kinds < 0) | (self.kinds > 2)).any()
-        ):
-            raise self._damaged("its footer says what no record can be")
-        self.offsets = HEADER.itemsize + np.cumsum(self.lengths) - self.lengths
-        if count and (self.offsets[-1] + self.lengths[-1] != self.end or not self._is_sound()):
-            raise self._damaged("its records do not add up")
+        if position != len(footer):
+            raise self._damaged("its footer is longer than its arrays")
+        return listed
 
     def _is_sound(self) -> bool:
-        """Whether kernels, which check no bounds, may go by the footer."""
+        """Whether kernels, which check no bounds, may go by the footer.
+
+        Each bound comes before a sum that it keeps from running over.
+        """
+        counts, lengths = self.counts, self.lengths
+        if ((counts < 0) | (counts >= MOST) | (lengths < 0) | (lengths >= MOST)).any():
+            return False
+        blocks = -(-counts // BLOCK)
+        # the head, and per block its entry, its checksum and two chunks at least
+        least = np.where(counts > 0, 16 + (12 + 4 + 2 * (2 + 3)) * blocks, 0)
         return bool(
             (self.users[1:] > self.users[:-1]).all()
-            and self.lengths.min() >= 0
-            and self.lengths.max() <= self.end
-            and self.counts.min() >= 0
-            # every block takes more bytes than its entry in the directory
-            and (self.counts <= self.lengths * (BLOCK // 8)).all()
-            and self.kinds.min() >= EXTENT
-            and self.kinds.max() <= TAIL
-            and (self.arrivals >= self.counts).all()
+            and (lengths >= least).all()
+            and (lengths[counts == 0] == 0).all()
+            and ((self.kinds >= EXTENT) & (self.kinds <= TAIL)).all()
+            and (self.arrivals >= counts).all()
         )
+
+    def check_schema(self, columns_in: np.ndarray) -> None:
+        """Raises ``DamagedFileError`` unless the header fits a schema of the store.
+
+        Args:
+            columns_in: int64 [S], columns of a record of each schema.
+        """
+        if self.schema_id >= len(columns_in):
+            raise self._damaged(
+                f"its schema is number {self.schema_id}, the manifest has {len(columns_in)}"
+            )
+        if self.columns != columns_in[self.schema_id]:
+            raise self._damaged(
+                f"it has {self.columns} columns, its schema {columns_in[self.schema_id]}"
+            )
 
     def _damaged(self, what: str) -> DamagedFileError:
         return DamagedFileError(

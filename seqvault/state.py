@@ -71,16 +71,17 @@ class State:
                     f"segment {number} of {self.path} is missing; restore it from a snapshot."
                 )
         schemas = [Schema.from_json(entry) for entry in manifest.schemas]
-        index, items = Index(), Items()
+        layouts, index, items = Layouts(schemas), Index(), Items()
         segments = {}
         for number in manifest.segments:
             segment = self.segments.get(number) or Segment(self.files, self.path, number)
+            segment.check_schema(layouts.columns_in)
             segments[number] = segment
             add_segment(index, segment)
         for number in manifest.items:
             items.apply(item_files.load(self.files, self.path, number), number)
         with self.lock:
-            self.manifest, self.schemas, self.layouts = manifest, schemas, Layouts(schemas)
+            self.manifest, self.schemas, self.layouts = manifest, schemas, layouts
             self.schema_of = {n: segment.schema_id for n, segment in segments.items()}
             self.index, self.segments, self.items = index, segments, items
             self.memtable = Memtable(self.schema)

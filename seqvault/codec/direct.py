@@ -71,6 +71,9 @@ def _ask_for(rows, records, first_row, last_n):
 def _load_record(record, before, last_n, buffer, at, vector, waiting):
     """Reads what is needed of a record.
 
+    The record must hold as many events as the footer says: room for the answer is taken,
+    and the directory read, by that number.
+
     Returns:
         (status, bytes in the buffer, bytes left out behind the directory, first block).
     """
@@ -78,12 +81,16 @@ def _load_record(record, before, last_n, buffer, at, vector, waiting):
     if length <= LONG_RECORD:
         if not _fill(fd, offset, length, buffer, at, vector, waiting):
             return UNREADABLE, 0, 0, 0
+        if np.int64(load_u64(buffer, at + 8) & MASK32) != record[COUNT]:
+            return BAD_HEADER, 0, 0, 0
         return OK, length, 0, 0
     blocks = (record[COUNT] + BLOCK - 1) // BLOCK
     head = 16 + 12 * blocks
     if not _fill(fd, offset, head, buffer, at, vector, waiting):
         return UNREADABLE, 0, 0, 0
     check = at + head - 4
+    if np.int64(load_u64(buffer, at + 8) & MASK32) != record[COUNT]:
+        return BAD_HEADER, 0, 0, 0
     if crc32c(buffer, at, check) != load_u64(buffer, check) & MASK32:
         return BAD_HEADER, 0, 0, 0
     stop = blocks
