@@ -1,7 +1,7 @@
 """The direct read against the general one, which takes each step by itself."""
 
-import os
 import shutil
+from collections import Counter
 
 import numpy as np
 import pyarrow as pa
@@ -9,8 +9,9 @@ import pytest
 
 from seqvault import Schema, SeqVault
 from seqvault.codec.primitives import checksum
-from seqvault.errors import DamagedFileError
+from seqvault.errors import DamagedFileError, NewerFormatError
 from seqvault.files import Files
+from seqvault.testing.file_regions import regions_of
 
 FIELDS = [
     ("item_id", pa.int64()), ("author", pa.int32()), ("category", pa.int16()),
@@ -114,27 +115,52 @@ def test_an_answer_stays_as_it_is_while_somebody_has_it(path):
         np.testing.assert_array_equal(part, items[0, :10])
 
 
-def test_every_flipped_bit_of_records_is_an_error_or_without_harm(path, tmp_path):
-    shutil.copytree(path, tmp_path / "copy")
-    with SeqVault.open(tmp_path / "copy", read_only=True) as vault:
+def live_records(vault: SeqVault) -> set[tuple[int, int]]:
+    """Segment and place of each record that is in use."""
+    index = vault._state.index
+    _, numbers, offsets, _, _ = index.extents(np.arange(len(index.users)))
+    return set(zip(numbers.tolist(), offsets.tolist(), strict=True))
+
+
+def test_every_flipped_bit_is_refused_or_in_bytes_that_no_answer_needs(path, tmp_path):
+    """In live records all flips are refused; in padding, and in records that others have
+    replaced, they change nothing: nobody reads those."""
+    copy = shutil.copytree(path, tmp_path / "copy")
+    with SeqVault.open(copy) as vault:
+        vault.append(make_events(4, {2: 700}, LATER))
+        vault.merge()  # replaces the records of user 2
+        live = live_records(vault)
+    with SeqVault.open(copy, read_only=True) as vault:
         expected = vault.read(USERS, before=None, last_n=6000)
-    folder = tmp_path / "copy" / "segments"
-    rng = np.random.default_rng(3)
-    refused = 0
-    for name in sorted(os.listdir(folder)):
-        whole = (folder / name).read_bytes()
-        for at in rng.integers(32, max(33, len(whole) - 400), 40).tolist():
-            damaged = bytearray(whole)
-            damaged[at] ^= 1 << (at % 8)
-            (folder / name).unlink()
-            (folder / name).write_bytes(damaged)
-            try:
-                with SeqVault.open(tmp_path / "copy", read_only=True) as vault:
-                    assert_same(vault.read(USERS, before=None, last_n=6000), expected)
-            except DamagedFileError:
-                refused += 1
-        (folder / name).write_bytes(whole)
-    assert refused >= 40  # all in the first segment, which is in use as a whole
+    rng, outcomes = np.random.default_rng(3), Counter()
+    for file in sorted((copy / "segments").iterdir()):
+        whole, record = file.read_bytes(), 0
+        for region in regions_of(str(file), whole):
+            if region.name == "segment record head":
+                record = region.start
+            name, in_use = region.name, (int(file.stem), record) in live
+            if name not in ("segment header", "segment footer", "segment trailer"):
+                name = "padding" if name.endswith("padding") else "live" if in_use else "replaced"
+            size = region.stop - region.start
+            for at in rng.choice(size, min(size, 10), replace=False).tolist():
+                damaged = bytearray(whole)
+                damaged[region.start + at] ^= 1 << int(rng.integers(8))
+                file.unlink()
+                file.write_bytes(damaged)
+                try:
+                    with SeqVault.open(copy, read_only=True) as vault:
+                        assert_same(vault.read(USERS, before=None, last_n=6000), expected)
+                    outcomes[name, "harmless"] += 1
+                except (DamagedFileError, NewerFormatError):
+                    outcomes[name, "refused"] += 1
+        file.write_bytes(whole)
+    names = {name for name, _ in outcomes}
+    assert names == {
+        "segment header", "segment footer", "segment trailer", "live", "padding", "replaced"
+    }  # fmt: skip
+    harmless = {name for name, outcome in outcomes if outcome == "harmless"}
+    refused = {name for name, outcome in outcomes if outcome == "refused"}
+    assert harmless == {"padding", "replaced"} and refused == names - harmless, outcomes
 
 
 def test_more_users_than_a_thread_has_room_for(path):
