@@ -7,48 +7,79 @@ from typing import Any
 
 import numpy as np
 
+from seqvault.codec.bundles import bundle
 from seqvault.codec.chunks import OK, PADDING
 from seqvault.codec.direct import NO_ROOM, read_rows
+from seqvault.codec.parts import RECORD_WIDTH, ROW_WIDTH
 from seqvault.events import NO_BOUND
 from seqvault.index import find_rows
+from seqvault.layouts import Layout
+from seqvault.read_view import ReadView
 from seqvault.requests import bounds_of, check_last_n, ids_of
-from seqvault.segment import Segment
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.state import State
 
 MAX_BUFFER = 1 << 24  # bytes of one user's records
-MAX_OUTPUT = 1 << 25  # bytes of answers that a thread keeps room for
-_ONLY_OURS = 2  # references to the kept room: the attribute and the question
+MAX_KEPT = 1 << 25  # bytes of answers that a thread keeps room for
+MAX_ANSWER = (1 << 31) - PADDING  # bytes of an answer that NumPy can take for one record
+ANSWERS = 4  # that a thread keeps room for
+_PAGE = 1 << 12
+_ONLY_OURS = 2  # references to kept room: the list and the question
 _NO_BOUND = np.full(1, NO_BOUND, np.int64)
-_INT64 = np.dtype(np.int64)
+# users, bound on time, what to read from, most events of each, time that is kept from
+_Request = tuple[np.ndarray, np.ndarray, ReadView, int, int]
+_INT64, _INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
 
 class _Room(threading.local):
-    """What each thread keeps from read to read."""
+    """What each thread keeps from read to read.
+
+    Attributes:
+        words: bundle of the rows and records found and the bytes of a user's records.
+    """
 
     def __init__(self) -> None:
-        self.rows = np.empty((64, 3), np.int64)
-        self.records = np.empty((256, 5), np.int64)
+        self.rows = np.empty((64, ROW_WIDTH), np.int64)
+        self.records = np.empty((256, RECORD_WIDTH), np.int64)
         self.buffer = np.empty(1 << 18, np.uint8)
-        self.out = np.empty(0, np.uint8)
+        self.words = bundle((self.rows, self.records, self.buffer))
+        self.kept: list[np.ndarray] = []
+
+    def grow(self, rows: int = 0, records: int = 0, buffer: int = 0) -> None:
+        """Makes room for at least so many rows, records or bytes of records."""
+        if rows > len(self.rows):
+            self.rows = np.empty((2 * rows, ROW_WIDTH), np.int64)
+        if records > len(self.records):
+            self.records = np.empty((2 * records, RECORD_WIDTH), np.int64)
+        if buffer > len(self.buffer):
+            self.buffer = np.empty(2 * buffer, np.uint8)
+        self.words = bundle((self.rows, self.records, self.buffer))
 
     def output(self, size: int) -> np.ndarray:
-        """Room for an answer: that of the last one if nobody holds on to it any more.
+        """Room for an answer: that of an earlier one that nobody holds any more.
 
         Fresh memory has its pages faulted in and cleared, a third of the time of a read.
+        A loop that holds an answer until it has the next one goes back and forth between two.
         """
-        if len(self.out) < size or sys.getrefcount(self.out) > _ONLY_OURS:
-            if size > MAX_OUTPUT:
-                return np.empty(size, np.uint8)
-            self.out = np.empty(size, np.uint8)
-        return self.out
+        kept = self.kept
+        for place in range(len(kept)):
+            # a small answer that is held for long must not hold much more than itself
+            fits = size <= len(kept[place]) <= 2 * size + _PAGE
+            if fits and sys.getrefcount(kept[place]) == _ONLY_OURS:
+                return kept[place]
+        fresh = np.empty(-(-size // _PAGE) * _PAGE, np.uint8)
+        if len(fresh) <= MAX_KEPT:
+            while kept and (len(kept) >= ANSWERS or sum(map(len, kept)) + len(fresh) > MAX_KEPT):
+                kept.pop(0)
+            kept.append(fresh)
+        return fresh
 
 
 class DirectReader:
     """Answers reads without filters and versions. Any number of threads may use one.
 
-    Whatever is out of the ordinary (damage, a short file, a very long record) is left to
-    the ``Reader``, which finds out what it is.
+    Whatever is out of the ordinary (damage, a short file, a very long record or answer) is
+    left to the ``Reader``, which finds out what it is.
 
     Args:
         state: what there is to read.
@@ -57,7 +88,7 @@ class DirectReader:
     def __init__(self, state: State) -> None:
         self._state = state
         self._room = _Room()
-        self._open_files: tuple[dict[int, Segment], tuple[np.ndarray, ...]] = ({}, ())
+        self._view: ReadView | None = None
 
     def read(
         self, user_ids: Any, before: Any, last_n: int, fields: Sequence[str] | None
@@ -66,87 +97,74 @@ class DirectReader:
         users = _users_of(user_ids)
         rows = len(users)
         width = check_last_n(last_n, rows)
-        got = self._read(users, before, width, fields, ragged=False)
-        if got is None:
+        request, layout, version, _ = self._find(users, before, width, fields)
+        if rows * width * layout.width > MAX_ANSWER:
             return None
-        lengths, version, out, placed, _ = got
-        shape = (rows, width)
-        return SequenceBatch(
-            users,
-            lengths,
-            {name: np.ndarray(shape, dtype, out, at) for name, dtype, at in placed},
-            version,
-        )
+        shape = layout.shape(rows, width)
+        out = self._room.output(shape.size + PADDING)
+        lengths = self._fill(request, layout, rows * width, False, out)
+        if lengths is None:
+            return None
+        return SequenceBatch(users, lengths, shape.columns(out), version)
 
     def read_ragged(
         self, user_ids: Any, before: Any, last_n: int, fields: Sequence[str] | None
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]] | None:
         """See ``SeqVault.read_ragged``; None: somebody else must do it."""
         users = _users_of(user_ids)
-        got = self._read(users, before, check_last_n(last_n, len(users)), fields, ragged=True)
-        if got is None:
+        width = check_last_n(last_n, len(users))
+        request, layout, version, events = self._find(users, before, width, fields)
+        starts, size = layout.offsets(events)
+        out = self._room.output(size + PADDING)
+        lengths = self._fill(request, layout, events, True, out)
+        if lengths is None:
             return None
-        lengths, version, out, placed, _ = got
-        total = int(lengths.sum())
-        return lengths, version, {n: np.ndarray((total,), kind, out, at) for n, kind, at in placed}
+        total = (int(lengths.sum()),)
+        placed = zip(layout.names, layout.dtypes, starts, strict=True)
+        return lengths, version, {n: np.ndarray(total, kind, out, at) for n, kind, at in placed}
 
-    def _read(
-        self,
-        users: np.ndarray,
-        before: Any,
-        width: int,
-        fields: Sequence[str] | None,
-        ragged: bool,
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[Any], Any] | None:
+    def _find(
+        self, users: np.ndarray, before: Any, width: int, fields: Sequence[str] | None
+    ) -> tuple[_Request, Layout, np.ndarray, int]:
+        """Looks the users up, as of one moment, with the thread's room to note what is found.
+
+        Returns:
+            The request for ``_fill``, the layout of the fields, int64 [B] the version of
+            the answer, and how many events it can have at most.
+        """
         state, room, rows = self._state, self._room, len(users)
         state.check_open()
-        if len(room.rows) < rows:
-            room.rows = np.empty((2 * rows, 3), np.int64)
-        found, records = room.rows[:rows], room.records
         bound = _NO_BOUND if before is None else bounds_of(before, rows)
-        version, lengths = np.empty(rows, np.int64), np.empty(rows, np.int32)
+        version = np.empty(rows, _INT64)
+        if rows > len(room.rows):
+            room.grow(rows=rows)
         with state.lock:
             names = state.schema.select(fields)
-            memtable, segments, layouts = state.memtable, state.segments, state.layouts
-            files = self._files_of(segments)
-            arrays = (*state.index.arrays, memtable.heads, memtable.links, *files)
-            many, events = find_rows(users, *arrays, width, found, records, version)  # type: ignore[call-arg]
-            if many > len(records):
-                records = room.records = np.empty((2 * many, 5), np.int64)
-                many, events = find_rows(users, *arrays, width, found, records, version)  # type: ignore[call-arg]
-            columns, addresses = memtable.columns, memtable.addresses
-            links, oldest = memtable.links, state.oldest()
-        layout = layouts.of(names)
-        size, placed = layout.offsets(names, *((1, events) if ragged else (rows, width)))
-        out = room.output(size + PADDING)
+            view, layouts, oldest = self._view, state.layouts, state.oldest()
+            if view is None or not view.is_of(state.index, state.memtable, state.segments):
+                view = self._view = ReadView(state.index, state.memtable, state.segments)
+            many, events = find_rows(users, view.words, room.words, width, version)
+            if many > len(room.records):
+                room.grow(records=many)
+                many, events = find_rows(users, view.words, room.words, width, version)
+        return (users, bound, view, width, oldest), layouts.of(names), version, events
+
+    def _fill(
+        self, request: _Request, layout: Layout, places: int, ragged: bool, out: np.ndarray
+    ) -> np.ndarray | None:
+        """Reads and unpacks what was found; int32 [B] events of each row, None: cannot do."""
+        users, bound, view, width, oldest = request
+        room, lengths = self._room, np.empty(len(users), _INT32)
         while True:
             status, need = read_rows(
-                users, bound, width, oldest, found, records, links, columns["timestamp"],
-                addresses, layout.columns_of, layout.sizes, layout.defaults, layout.mem_columns,
-                layouts.columns_in, events if ragged else rows * width, ragged, out, lengths,
-                room.buffer,
+                users, bound, view.words, layout.words, room.words, width, oldest,
+                places, ragged, out, lengths,
             )  # fmt: skip
             if status == OK:
-                return lengths, version, out, placed, segments
+                return lengths
             if status != NO_ROOM or need > MAX_BUFFER:
                 return None
-            room.buffer = np.empty(2 * need, np.uint8)
-
-    def _files_of(self, segments: dict[int, Segment]) -> tuple[np.ndarray, ...]:
-        """int64 [S] numbers, ascending, descriptors and schemas of the open segments."""
-        known, files = self._open_files
-        if known is not segments or not files:
-            numbers = sorted(segments)
-            files = tuple(
-                np.array(values, np.int64)
-                for values in (
-                    numbers,
-                    [segments[number].fd for number in numbers],
-                    [segments[number].schema_id for number in numbers],
-                )
-            )
-            self._open_files = (segments, files)
-        return files
+            room.grow(buffer=need)
 
 
 def _users_of(user_ids: Any) -> np.ndarray:

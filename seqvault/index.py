@@ -5,6 +5,28 @@
 import numpy as np
 from numba import njit
 
+from seqvault.codec.bundles import int32_part, int64_part
+from seqvault.codec.parts import (
+    ARRIVALS,
+    COUNT,
+    DESCRIPTORS,
+    HEADS,
+    KEYS,
+    LATEST,
+    LENGTH,
+    LINKS,
+    NUMBERS,
+    OFFSET,
+    PREVIOUS,
+    RECORD_WIDTH,
+    RECORDS,
+    ROW_WIDTH,
+    ROWS,
+    SCHEMAS,
+    SEGMENT,
+    TABLE,
+)
+
 EMPTY = -1
 
 
@@ -135,27 +157,32 @@ def _chain(latest, previous, slots, starts, out):
 
 
 @njit(cache=True)  # holds the GIL: it is short, and whoever waits for the lock needs the GIL
-def find_rows(
-    users, table, keys, latest, previous, segment, offset, length, count, arrivals,
-    heads, links, numbers, fds, schemas, last_n, rows, records, version,
-):  # fmt: skip
+def find_rows(users, store, room, last_n, version):
     """Takes what an ordinary read of the users needs, as of one moment.
 
     Args:
         users: int64 [B].
-        table, keys, latest, previous, segment, offset, length, count, arrivals: the index.
-        heads, links: the memtable's chains.
-        numbers, fds, schemas: int64 [S] open segments, ascending.
+        store: the bundle ``ReadView.words``.
+        room: a bundle. Its rows, int64 [B or more, 3], receive where a user's records end,
+            and the newest event in memory and the number of events there; its records,
+            int64 [R, 5], descriptor, offset, length, events and schema.
         last_n: most events per user.
-        rows: int64 [B, 3] receives where a user's records end, and the newest event in
-            memory and the number of events there.
-        records: int64 [R, 5] receives descriptor, offset, length, events and schema.
         version: int64 [B] receives the number of events that ever arrived.
 
     Returns:
         (records found, events that an answer can have at most); with more records than
         there is room for only their number counts.
     """
+    table, keys = int32_part(store, TABLE), int64_part(store, KEYS)
+    latest, previous = int32_part(store, LATEST), int32_part(store, PREVIOUS)
+    segment, offset = int32_part(store, SEGMENT), int64_part(store, OFFSET)
+    length, count = int32_part(store, LENGTH), int32_part(store, COUNT)
+    arrivals, numbers = int64_part(store, ARRIVALS), int64_part(store, NUMBERS)
+    descriptors, schemas = int64_part(store, DESCRIPTORS), int64_part(store, SCHEMAS)
+    heads, links = int64_part(store, HEADS), int64_part(store, LINKS)
+    rows, records = int64_part(room, ROWS), int64_part(room, RECORDS)
+    rows = rows.reshape((len(rows) // ROW_WIDTH, ROW_WIDTH))
+    records = records.reshape((len(records) // RECORD_WIDTH, RECORD_WIDTH))
     used, events = 0, 0
     for b in range(len(users)):
         slot = table[_slot_of(table, keys, users[b])]
@@ -174,7 +201,7 @@ def find_rows(
         while extent >= 0 and used <= len(records):
             at -= 1
             place = np.searchsorted(numbers, segment[extent])
-            records[at, 0], records[at, 1] = fds[place], offset[extent]
+            records[at, 0], records[at, 1] = descriptors[place], offset[extent]
             records[at, 2], records[at, 3] = length[extent], count[extent]
             records[at, 4] = schemas[place]
             held += count[extent]
@@ -191,7 +218,12 @@ def find_rows(
 
 
 class Index:
-    """Users, the extents of each on disk, and how many events ever arrived for each."""
+    """Users, the extents of each on disk, and how many events ever arrived for each.
+
+    Attributes:
+        arrivals: int64, by slot of the user.
+        revision: counts up whenever one of ``arrays`` is replaced by another.
+    """
 
     def __init__(self) -> None:
         self.users = KeyTable()
@@ -203,12 +235,16 @@ class Index:
         self._length = np.empty(512, np.int32)
         self._count = np.empty(512, np.int32)
         self._used = 0
+        self.revision = 0
 
     def add_users(self, keys: np.ndarray) -> np.ndarray:
         """int64 slots of the users, made where they are new."""
+        before = self.arrays
         slots = self.users.add(keys)
         self.arrivals = grown(self.arrivals, len(self.users), 0)
         self._latest = grown(self._latest, len(self.users), EMPTY)
+        if any(old is not new for old, new in zip(before, self.arrays, strict=True)):
+            self.revision += 1
         return slots
 
     def add_records(
@@ -237,6 +273,7 @@ class Index:
         self._segment[new], self._offset[new] = number, offsets[kept]
         self._length[new], self._count[new] = lengths[kept], counts[kept]
         self._used = need
+        self.revision += 1
 
     def extents(
         self, slots: np.ndarray
@@ -261,7 +298,7 @@ class Index:
 
     @property
     def arrays(self) -> tuple[np.ndarray, ...]:
-        """What ``find_rows`` takes."""
+        """Parts TABLE to ARRIVALS of what ``find_rows`` takes."""
         return (
             self.users._table, self.users._keys, self._latest, self._previous, self._segment,
             self._offset, self._length, self._count, self.arrivals,

@@ -58,6 +58,7 @@ class Memtable:
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
         self.size = 0
+        self.revision = 0  # counts up whenever an array is replaced by another
         self.slots: np.ndarray
         self.arrivals: np.ndarray
         self.links: np.ndarray
@@ -71,6 +72,7 @@ class Memtable:
     def _grow(self, capacity: int) -> None:
         """Makes room; arrays that readers have got stay as they are."""
         self._capacity = capacity
+        self.revision += 1
         columns = {}
         for name in ("timestamp", *self.schema.names):
             fresh = np.empty(capacity, self.schema.dtype(name))
@@ -100,9 +102,14 @@ class Memtable:
             column[first:need] = columns[name]
         self.slots[first:need] = slots
         self.files[first:need] = file
-        self.heads = grown(self.heads, len(counters), EMPTY)
+        self._grow_heads(len(counters))
         _link(slots, first, self.heads, self.links, self.arrivals, counters)
         self.size = need
+
+    def _grow_heads(self, slots: int) -> None:
+        before = self.heads
+        self.heads = grown(before, slots, EMPTY)
+        self.revision += self.heads is not before
 
     def make_room(self, need: int) -> None:
         """Takes memory for so many events at once."""
@@ -138,13 +145,13 @@ class Memtable:
     def part(self, rows: np.ndarray) -> "Memtable":
         """A new memtable with these rows, ascending, arrival numbers kept."""
         fresh = Memtable(self.schema)
-        fresh.heads = np.full(len(self.heads), EMPTY, np.int64)
+        fresh._grow_heads(len(self.heads))
         fresh._take(self, rows)
         return fresh
 
     def extend(self, other: "Memtable", first: int) -> None:
         """Adds another one's rows from ``first`` on, arrival numbers kept."""
-        self.heads = grown(self.heads, len(other.heads), EMPTY)
+        self._grow_heads(len(other.heads))
         self._take(other, np.arange(first, other.size))
 
     def _take(self, other: "Memtable", rows: np.ndarray) -> None:

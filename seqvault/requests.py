@@ -53,7 +53,7 @@ def check_last_n(last_n: Any, rows: int) -> int:
         InvalidRequestError: it is not a whole number of at least 1.
         LimitError: the answer would be too large.
     """
-    if isinstance(last_n, bool) or not isinstance(last_n, int | np.integer) or last_n < 1:
+    if (type(last_n) is not int and not isinstance(last_n, np.integer)) or last_n < 1:
         raise InvalidRequestError(f"last_n must be a whole number of at least 1; got {last_n}.")
     if last_n > MAX_LAST_N or rows * last_n > MAX_READ_EVENTS:
         raise LimitError(

@@ -5,6 +5,7 @@
 import numpy as np
 from numba import njit, types
 
+from seqvault.codec.bundles import int64_part, uint8_part, uint64_part
 from seqvault.codec.chains import collect_chains, sort_chains
 from seqvault.codec.chunks import (
     BAD_BLOCK,
@@ -18,6 +19,21 @@ from seqvault.codec.chunks import (
     unpack_times,
 )
 from seqvault.codec.coding import ROOM
+from seqvault.codec.parts import (
+    BUFFER,
+    COLUMNS_IN,
+    COLUMNS_OF,
+    DEFAULTS,
+    LINKS,
+    MEM_ADDRESSES,
+    MEM_COLUMNS,
+    MEM_TIMES,
+    RECORD_WIDTH,
+    RECORDS,
+    ROW_WIDTH,
+    ROWS,
+    SIZES,
+)
 from seqvault.codec.planning import plan_read
 from seqvault.codec.primitives import address_of, bytes_at, crc32c, inner, load_u64
 from seqvault.codec.records import check_record, chunk_places
@@ -54,10 +70,10 @@ def _fill(fd, offset, size, buffer, at, vector, waiting):
 
 
 @inner
-def _ask_for(rows, records, first_row, last_n):
+def _ask_for(rows, many_rows, records, first_row, last_n):
     """Has the kernel fetch what the rows from ``first_row`` on will want."""
     first = rows[first_row - 1, RECORDS_END] if first_row else 0
-    for r in range(first, rows[len(rows) - 1, RECORDS_END]):
+    for r in range(first, rows[many_rows - 1, RECORDS_END]):
         fd, offset, length = records[r, FD], records[r, OFFSET], records[r, LENGTH]
         if length <= LONG_RECORD:
             _advise(fd, offset, length, _WILL_NEED)
@@ -232,29 +248,34 @@ def _several(
 
 @njit(nogil=True, cache=True)
 def read_rows(
-    users, before, last_n, oldest, rows, records, links, mem_times, mem_addresses,
-    fields, sizes, defaults, mem_columns, columns_in, places_in_all, ragged, out, lengths,
-    buffer,
-):  # fmt: skip
+    users, before, store, layout, room, last_n, oldest, places_in_all, ragged, out, lengths
+):
     """Answers a read without filters and version.
 
     Args:
         users: int64 [B]. before: int64 [B], or [1] for all. last_n, oldest: numbers.
-        rows, records: int64 [B, 3] and [R, 5] as ``find_rows`` filled them.
-        links, mem_times, mem_addresses: the memtable's links and times, and where each
-            of its columns is in memory.
-        fields, sizes, defaults, mem_columns, columns_in: the layout: column of each field
-            under each schema [C, S], bytes, defaults and memtable column [C], columns of
-            each schema [S].
+        store: the bundle ``ReadView.words``.
+        layout: the bundle ``Layout.words``.
+        room: a bundle; rows and records as ``find_rows`` filled them, and
+            bytes for the records of one row.
         places_in_all: places per field in ``out``: B * last_n, or more than all events.
         ragged: rows follow each other without padding.
         out: uint8; fields one behind the other, each from a multiple of 64 on, 64 spare.
         lengths: int32 [B] receives the number of events of each row.
-        buffer: uint8, for the records of one row.
 
     Returns:
         (status, bytes that the buffer must have if the status is NO_ROOM).
     """
+    links, mem_times = int64_part(store, LINKS), int64_part(store, MEM_TIMES)
+    mem_addresses = int64_part(store, MEM_ADDRESSES)
+    sizes, defaults = int64_part(layout, SIZES), uint64_part(layout, DEFAULTS)
+    mem_columns, columns_in = int64_part(layout, MEM_COLUMNS), int64_part(layout, COLUMNS_IN)
+    fields = int64_part(layout, COLUMNS_OF).reshape((len(sizes), len(columns_in)))
+    rows = int64_part(room, ROWS)
+    rows = rows.reshape((len(rows) // ROW_WIDTH, ROW_WIDTH))
+    records = int64_part(room, RECORDS)
+    records = records.reshape((len(records) // RECORD_WIDTH, RECORD_WIDTH))
+    buffer = uint8_part(room, BUFFER)
     fields_asked = len(sizes)
     outputs = np.empty(fields_asked, np.int64)
     position = 0
@@ -289,7 +310,7 @@ def read_rows(
             )
             if status == UNREADABLE and not waiting:
                 waiting = True
-                _ask_for(rows, records, row, last_n)
+                _ask_for(rows, len(users), records, row, last_n)
                 status, _, shift, block = _load_record(
                     record, bound, last_n, buffer, 0, vector, True
                 )
@@ -316,7 +337,7 @@ def read_rows(
                 )
                 if status == UNREADABLE and not waiting:
                     waiting = True
-                    _ask_for(rows, records, row, last_n)
+                    _ask_for(rows, len(users), records, row, last_n)
                     status, size, shift, block = _load_record(
                         record, bound, last_n, buffer, end, vector, True
                     )

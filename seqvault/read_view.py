@@ -1,0 +1,52 @@
+"""What an ordinary read needs to know of a store, as one array for the kernels."""
+
+import numpy as np
+
+from seqvault.codec.bundles import bundle
+from seqvault.index import Index
+from seqvault.memtable import Memtable
+from seqvault.segment import Segment
+
+
+class ReadView:
+    """The arrays of the index, the open segments and the memtable, for as long as they last.
+
+    While somebody holds the view, its arrays and descriptors stay valid: what is replaced
+    later is another one's.
+
+    Args:
+        index, memtable, segments: of the store, under its lock.
+
+    Attributes:
+        words: int64, the bundle of them; its parts are those of ``codec.parts``.
+    """
+
+    def __init__(self, index: Index, memtable: Memtable, segments: dict[int, Segment]) -> None:
+        self._index, self._index_revision = index, index.revision
+        self._memtable, self._memtable_revision = memtable, memtable.revision
+        self._segments = segments
+        numbers = sorted(segments)
+        files = [
+            np.array(values, np.int64)
+            for values in (
+                numbers,
+                [segments[number].fd for number in numbers],
+                [segments[number].schema_id for number in numbers],
+            )
+        ]
+        self._held: tuple[np.ndarray, ...] = (
+            *index.arrays, *files,
+            memtable.heads, memtable.links, memtable.columns["timestamp"], memtable.addresses,
+        )  # fmt: skip
+        self._columns = memtable.columns  # that the addresses are of
+        self.words = bundle(self._held)
+
+    def is_of(self, index: Index, memtable: Memtable, segments: dict[int, Segment]) -> bool:
+        """Whether nothing of these was replaced since."""
+        return (
+            self._memtable is memtable
+            and self._memtable_revision == memtable.revision
+            and self._index is index
+            and self._index_revision == index.revision
+            and self._segments is segments
+        )
