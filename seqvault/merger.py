@@ -15,7 +15,7 @@ from seqvault import segment as segment_files
 from seqvault.append_log import AppendLog
 from seqvault.errors import DiskFullError
 from seqvault.events import NO_BOUND, to_bits
-from seqvault.reader import Found, Reader
+from seqvault.reader import Found, Reader, of_numbers
 from seqvault.segment import BASE, EXTENT, TAIL, Packed, Segment
 from seqvault.state import State, add_segment
 
@@ -242,7 +242,7 @@ class Merger:
         oldest = starts[:-1][(kinds == TAIL) & (np.diff(starts) > 0)]
         keep[oldest] = False
         numbers = numbers[keep]
-        schema_ids = np.array([state.schema_of[n] for n in numbers.tolist()], np.int64)
+        schema_ids = of_numbers(numbers, state.schema_of)
         return Found(
             users, np.concatenate([[0], np.cumsum(keep)])[starts], numbers, offsets[keep],
             lengths[keep], counts[keep], segments, schema_ids, mem_starts, mem_rows,

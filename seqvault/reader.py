@@ -1,7 +1,7 @@
 """The read path: find a user's records and events in memory, plan, fetch, unpack."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,15 @@ class Plan:
     dest: np.ndarray
     mem_dest: np.ndarray
     counts: np.ndarray
+
+
+def of_numbers(numbers: np.ndarray, known: Mapping[int, int]) -> np.ndarray:
+    """int64 [R]: what is known of each of these, without a loop that would hold the GIL."""
+    if not len(numbers):
+        return np.empty(0, np.int64)
+    keys = np.array(sorted(known), np.int64)
+    values = np.array([known[key] for key in keys.tolist()], np.int64)
+    return values[np.searchsorted(keys, numbers)]
 
 
 class Reader:
@@ -177,7 +186,7 @@ class Reader:
             limit = memtable.size if mem_limit is None else mem_limit
             mem_starts, mem_rows = memtable.rows(slots, limit)
             version = np.where(slots >= 0, state.index.arrivals[np.maximum(slots, 0)], 0)
-            schema_ids = np.array([state.schema_of[n] for n in segments.tolist()], np.int64)
+            schema_ids = of_numbers(segments, state.schema_of)
             return Found(
                 users, starts, segments, offsets, lengths, counts, state.segments, schema_ids,
                 mem_starts, mem_rows, dict(memtable.columns), memtable.arrivals, version,
@@ -231,7 +240,8 @@ class Reader:
             sizes[r] -= len(head)
             offsets = offsets.copy() if offsets is found.offsets else offsets
             offsets[r] += len(head) + shifts[r]
-        fds = np.array([found.open_segments[n].fd for n in segments.tolist()], np.int64)
+        open_segments = found.open_segments
+        fds = of_numbers(segments, {n: open_segments[n].fd for n in np.unique(segments).tolist()})
         short = self._state.files.read_many(fds, offsets, sizes, data, targets)
         if short >= 0:
             path = found.open_segments[int(segments[short])].path

@@ -84,11 +84,13 @@ def reads_during_merges(
     for turn in range(turns):
         idle += _reads(store, histories.users, seconds, seed=turn)
         stop = threading.Event()
+        # made before: to make them holds the GIL, which is not the store's doing
+        parts = batches(histories, 20, len(histories.users), seed=1000 * turn)
 
-        def merge(turn: int = turn, stop: threading.Event = stop) -> None:
+        def merge(parts: list[Columns] = parts, stop: threading.Event = stop) -> None:
             nonlocal merges, written
             while not stop.is_set():
-                for part in batches(histories, 20, len(histories.users), seed=1000 * turn):
+                for part in parts:
                     store.append(part)
                 written += store.vault.merge()["bytes"]
                 merges += 1

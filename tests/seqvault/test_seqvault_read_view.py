@@ -7,6 +7,7 @@ from numba import njit
 from seqvault import SeqVault
 from seqvault.codec.bundles import bundle, int32_part, int64_part, uint8_part, uint64_part
 from seqvault.files import Files
+from seqvault.reader import of_numbers
 from seqvault.testing.workload import NOW, SCHEMA
 
 
@@ -94,3 +95,11 @@ def test_a_loop_that_holds_one_answer_goes_back_and_forth_between_two_places(tmp
             held = batch
         assert held is not None and len(set(places)) == 2
         assert places[0] != places[1]
+
+
+def test_what_is_known_of_segments_is_found_by_their_numbers():
+    known = {7: 70, 3: 30, 1 << 40: 5}
+    numbers = np.array([3, 1 << 40, 7, 7, 3])
+    expected = [known[number] for number in numbers.tolist()]
+    assert of_numbers(numbers, known).tolist() == expected
+    assert of_numbers(numbers[:0], {}).tolist() == []
