@@ -40,7 +40,9 @@ def ingest(arguments: argparse.Namespace) -> dict[str, Any]:
                 "each, with --shard I/N if they are shards."
             )
         letters = DeadLetters(Path(arguments.dead_letters or _dead_letters_of(arguments)))
-        merge = BackgroundMerge(store, 60.0) if isinstance(store, SeqVault) else None
+        merge = None
+        if isinstance(store, SeqVault):  # a server merges by itself
+            merge = BackgroundMerge(store, arguments.merge_seconds)
         try:
             _consume(arguments, consumer := _consumer(arguments, store, letters))
         finally:

@@ -158,6 +158,32 @@ def _add_serve(commands: Any) -> None:
     sub.add_argument("--tls-cert", metavar="PEM")
     sub.add_argument("--tls-client-ca", metavar="PEM", help="ask clients for a certificate of it")
     sub.add_argument("--metrics-port", type=int, help="Prometheus metrics at /metrics")
+    _add_merge_seconds(sub)
+
+
+def _add_merge_seconds(sub: argparse.ArgumentParser) -> None:
+    sub.add_argument(
+        "--merge-seconds",
+        type=seconds,
+        default=60.0,
+        metavar="S",
+        help="the longest time between merges of the log into segments, 0: never (default 60)",
+    )
+
+
+def seconds(text: str) -> float:
+    """A time of at least 0.
+
+    >>> seconds("1.5")
+    1.5
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds, 0 or more")
+    return value
 
 
 def _add_ingest(commands: Any) -> None:
@@ -180,6 +206,7 @@ def _add_ingest(commands: Any) -> None:
     )
     sub.add_argument("--once", action="store_true", help="end where the topic ends at the start")
     sub.add_argument("--metrics-port", type=int, help="Prometheus metrics at /metrics")
+    _add_merge_seconds(sub)
     _add_shard(sub)
 
 

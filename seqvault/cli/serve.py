@@ -28,7 +28,13 @@ def serve(arguments: argparse.Namespace) -> None:
     tokens = Tokens(Path(arguments.tokens)) if arguments.tokens else None
     vault = SeqVault.open(arguments.path)
     try:
-        server = Server(vault, f"{arguments.host}:{arguments.port}", tokens, tls)
+        server = Server(
+            vault,
+            f"{arguments.host}:{arguments.port}",
+            tokens,
+            tls,
+            merge_seconds=arguments.merge_seconds,
+        )
     except SeqVaultError:
         vault.close()
         raise
