@@ -41,8 +41,8 @@ class AppendLog:
             source, offset: as of ``SeqVault.append``.
         """
         count = len(columns["user_id"])
-        if count == 0:
-            return 0
+        if count == 0 and not source:
+            return 0  # nothing, from nowhere: no mark to move
         size = sum(column.nbytes for column in columns.values())
         if size >= MAX_APPEND:
             raise LimitError(
@@ -194,6 +194,7 @@ class AppendLog:
             with self._state.all_or_failed():
                 self._writer.seal()
                 fresh.begin()
+                self._writer.hand_over()
         except BaseException:
             fresh.discard()
             raise

@@ -1,5 +1,6 @@
 """Looking after a store: checking every byte, sizes and counts, snapshots."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from seqvault.files import Files
 from seqvault.manifest import Manifest
 from seqvault.merger import slices
 from seqvault.reader import Found, Reader
+from seqvault.recovery import decode_frame
 from seqvault.segment import Segment
 from seqvault.state import State
 
@@ -46,8 +48,16 @@ def _verify_log(state: State, start: int) -> None:
         try:
             data = wal.read_file(state.files, state.path, number)
             later = state.files.exists(wal.path_of(state.path, number + 1))
-            for _ in wal.scan(data, number, path, sealed=later):
-                pass
+            end = wal.FIRST
+            for frame in wal.scan(data, number, path, sealed=later):
+                decode_frame(frame, state.schemas, path)
+                end = frame.end
+            following = wal.path_of(state.path, number + 1)
+            if wal.goes_on(data, end, number) and not state.files.exists(following):
+                raise DamagedFileError(
+                    f"{following} is missing: the file before it says that the log goes on "
+                    "there. Restore the store from a snapshot or a replica."
+                )
         except FileNotFoundError:
             return
         except DamagedFileError:
@@ -111,7 +121,7 @@ def snapshot(state: State, target: str) -> None:
         _copy(files, item_files.path_of(state.path, number), item_files.path_of(target, number))
     for folder in ("/segments", "/items"):
         files.sync_directory(target + folder)
-    manifest.save(files, target)
+    replace(manifest, wal_last=0).save(files, target)  # the copy has no log
 
 
 def _copy(files: Files, old: str, new: str) -> None:

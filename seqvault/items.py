@@ -220,5 +220,12 @@ def load(files: Files, directory: str, number: int) -> pa.Table:
     head = MAGIC + len(body).to_bytes(8, "little") + checksum(body).to_bytes(8, "little")
     if data[:24] != head:
         raise DamagedFileError(f"{path} is damaged: its checksum does not fit; restore it.")
-    with pa.ipc.open_stream(body) as reader:
-        return reader.read_all()
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+        return to_table(table)
+    except (pa.ArrowException, OSError, InvalidRequestError) as error:
+        raise DamagedFileError(
+            f"{path} is damaged from byte 24 on, though its checksum fits: {error}. Restore it."
+        ) from error

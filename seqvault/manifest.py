@@ -2,14 +2,17 @@
 
 import json
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from seqvault.codec.primitives import checksum
-from seqvault.errors import DamagedFileError, NewerFormatError, StoreNotFoundError
+from seqvault.errors import DamagedFileError, NewerFormatError, SchemaError, StoreNotFoundError
 from seqvault.files import Files
+from seqvault.schema import Schema
 
 NAME = "MANIFEST"
-FORMAT = 2
+FORMAT = 3
+MOST_FILES = 1 << 31  # the index has 32 bits for a segment's number
 
 
 @dataclass
@@ -28,6 +31,8 @@ class Manifest:
         max_events: newest events per user that merges keep; 0: all.
         covers: by number of a segment, the first log file whose events of the segment's
             users are not in segments; none: the same as ``wal_start``.
+        wal_last: a log file that was there when this was written, and must be unless the
+            log begins behind it; 0: none.
     """
 
     schemas: list[list[dict[str, Any]]]
@@ -40,14 +45,15 @@ class Manifest:
     retention_ms: int = 0
     max_events: int = 0
     covers: dict[str, int] = field(default_factory=dict)
+    wal_last: int = 0
 
     def save(self, files: Files, directory: str) -> None:
         """Replaces the manifest file; after a crash the old or the new one is there."""
         plain = asdict(self)
-        form = FORMAT
-        if not self.covers:
-            plain.pop("covers")
-            form = 1
+        form = 3 if self.wal_last else 2 if self.covers else 1
+        for name in ("covers", "wal_last"):
+            if not plain[name]:
+                plain.pop(name)
         body = json.dumps(plain, separators=(",", ":")).encode()
         head = f"seqvault {form} {len(body)} {checksum(body)}\n".encode()
         files.publish(f"{directory}/{NAME}", head + body)
@@ -59,7 +65,7 @@ class Manifest:
         Raises:
             StoreNotFoundError: there is none.
             NewerFormatError: written by a newer version.
-            DamagedFileError: the checksum does not fit.
+            DamagedFileError: the checksum does not fit, or the content is not a manifest's.
         """
         path = f"{directory}/{NAME}"
         try:
@@ -89,4 +95,54 @@ class Manifest:
             raise DamagedFileError(
                 f"{path} is damaged: its checksum does not fit; restore it from a snapshot."
             )
-        return cls(**json.loads(body))
+        try:
+            manifest = cls(**json.loads(body))
+        except json.JSONDecodeError as error:
+            raise _malformed(
+                path, f"no JSON at byte {len(head) + 1 + error.pos} ({error.msg})"
+            ) from None
+        except (ValueError, TypeError) as error:
+            raise _malformed(path, f"from byte {len(head) + 1} on: {error}") from None
+        wrong = manifest.fault()
+        if wrong:
+            raise _malformed(path, f"from byte {len(head) + 1} on: {wrong}")
+        return manifest
+
+    def fault(self) -> str:
+        """What no manifest can say, "" if nothing: others go by its numbers unasked."""
+        for name in ("wal_start", "next_file", "edition", "retention_ms", "max_events", "wal_last"):
+            value, least = getattr(self, name), 1 if name in ("wal_start", "next_file") else 0
+            if not _is_number(value) or value < least:
+                return f"{name} is {value!r}, not a whole number from {least} on"
+        for name in ("segments", "items"):
+            numbers = getattr(self, name)
+            if not isinstance(numbers, list) or not all(map(_is_number, numbers)):
+                return f"{name} is {numbers!r}, not a list of numbers"
+            if len(set(numbers)) != len(numbers) or not all(
+                0 < number < min(self.next_file, MOST_FILES) for number in numbers
+            ):
+                return f"{name} has numbers twice, or not below next_file {self.next_file}"
+        for name in ("sources", "covers"):
+            marks = getattr(self, name)
+            if not isinstance(marks, dict) or not all(map(_is_number, marks.values())):
+                return f"{name} is {marks!r}, not an object of numbers"
+        unknown = set(self.covers) - {str(number) for number in self.segments}
+        if unknown:
+            return f"covers names {sorted(unknown)}, which are not segments"
+        try:
+            schemas = [Schema.from_json(entry) for entry in self.schemas]
+            for old, new in pairwise(schemas):
+                new.check_extends(old)
+        except (SchemaError, TypeError, AttributeError, ValueError) as error:
+            return f"schemas are wrong: {error}"
+        return "" if schemas else "schemas are missing"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+
+
+def _malformed(path: str, what: str) -> DamagedFileError:
+    return DamagedFileError(
+        f"{path} is damaged, though its checksum fits: {what}. Restore it from a snapshot."
+    )

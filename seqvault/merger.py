@@ -201,6 +201,7 @@ class Merger:
                 old,
                 segments=segments,
                 wal_start=plan.wal_start,
+                wal_last=max(old.wal_last, end),
                 next_file=fresh.number + 1,
                 edition=old.edition + 1,
                 sources=sources,

@@ -72,6 +72,14 @@ def open_for_writing(
         spares = [f"{path}/wal/{name}" for name in names[:SPARE_FILES]]
         writer = wal.WalWriter(files, path, number, spares.pop() if spares else "")
         writer.begin()
+        try:  # from now on the loss of the file is noticed; before it may take no frame
+            old = state.manifest
+            manifest = replace(old, wal_last=number, edition=old.edition + 1)
+            manifest.save(files, path)
+            state.manifest = manifest
+        except BaseException:
+            writer.close()
+            raise
         return writer, spares
 
 
@@ -116,33 +124,59 @@ def configured(
 
 
 def replay(state: State) -> tuple[int, int, np.ndarray | None]:
-    """Takes in the log; returns the last file's number, sound length and bytes."""
-    files, start = state.files, state.manifest.wal_start
+    """Takes in the log; returns the last file's number, sound length and bytes.
+
+    Raises:
+        DamagedFileError: acknowledged events cannot be read, or a file is missing that
+            the manifest or another log file says is there.
+    """
+    files, manifest = state.files, state.manifest
     names = []
     if files.exists(f"{state.path}/wal"):  # copies may lack empty directories
         names = files.list_directory(f"{state.path}/wal")
     numbers = sorted(int(name[:-4]) for name in names if name.endswith(".wal"))
-    numbers = [number for number in numbers if number >= start]
-    if numbers and numbers != list(range(start, numbers[-1] + 1)):
+    numbers = [number for number in numbers if number >= manifest.wal_start]
+    must = list(range(manifest.wal_start, max([manifest.wal_last, *numbers]) + 1))
+    if numbers != must and (numbers or manifest.wal_last):
         raise DamagedFileError(
-            f"log files of {state.path} are missing: there are {numbers}, the first must be "
-            f"{start}. Restore the store from a snapshot or a replica."
+            f"log files are missing in {state.path}/wal: there are {numbers}, there must be "
+            f"{must}. Restore the store from a snapshot or a replica."
         )
     covered = covered_files(state)
     sizes = [wal.size_of(files, wal.path_of(state.path, number)) for number in numbers]
     width = sum(dtype.itemsize for dtype in state.schemas[0].columns.values())
     state.memtable.make_room(sum(sizes) // width)
-    end, data = 0, None
-    for number in numbers:
+    number, end, data, linked = 0, 0, None, True
+    for number in numbers:  # grows where a writer begins a file meanwhile
         data = wal.read_file(files, state.path, number)
         end = wal.FIRST
         path = wal.path_of(state.path, number)
         for frame in wal.scan(data, number, path, sealed=number != numbers[-1]):
+            if not linked and not _linked_by_now(state, number - 1):
+                raise wal.malformed(path, frame.start, "came before the file before said so")
             columns = decode_frame(frame, state.schemas, path)
             columns = not_covered(state, columns, covered, number)
             state.apply(columns, frame.source, frame.offset, number)
             end = frame.end
-    return (numbers[-1] if numbers else 0), end, data
+        goes_on = wal.goes_on(data, end, number)
+        # one that says nothing of the next was closed, or a crash came in between
+        linked = goes_on or number < manifest.wal_last or not manifest.wal_last
+        if number == numbers[-1] and goes_on:
+            if not files.exists(wal.path_of(state.path, number + 1)):
+                raise DamagedFileError(
+                    f"{wal.path_of(state.path, number + 1)} is missing: the file before it says "
+                    "that the log goes on there. Restore the store from a snapshot or a replica."
+                )
+            numbers.append(number + 1)
+    return number, end, data
+
+
+def _linked_by_now(state: State, number: int) -> bool:
+    """Whether a log file says that the log goes on; a writer may have added that just now."""
+    data, end = wal.read_file(state.files, state.path, number), wal.FIRST
+    for frame in wal.scan(data, number, wal.path_of(state.path, number), sealed=True):
+        end = frame.end
+    return wal.goes_on(data, end, number)
 
 
 def covered_files(state: State) -> np.ndarray:
@@ -173,10 +207,23 @@ def not_covered(
 
 
 def decode_frame(frame: wal.Frame, schemas: list[Schema], path: str) -> dict[str, np.ndarray]:
-    """Columns of a logged append under the schema in force, the last one."""
+    """Columns of a logged append under the schema in force, the last one.
+
+    Raises:
+        DamagedFileError: the frame does not hold what it says.
+    """
     if frame.schema_id >= len(schemas):
-        raise DamagedFileError(f"{path} names a schema that the manifest does not have.")
+        raise wal.malformed(
+            path, frame.start, f"has schema {frame.schema_id}, the manifest has {len(schemas)}"
+        )
     schema = schemas[frame.schema_id]
+    need = frame.count * sum(dtype.itemsize for dtype in schema.columns.values())
+    if need != len(frame.payload):
+        raise wal.malformed(
+            path,
+            frame.start,
+            f"has {len(frame.payload)} bytes of events; {frame.count} events take {need}",
+        )
     columns, position = {}, 0
     for name in ("user_id", "timestamp", *schema.names):
         dtype = schema.dtype(name)

@@ -14,7 +14,7 @@ from seqvault.files import Files
 
 FILE_MAGIC = b"SEQVLOG\x02"
 FRAME_MAGIC = 0x4D524656  # "VFRM"
-EVENTS, SEAL = 1, 2
+EVENTS, SEAL, NEXT = 1, 2, 3
 FRAME = np.dtype(
     [("magic", "<u4"), ("check", "<u4"), ("length", "<u4"), ("kind", "<u2"), ("schema", "<u2"),
      ("life", "<u8"), ("durable", "<u8"), ("offset", "<i8"), ("count", "<u4"), ("source", "<u4"),
@@ -40,6 +40,7 @@ class Frame:
         source, offset: where the events came from, "" and -1 if not said.
         count: number of events.
         payload: user ids, times and fields, one array behind the other.
+        start: offset in the file of the frame.
         end: offset in the file behind the frame.
     """
 
@@ -48,6 +49,7 @@ class Frame:
     offset: int
     count: int
     payload: memoryview
+    start: int
     end: int
 
 
@@ -113,8 +115,8 @@ def prepare(
     return Append(schema_id, name, offset, count, frame, length, check)
 
 
-def seal_frame() -> Append:
-    """The frame behind which nothing can follow."""
+def empty_frame() -> Append:
+    """A frame without events: a seal, or the word that the log goes on."""
     return Append(0, b"", -1, 0, np.zeros(FRAME.itemsize, np.uint8), 0, checksum(b""))
 
 
@@ -179,21 +181,42 @@ def scan(
         end = position + -(-(FRAME.itemsize + length) // 8) * 8
         if head["kind"] == SEAL:
             return
+        if head["kind"] != EVENTS or payload > body + length:
+            raise malformed(path, position, "is of no kind that there is, or longer than it says")
+        try:
+            source = data[body:payload].tobytes().decode()
+        except UnicodeDecodeError:
+            raise malformed(path, position, "has a source whose name is not UTF-8") from None
         yield Frame(
             int(head["schema"]),
-            data[body:payload].tobytes().decode(),
+            source,
             int(head["offset"]),
             int(head["count"]),
             memoryview(data[payload : body + length]),  # type: ignore[arg-type]
+            position,
             end,
         )
         position = end
+
+
+def malformed(path: str, position: int, what: str) -> DamagedFileError:
+    """The error for a frame whose checksum is right and whose content is not."""
+    return DamagedFileError(
+        f"{path} is damaged at byte {position}: the frame there {what}, though its checksum "
+        "fits. Restore the store from a snapshot or a replica."
+    )
 
 
 def is_sealed(data: np.ndarray, end: int, number: int) -> bool:
     """Whether the file ends in a seal behind its last frame at ``end``."""
     head = _frame_at(data, end, life_of(data, number))
     return head is not None and int(head["kind"]) == SEAL
+
+
+def goes_on(data: np.ndarray, end: int, number: int) -> bool:
+    """Whether the file says, behind its seal at ``end``, that there is a next one."""
+    head = _frame_at(data, end + FRAME.itemsize, life_of(data, number))
+    return is_sealed(data, end, number) and head is not None and int(head["kind"]) == NEXT
 
 
 def _places_of_magic(data: np.ndarray) -> Iterator[int]:
@@ -291,13 +314,25 @@ class WalWriter:
             return
         position = self.position
         try:
-            self._put(SEAL, seal_frame())
+            self._put(SEAL, empty_frame())
             self._files.truncate(self.fd, self.position)
         except BaseException:
             self.position = position  # the next frame takes the place of the seal
             raise
         self.sync()
         self.sealed = True
+
+    def hand_over(self) -> None:
+        """Says behind the seal that the next file is there; returns when that is durable.
+
+        Only then may the next file take frames: from now on its loss is noticed.
+        """
+        position = self.position
+        try:
+            self._put(NEXT, empty_frame())
+        finally:
+            self.position = position
+        self.sync()
 
     def close(self) -> None:
         """Closes the file, which stays as it is."""
@@ -311,7 +346,7 @@ def repair(files: Files, directory: str, number: int, data: np.ndarray, end: int
     have been a failed sync.
     """
     life = life_of(data, number)
-    seal = encode(SEAL, life, end, seal_frame())
+    seal = encode(SEAL, life, end, empty_frame())
     files.publish(path_of(directory, number), data[:end].tobytes() + seal.tobytes())
 
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 WAL_HEADER, WAL_FRAME = 32, 56
 WAL_MAGIC = 0x4D524656
-SEAL = 2
+SEAL, NEXT = 2, 3
 
 
 class Region(NamedTuple):
@@ -79,8 +79,8 @@ def _log(data: bytes) -> list[Region]:
         if magic != WAL_MAGIC:
             break
         end = position + -(-(WAL_FRAME + length) // 8) * 8
-        if kind == SEAL:
-            regions.append(Region("wal seal", position, end))
+        if kind in (SEAL, NEXT):
+            regions.append(Region("wal seal" if kind == SEAL else "wal next", position, end))
         else:
             body = position + WAL_FRAME
             regions.append(Region("wal frame head", position, body))

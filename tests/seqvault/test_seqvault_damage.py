@@ -1,13 +1,18 @@
 """Damaged, missing, stale and strange files: the right answer or a typed error."""
 
+import json
 import random
 import struct
 import tempfile
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from seqvault import SeqVault, errors, wal
+from seqvault.codec.primitives import checksum
+from seqvault.items import MAGIC
 from seqvault.testing.crash_run import PATH
 from seqvault.testing.file_regions import regions_of
 from seqvault.testing.memory_files import MemoryFiles
@@ -100,7 +105,8 @@ def test_one_flipped_bit_in_every_region_of_every_file(whole):
     for name in ("manifest line", "manifest body", "segment header", "segment footer",
                  "segment trailer", "segment record head", "segment directory",
                  "segment block head", "segment block chunks", "items head", "items body",
-                 "wal header", "wal frame head", "wal frame body", "wal seal"):  # fmt: skip
+                 "wal header", "wal frame head", "wal frame body", "wal seal",
+                 "wal next"):  # fmt: skip
         assert noticed[name] >= 4, name
 
 
@@ -127,15 +133,150 @@ def test_a_file_cut_short_or_longer_is_noticed(whole, kind):
 
 def test_a_missing_file_refuses_to_open(whole):
     disk, _ = whole
-    last = max(name for name in disk.names if name.endswith(".wal"))
     spares = {name for name in disk.names if name.endswith(".spare")}
-    for path in sorted(set(disk.names) - spares - {last}):  # it is as after a crash at its start
+    for path in sorted(set(disk.names) - spares):
         lost = disk.after_crash(random.Random(0), "all")
         lost.remove(path)
         for read_only in (True, False):
             with pytest.raises((errors.SeqVaultError, FileNotFoundError)) as raised:
                 SeqVault.open(PATH, files=lost, read_only=read_only)
             assert PATH in str(raised.value), path
+
+
+def opens(disk: MemoryFiles) -> bool:
+    """Whether the store opens, for readers and for a writer alike."""
+    answers = []
+    for read_only in (True, False):
+        try:
+            files = disk.after_crash(random.Random(0), "all")
+            SeqVault.open(PATH, files=files, read_only=read_only)
+            answers.append(True)
+        except errors.DamagedFileError as error:
+            assert "wal" in str(error) and "missing" in str(error), error
+            answers.append(False)
+    assert answers[0] == answers[1]
+    return answers[0]
+
+
+def logs_of(disk: MemoryFiles) -> list[str]:
+    return sorted(name for name in disk.names if name.endswith(".wal"))
+
+
+def test_the_loss_of_the_last_log_file_is_noticed_at_every_age_of_a_store(monkeypatch):
+    """A new store, one that was closed, a merged one, one whose log has grown, a copy."""
+    monkeypatch.setattr(wal, "FILE_SIZE", 1 << 12)
+    disk, rng = MemoryFiles(), random.Random(3)
+
+    def check() -> None:
+        assert opens(disk)
+        lost = disk.after_crash(rng, "all")
+        lost.remove(logs_of(disk)[-1])
+        assert not opens(lost)
+
+    for life in range(3):
+        vault = SeqVault.open(PATH, schema=SCHEMA, files=disk)
+        check()
+        for _ in range(7):
+            vault.append(random_events(rng, 60))
+            check()
+        if life != 1:
+            vault.merge()
+            check()
+        if life == 0:
+            vault.snapshot("/copy/vault")
+        vault.close()
+        check()
+    copy = SeqVault.open("/copy/vault", files=disk)  # a copy has no log to miss
+    copy.append(random_events(rng, 5))
+    lost = disk.after_crash(rng, "all")
+    lost.remove(max(name for name in logs_of(disk) if name.startswith("/copy")))
+    with pytest.raises(errors.DamagedFileError, match="missing"):
+        SeqVault.open("/copy/vault", files=lost)
+
+
+def test_verify_notices_a_log_file_that_is_lost_under_an_open_store(whole):
+    disk, _ = whole
+    vault = SeqVault.open(PATH, files=disk, read_only=True)
+    vault.verify()
+    disk.remove(logs_of(disk)[-1])
+    with pytest.raises(errors.DamagedFileError, match=r"wal.*is missing"):
+        vault.verify()
+
+
+def with_frame(disk: MemoryFiles, **changes: Any) -> tuple[MemoryFiles, int]:
+    """The first frame of the first log file changed, its checksums right; and where it is."""
+    path = logs_of(disk)[0]
+    data = bytearray(disk.content(path).tobytes())
+    at, size = wal.FIRST, wal.FRAME.itemsize
+    head = np.frombuffer(data, wal.FRAME, 1, at).copy()
+    body = data[at + size : at + size + -(-int(head["length"][0]) // 8) * 8]
+    body[: len(changes.get("body", b""))] = changes.pop("body", b"")
+    for name, value in changes.items():
+        head[name] = value
+    length = -(-int(head["length"][0]) // 8) * 8
+    head["body_check"] = checksum(bytes(body[:length]))
+    head["check"] = checksum(head.tobytes()[8:])
+    data[at : at + size] = head.tobytes()
+    data[at + size : at + size + len(body)] = body
+    changed = disk.after_crash(random.Random(0), "all")
+    changed.replace(path, bytes(data))
+    return changed, at
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [({"count": 4}, "4 events take"), ({"count": 1 << 31}, "events take"), ({"kind": 9}, "no kind"),
+     ({"schema": 7}, "schema 7"), ({"source": 1 << 30}, "longer than"),
+     ({"body": b"\xff\xfe"}, "not UTF-8"), ({"source": 0}, "bytes of events")],
+)  # fmt: skip
+def test_a_frame_with_a_right_checksum_and_wrong_content(whole, changes, says):
+    disk, at = with_frame(whole[0], **changes)
+    for read_only in (True, False):
+        with pytest.raises(errors.DamagedFileError, match=rf"wal.* at byte {at}: .*{says}"):
+            SeqVault.open(PATH, files=disk, read_only=read_only)
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [(lambda m: m.update(segments=[1, 1]), "segments"), (lambda m: m.pop("schemas"), "schemas"),
+     (lambda m: m.update(segments="1"), "segments"), (lambda m: m.update(next_file=1), "next_file"),
+     (lambda m: m.update(segments=[-1]), "segments"),
+     (lambda m: m.update(wal_start=0), "wal_start"),
+     (lambda m: m.update(wal_start="1"), "wal_start"), (lambda m: m.update(sources=[]), "sources"),
+     (lambda m: m.update(sources={"a": "b"}), "sources"), (lambda m: m.update(novel=1), "novel"),
+     (lambda m: m.update(covers={"77": 1}), "covers"), (lambda m: m.update(schemas=[]), "schemas"),
+     (lambda m: m.update(edition=None), "edition"), (lambda m: m.update(items=[1.5]), "items"),
+     (lambda m: m["schemas"][0][0].update(dtype="text"), "schemas"),
+     (lambda m: m["schemas"][0][0].update(surprise=1), "schemas"),
+     (lambda m: m.update(max_events=True), "max_events")],
+)  # fmt: skip
+def test_a_manifest_with_a_right_checksum_and_wrong_content(whole, change, says):
+    disk, _ = whole
+    path = f"{PATH}/MANIFEST"
+    line, _, body = disk.content(path).tobytes().partition(b"\n")
+    told = json.loads(body)
+    change(told)
+    fresh = json.dumps(told).encode()
+    for body, word in ((fresh, says), (fresh[:-1], r"no JSON at byte \d+"), (b"[3]", "byte")):
+        head = b" ".join([*line.split(b" ")[:2], b"%d %d" % (len(body), checksum(body))])
+        disk.replace(path, head + b"\n" + body)
+        for read_only in (True, False):
+            with pytest.raises(errors.DamagedFileError, match=rf"MANIFEST is damaged.*{word}"):
+                SeqVault.open(PATH, files=disk, read_only=read_only)
+
+
+def test_an_item_file_with_a_right_checksum_and_wrong_content(whole):
+    disk, _ = whole
+    path = next(name for name in disk.names if name.endswith(".items"))
+    other = pa.BufferOutputStream()
+    table = pa.table({"thing": [1]})
+    with pa.ipc.new_stream(other, table.schema) as writer:
+        writer.write_table(table)
+    for body in (b"no Arrow at all", other.getvalue().to_pybytes(), b""):
+        head = MAGIC + len(body).to_bytes(8, "little") + checksum(body).to_bytes(8, "little")
+        disk.replace(path, head + body)
+        with pytest.raises(errors.DamagedFileError, match="items is damaged"):
+            SeqVault.open(PATH, files=disk, read_only=True)
 
 
 def test_strange_files_are_removed_by_the_writer_and_ignored_by_readers(whole):

@@ -250,6 +250,24 @@ def test_a_replayed_source_changes_nothing(tmp_path, vault):
         assert again.read([1], before=None, last_n=9).lengths[0] == 2
 
 
+def test_an_append_of_no_events_moves_the_mark_of_its_source(tmp_path, vault):
+    assert vault.append(events([], []), source="log-0", offset=7) == 0
+    assert vault.stats()["sources"] == {"log-0": 7}
+    for merged in (False, True):
+        if merged:
+            vault.append(events([1], [NOW]))
+            vault.merge()
+        with SeqVault.open(tmp_path / "vault", read_only=True) as reader:  # no close in between
+            assert reader.stats()["sources"] == {"log-0": 7}
+    assert vault.append(events([2], [NOW]), source="log-0", offset=7) == 0
+    assert vault.append(events([], []), source="log-0", offset=5) == 0
+    assert vault.append(events([], [])) == 0
+    vault.close()
+    with SeqVault.open(tmp_path / "vault") as again:
+        assert again.stats()["sources"] == {"log-0": 7}
+        assert again.read([1, 2], before=None, last_n=9).lengths.tolist() == [1, 0]
+
+
 def test_items_are_joined_in_the_shape_of_the_ids(tmp_path, vault):
     table = pa.table(
         {
