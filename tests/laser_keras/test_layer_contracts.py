@@ -259,11 +259,15 @@ def test_trains_one_step_compiled(case: layer_cases.Case) -> None:
 
 
 def normalises_in_float64() -> bool:
-    """Whether this Keras does: 3.15 takes variances in float32, which shows in small steps."""
+    """Whether this Keras does: 3.15 takes variances in float32, under every policy."""
     x = np.linspace(-1.0, 2.0, 8)[None]
     found = to_numpy(keras.layers.LayerNormalization(epsilon=1e-6, dtype="float64")(x))
     expected = (x - x.mean()) / np.sqrt(x.var() + 1e-6)
     return bool(np.abs(found - expected).max() < 1e-12)
+
+
+def has_norm(layer: keras.layers.Layer) -> bool:
+    return any(isinstance(p, keras.layers.LayerNormalization) for p in layer._flatten_layers())
 
 
 @pytest.mark.parametrize("case", TRAINED, indirect=True)
@@ -292,7 +296,10 @@ def test_gradient_equals_finite_differences(case: layer_cases.Case) -> None:
         start = [to_numpy(w).copy() for w in weights]
         directions = [rng.choice([-1.0, 1.0], size=g.shape) for g in found]
         slope = sum(float((g * d).sum()) for g, d in zip(found, directions))
-        step, bound = (1e-6, 1e-5) if normalises_in_float64() else (1e-3, 0.03)
+        # Rounding to float32 (1e-7) drowns the difference over a step of 1e-6: where a norm does
+        # so, the step must be long, and curvature then costs the accuracy. Nowhere else.
+        exact = normalises_in_float64() or not has_norm(layer)
+        step, bound = (1e-6, 1e-5) if exact else (1e-3, 0.03)
         losses = []
         for sign in (1, -1):
             for weight, value, direction in zip(weights, start, directions):
