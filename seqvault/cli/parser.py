@@ -157,6 +157,13 @@ def _add_serve(commands: Any) -> None:
     sub.add_argument("--tls-key", metavar="PEM")
     sub.add_argument("--tls-cert", metavar="PEM")
     sub.add_argument("--tls-client-ca", metavar="PEM", help="ask clients for a certificate of it")
+    sub.add_argument(
+        "--mib-in-flight",
+        type=int,
+        default=1024,
+        metavar="MIB",
+        help="messages of calls under way; more are refused and may be repeated (default 1024)",
+    )
     sub.add_argument("--metrics-port", type=int, help="Prometheus metrics at /metrics")
     _add_merge_seconds(sub)
 

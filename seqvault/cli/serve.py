@@ -34,6 +34,7 @@ def serve(arguments: argparse.Namespace) -> None:
             tokens,
             tls,
             merge_seconds=arguments.merge_seconds,
+            bytes_in_flight=arguments.mib_in_flight << 20,
         )
     except SeqVaultError:
         vault.close()

@@ -14,6 +14,7 @@ from grpc_reflection.v1alpha import reflection
 from seqvault.errors import InvalidRequestError
 from seqvault.service import wire
 from seqvault.service.background_merge import BackgroundMerge
+from seqvault.service.bytes_in_flight import BytesInFlight
 from seqvault.service.call import REQUEST_ID, Call
 from seqvault.service.metrics import Metrics
 from seqvault.service.store_service import WRITES, Handler, StoreService
@@ -23,6 +24,7 @@ from seqvault.warm_up import warm_up
 
 LOG = logging.getLogger("seqvault.server")
 WAITING_CALLS = 256  # under way or waiting; more get a retryable error
+BYTES_IN_FLIGHT = 1 << 30  # of requests being worked on and replies not yet sent
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,8 @@ class Server:
         workers: calls answered at the same time.
         merge_seconds: how often the log is moved into segments; 0: never.
         waiting: calls under way and waiting; more are refused with a retryable ``LimitError``.
+        bytes_in_flight: of requests being worked on and replies not yet sent; calls that come
+            beyond it are refused with a retryable ``LimitError``.
 
     Raises:
         InvalidRequestError: the port is in use, or the certificates are not good.
@@ -59,9 +63,11 @@ class Server:
         workers: int = 8,
         merge_seconds: float = 60.0,
         waiting: int = WAITING_CALLS,
+        bytes_in_flight: int = BYTES_IN_FLIGHT,
     ) -> None:
         warm_up()  # or the first caller waits for the compiler
         self.vault, self.metrics = vault, Metrics()
+        self.bytes_in_flight = BytesInFlight(bytes_in_flight)
         self._tokens = Tokens(tokens) if isinstance(tokens, Mapping) else tokens
         options = [
             ("grpc.max_receive_message_length", wire.MAX_MESSAGE),
@@ -153,7 +159,11 @@ class Server:
                     context.abort(
                         grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call."
                     )
+                held = self.bytes_in_flight.hold(request.ByteSize())
+                if not context.add_callback(held.end):
+                    held.end()  # it ended meanwhile
                 reply = function(request, call)
+                held.add(reply.ByteSize())
                 context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
                 return reply
             except Exception as error:

@@ -412,6 +412,33 @@ def test_too_many_calls_are_refused_and_can_be_repeated(tmp_path):
         assert until_taken(lambda: client.append(some_events())) == 400
 
 
+def test_too_many_bytes_in_flight_are_refused_and_given_back(tmp_path):
+    vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
+    gate = Gate(vault)
+    with (
+        Server(vault, merge_seconds=0, bytes_in_flight=20_000) as server,
+        ThreadPoolExecutor() as pool,
+        seqvault.connect(f"localhost:{server.port}") as client,
+    ):
+        flight = server.bytes_in_flight
+        many = np.arange(5000)
+        waiting = pool.submit(client.read, many, None, 1)  # alone it is taken, however large
+        assert gate.entered.wait(10)
+        assert flight.held > 8 * len(many)
+        with pytest.raises(errors.LimitError, match="limit of the server is 20000") as caught:
+            client.append(some_events())
+        assert caught.value.retryable
+        gate.open.set()
+        assert len(waiting.result(10).lengths) == len(many)
+        assert until_taken(lambda: client.append(some_events())) == 400
+        with pytest.raises(errors.UnknownFieldError):  # a call that fails gives back, too
+            until_taken(lambda: client.read([1], None, 1, fields=["nothing"]))
+        end = time.monotonic() + 10
+        while flight.held and time.monotonic() < end:
+            time.sleep(0.01)
+        assert flight.held == 0
+
+
 def test_a_conditional_append_stores_only_where_the_source_is_believed_to_be(server):
     with seqvault.connect(f"localhost:{server.port}") as client:
         assert client.append(some_events(0, 3), "log", 2, after=-1) == 3

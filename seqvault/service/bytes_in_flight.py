@@ -1,0 +1,69 @@
+"""A bound on the memory that messages of calls under way take."""
+
+import threading
+
+from seqvault.errors import LimitError
+
+
+class BytesInFlight:
+    """Counts the bytes of requests and replies until their calls have ended.
+
+    Args:
+        most: bytes; a call that comes while so many are held is refused. One that comes while
+            none are is taken, however large.
+
+    Example:
+        >>> flight = BytesInFlight(most=100)
+        >>> one = flight.hold(80)
+        >>> one.add(50)
+        >>> flight.held
+        130
+        >>> one.end()
+        >>> flight.held
+        0
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+        self._lock = threading.Lock()
+
+    def hold(self, size: int) -> "_Held":
+        """Takes in a request of ``size`` bytes.
+
+        Raises:
+            LimitError: too much is under way.
+        """
+        with self._lock:
+            if self.held and self.held + size > self.most:
+                raise LimitError(
+                    f"calls under way hold {self.held} bytes and this one has {size}; the limit of "
+                    f"the server is {self.most}. Try again later, or send less at a time."
+                )
+            self.held += size
+        return _Held(self, size)
+
+    def _change(self, size: int) -> None:
+        with self._lock:
+            self.held += size
+
+
+class _Held:
+    """The bytes of one call."""
+
+    def __init__(self, flight: BytesInFlight, size: int) -> None:
+        self._flight, self._size, self._ended = flight, size, False
+        self._lock = threading.Lock()
+
+    def add(self, size: int) -> None:
+        """Counts the reply in, too, unless nobody waits for it any more."""
+        with self._lock:
+            if not self._ended:
+                self._size += size
+                self._flight._change(size)
+
+    def end(self) -> None:
+        """Gives the bytes back; a second time does nothing."""
+        with self._lock:
+            if not self._ended:
+                self._ended = True
+                self._flight._change(-self._size)
