@@ -15,6 +15,7 @@ from seqvault.schema import Schema
 
 MAX_LAST_N = 1 << 20
 MAX_READ_EVENTS = 1 << 28  # cells of one answer
+USERS_A_PAGE = 1 << 20  # ids of one call
 
 
 def ids_of(values: Any, what: str) -> np.ndarray:
@@ -91,6 +92,21 @@ def filters_of(
             )
         filters.append((field.name, np.unique(ids_of(wanted, f"{role}s"))))
     return filters
+
+
+def page_of(after: Any, limit: Any) -> tuple[int, int]:
+    """The bound of a page of user ids (0 for None) and its length, checked."""
+    for name, value in (("after", 0 if after is None else after), ("limit", limit)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer):
+            raise WrongTypeError(f"{name} has type {type(value).__name__}; expected an integer.")
+    if after is not None and not -NO_BOUND - 1 <= after <= NO_BOUND:
+        raise InvalidRequestError(f"after is {after}, beyond int64.")
+    if not 1 <= limit <= USERS_A_PAGE:
+        raise InvalidRequestError(
+            f"limit is {limit}; a page has 1 to {USERS_A_PAGE} users. Ask for the next page "
+            "with after=."
+        )
+    return int(after or 0), int(limit)
 
 
 def batches_of(source: Any) -> Iterable[Any]:

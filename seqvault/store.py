@@ -20,6 +20,7 @@ from seqvault.item_writer import put_items
 from seqvault.merger import Merger
 from seqvault.packed import pack_batch
 from seqvault.reader import Reader
+from seqvault.requests import USERS_A_PAGE, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.state import State
@@ -340,6 +341,38 @@ class SeqVault:
         """
         self._state.check_open()
         return care.verify(self._state, self._reader)
+
+    def user_ids(self, after: int | None = None, limit: int = USERS_A_PAGE) -> np.ndarray:
+        """Ids of the users that the store knows, page by page.
+
+        Args:
+            after: only larger ids: the last one of the page before; None: from the first.
+            limit: the most ids, at least 1.
+
+        Returns:
+            int64 [N], ascending; N below ``limit`` on the last page. Users whose events have
+            all become too old are among them.
+
+        Raises:
+            InvalidRequestError: ``after`` is no int64, or ``limit`` is out of range.
+
+        Example:
+            >>> import tempfile, pyarrow as pa
+            >>> from seqvault import Schema, SeqVault
+            >>> schema = Schema.from_arrow(pa.schema([("item_id", pa.int64())]))
+            >>> with SeqVault.open(tempfile.mkdtemp() + "/vault", schema=schema) as vault:
+            ...     _ = vault.append({"user_id": [9, 7], "timestamp": [1, 2], "item_id": [5, 6]})
+            ...     vault.user_ids(limit=1).tolist(), vault.user_ids(after=7).tolist()
+            ([7], [9])
+        """
+        self._state.check_open()
+        least, most = page_of(after, limit)
+        with self._state.lock:
+            keys = self._state.index.users.keys  # those that are there never change
+        rest = keys if after is None else keys[keys > least]
+        if len(rest) > most:
+            rest = np.partition(rest, most - 1)[:most]
+        return np.sort(rest)
 
     @property
     def events_in_log(self) -> int:

@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     _add_load(commands)
     _add_append(commands)
     _add_get(commands)
+    _add_users(commands)
     _add_care(commands)
     _add_serve(commands)
     _add_ingest(commands)
@@ -125,6 +126,16 @@ def _add_get(commands: Any) -> None:
     sub.add_argument("--scenario", type=int, action="append", help="only this scenario; repeat")
     sub.add_argument("--action", type=int, action="append", help="only this action; repeat")
     sub.add_argument("--fields", help="comma-separated fields (default all)")
+
+
+def _add_users(commands: Any) -> None:
+    sub = _command(
+        commands, "users", "store_commands:users",
+        "Print the ids of the users, ascending, one a line.",
+        "seqvault users vault --limit 10",
+    )  # fmt: skip
+    sub.add_argument("--after", type=int, metavar="USER", help="only ids larger than this one")
+    sub.add_argument("--limit", type=int, metavar="N", help="at most so many (default: all)")
 
 
 def _add_care(commands: Any) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from seqvault.cli.targets import open_target
 from seqvault.errors import InvalidRequestError
+from seqvault.requests import USERS_A_PAGE
 from seqvault.schema import DTYPES, RESERVED, Schema
 from seqvault.store import SeqVault
 
@@ -145,6 +146,32 @@ def table(columns: dict[str, list[str]]) -> str:
         width = max(map(len, [name, *values]))
         padded.append([name.rjust(width), *(value.rjust(width) for value in values)])
     return "".join("  ".join(row) + "\n" for row in zip(*padded, strict=True))
+
+
+def users(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Prints the ids of users, ascending, one a line, or answers them for JSON."""
+    listed: list[int] = []
+    with open_target(arguments, read_only=True) as store:
+        for page in _pages(store, arguments.after, arguments.limit):
+            if arguments.json:
+                listed += page
+            else:
+                print("".join(f"{user}\n" for user in page), end="")
+    return {"user_ids": listed} if arguments.json else None
+
+
+def _pages(store: Any, after: int | None, limit: int | None) -> Iterator[list[int]]:
+    """Ids of users page by page, ``limit`` in all; None: every one."""
+    left = limit
+    while left is None or left > 0:
+        size = USERS_A_PAGE if left is None else min(left, USERS_A_PAGE)
+        page = store.user_ids(after, size).tolist()
+        if page:
+            yield page
+        if len(page) < size:
+            return
+        after = page[-1]
+        left = None if left is None else left - len(page)
 
 
 def stats(arguments: argparse.Namespace) -> dict[str, Any]:

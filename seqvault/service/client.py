@@ -15,7 +15,7 @@ from seqvault.errors import InvalidRequestError
 from seqvault.events import NO_BOUND, to_columns
 from seqvault.item_batch import ItemBatch
 from seqvault.items import to_numpy, to_table
-from seqvault.requests import batches_of, bounds_of, ids_of
+from seqvault.requests import USERS_A_PAGE, batches_of, bounds_of, ids_of, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb
@@ -163,6 +163,13 @@ class SeqVaultClient:
             columns[name] = values.reshape(*wanted.shape, *values.shape[1:])
         found = np.frombuffer(reply.found, np.uint8).astype(bool).reshape(wanted.shape)
         return ItemBatch(flat.reshape(wanted.shape), found, columns, int(reply.version))
+
+    def user_ids(self, after: int | None = None, limit: int = USERS_A_PAGE) -> np.ndarray:
+        """See ``SeqVault.user_ids``."""
+        page_of(after, limit)
+        request = pb.UserIdsRequest(after=after, limit=limit)
+        reply = self._call("UserIds", request, pb.UserIdsReply)
+        return wire.array_from_bytes(reply.user_ids, "i8", "user_ids").astype(np.int64)
 
     def bulk_load(self, source: Any) -> int:
         """Loads history in large appends; see ``SeqVault.bulk_load``."""

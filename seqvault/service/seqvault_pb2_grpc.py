@@ -39,6 +39,11 @@ class SeqVaultStub(object):
                 request_serializer=seqvault_dot_service_dot_seqvault__pb2.ReadItemsRequest.SerializeToString,
                 response_deserializer=seqvault_dot_service_dot_seqvault__pb2.ReadItemsReply.FromString,
                 )
+        self.UserIds = channel.unary_unary(
+                '/seqvault.v1.SeqVault/UserIds',
+                request_serializer=seqvault_dot_service_dot_seqvault__pb2.UserIdsRequest.SerializeToString,
+                response_deserializer=seqvault_dot_service_dot_seqvault__pb2.UserIdsReply.FromString,
+                )
         self.Merge = channel.unary_unary(
                 '/seqvault.v1.SeqVault/Merge',
                 request_serializer=seqvault_dot_service_dot_seqvault__pb2.MergeRequest.SerializeToString,
@@ -97,6 +102,13 @@ class SeqVaultServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UserIds(self, request, context):
+        """Ids of users, ascending, page by page. Scope: read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Merge(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -149,6 +161,11 @@ def add_SeqVaultServicer_to_server(servicer, server):
                     servicer.ReadItems,
                     request_deserializer=seqvault_dot_service_dot_seqvault__pb2.ReadItemsRequest.FromString,
                     response_serializer=seqvault_dot_service_dot_seqvault__pb2.ReadItemsReply.SerializeToString,
+            ),
+            'UserIds': grpc.unary_unary_rpc_method_handler(
+                    servicer.UserIds,
+                    request_deserializer=seqvault_dot_service_dot_seqvault__pb2.UserIdsRequest.FromString,
+                    response_serializer=seqvault_dot_service_dot_seqvault__pb2.UserIdsReply.SerializeToString,
             ),
             'Merge': grpc.unary_unary_rpc_method_handler(
                     servicer.Merge,
@@ -262,6 +279,23 @@ class SeqVault(object):
         return grpc.experimental.unary_unary(request, target, '/seqvault.v1.SeqVault/ReadItems',
             seqvault_dot_service_dot_seqvault__pb2.ReadItemsRequest.SerializeToString,
             seqvault_dot_service_dot_seqvault__pb2.ReadItemsReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def UserIds(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/seqvault.v1.SeqVault/UserIds',
+            seqvault_dot_service_dot_seqvault__pb2.UserIdsRequest.SerializeToString,
+            seqvault_dot_service_dot_seqvault__pb2.UserIdsReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from seqvault.errors import SchemaError, ServerUnavailableError
 from seqvault.events import to_columns
 from seqvault.item_batch import ItemBatch
-from seqvault.requests import batches_of, bounds_of, ids_of
+from seqvault.requests import USERS_A_PAGE, batches_of, bounds_of, ids_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service.client import SeqVaultClient
@@ -149,6 +149,14 @@ class ShardedClient:
     def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
         """See ``SeqVault.read_items``."""
         return self._anywhere(lambda client: client.read_items(ids, fields))
+
+    def user_ids(self, after: int | None = None, limit: int = USERS_A_PAGE) -> np.ndarray:
+        """See ``SeqVault.user_ids``; of all shards together."""
+        pages = [
+            self._any(shard, lambda client: client.user_ids(after, limit))
+            for shard in range(len(self._makers))
+        ]
+        return np.unique(np.concatenate(pages))[:limit]
 
     @property
     def item_schema(self) -> pa.Schema | None:

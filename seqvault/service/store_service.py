@@ -35,6 +35,7 @@ class StoreService:
             "Read": (pb.ReadRequest, self._read),
             "PutItems": (pb.PutItemsRequest, self._put_items),
             "ReadItems": (pb.ReadItemsRequest, self._read_items),
+            "UserIds": (pb.UserIdsRequest, self._user_ids),
             "Merge": (pb.MergeRequest, lambda request, call: _as_json(self._vault.merge())),
             "Verify": (pb.VerifyRequest, lambda request, call: _as_json(self._vault.verify())),
             "Stats": (pb.StatsRequest, lambda request, call: _as_json(self._vault.stats())),
@@ -108,6 +109,12 @@ class StoreService:
             items=wire.table_to_bytes(pa.table(arrays, names=names)),
             version=batch.version,
         )
+
+    def _user_ids(self, request: Any, call: Call) -> Any:
+        after = request.after if request.HasField("after") else None
+        users = self._vault.user_ids(after, request.limit)
+        call.users = len(users)
+        return pb.UserIdsReply(user_ids=users.astype("<i8").tobytes())
 
     def _snapshot(self, request: Any, call: Call) -> Any:
         self._vault.snapshot(request.path)

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqvault import Schema, SeqVault, cli
+from seqvault.cli import store_commands
 from seqvault.cli.parser import parser
 from seqvault.service.server import Server
 
@@ -46,7 +47,7 @@ def test_every_command_has_an_example_in_its_help(capsys):
     (commands,) = (a for a in parser()._actions if a.dest == "command")
     assert set(commands.choices) == {
         "init", "load", "append", "get", "stats", "verify", "merge", "snapshot", "warm-up", "serve",
-        "ingest", "bench",
+        "ingest", "bench", "users",
     }  # fmt: skip
     for name, sub in commands.choices.items():
         text = sub.format_help()
@@ -110,6 +111,23 @@ def test_commands_work_on_a_server_as_on_a_directory(path, tmp_path, capsys, mon
         assert cli.main(["stats", reach[0]]) == 2  # no token
         assert "token" in capsys.readouterr().err
     assert run(capsys, "stats", copy)[1]["events"] == 21
+
+
+def test_users_are_printed_one_a_line_and_in_pages(path, capsys, monkeypatch):
+    with SeqVault.open(path, read_only=True) as vault:
+        users = vault.user_ids().tolist()
+    assert users
+    monkeypatch.setattr(store_commands, "USERS_A_PAGE", 1)  # so that there are pages
+    assert run(capsys, "users", path) == (0, {"user_ids": users})
+    assert run(capsys, "users", path, "--limit", "1") == (0, {"user_ids": users[:1]})
+    assert run(capsys, "users", path, "--after", str(users[0])) == (0, {"user_ids": users[1:]})
+    assert cli.main(["users", path]) == 0
+    assert capsys.readouterr().out.split() == [str(user) for user in users]
+    server = Server(SeqVault.open(path), merge_seconds=0)
+    try:
+        assert run(capsys, "users", f"localhost:{server.port}") == (0, {"user_ids": users})
+    finally:
+        server.stop(0)
 
 
 def test_exit_codes_tell_bad_requests_damage_and_what_may_work_later(path, capsys, tmp_path):

@@ -334,7 +334,7 @@ def test_health_and_reflection_answer_in_the_standard_way(server):
         published = {method.name for service in told.service for method in service.method}
         assert published == {
             "Describe", "Append", "Read", "PutItems", "ReadItems", "Merge", "Verify", "Stats",
-            "Snapshot",
+            "Snapshot", "UserIds",
         }  # fmt: skip
 
 
@@ -437,6 +437,31 @@ def test_too_many_bytes_in_flight_are_refused_and_given_back(tmp_path):
         while flight.held and time.monotonic() < end:
             time.sleep(0.01)
         assert flight.held == 0
+
+
+def test_users_of_one_server_and_of_shards_are_listed_alike(tmp_path):
+    names = ("one", "two")
+    servers = [
+        Server(SeqVault.open(tmp_path / name, schema=SCHEMA), merge_seconds=0) for name in names
+    ]
+    try:
+        address = ",".join(f"localhost:{server.port}" for server in servers)
+        with seqvault.connect(address) as shards:
+            shards.append(some_events())
+            expected = np.unique(some_events()["user_id"]).tolist()
+            assert shards.user_ids().tolist() == expected
+            assert shards.user_ids(limit=3).tolist() == expected[:3]
+            assert shards.user_ids(after=expected[2], limit=2).tolist() == expected[3:5]
+        parts = []
+        for server in servers:
+            with seqvault.connect(f"localhost:{server.port}") as client:
+                parts += client.user_ids().tolist()
+                with pytest.raises(errors.InvalidRequestError, match="1 to 1048576"):
+                    client.user_ids(limit=0)
+        assert sorted(parts) == expected
+    finally:
+        for server in servers:
+            server.stop(0)
 
 
 def test_a_conditional_append_stores_only_where_the_source_is_believed_to_be(server):

@@ -268,6 +268,36 @@ def test_an_append_of_no_events_moves_the_mark_of_its_source(tmp_path, vault):
         assert again.read([1, 2], before=None, last_n=9).lengths.tolist() == [1, 0]
 
 
+def test_users_are_listed_page_by_page_wherever_their_events_are(tmp_path, vault):
+    assert vault.user_ids().tolist() == []
+    vault.append(events([5, -3, 2**62], [NOW] * 3))
+    vault.merge()
+    vault.append(events([9, 5, 0], [NOW] * 3))
+    expected = [-3, 0, 5, 9, 2**62]
+    assert vault.user_ids().dtype == np.int64
+    for limit in (1, 2, 5, 6, 1 << 20):
+        pages, after = [], None
+        while True:
+            page = vault.user_ids(after, limit).tolist()
+            pages += page
+            if len(page) < limit:
+                break
+            after = page[-1]
+        assert pages == expected
+    assert vault.user_ids(after=-1).tolist() == [0, 5, 9, 2**62]
+    with SeqVault.open(tmp_path / "vault", read_only=True) as reader:
+        assert reader.user_ids().tolist() == expected
+    for arguments in ({"limit": 0}, {"limit": (1 << 20) + 1}, {"after": 2**63}):
+        with pytest.raises(errors.InvalidRequestError):
+            vault.user_ids(**arguments)
+    for arguments in ({"limit": 2.5}, {"after": "7"}, {"limit": None}):
+        with pytest.raises(errors.WrongTypeError):
+            vault.user_ids(**arguments)
+    vault.close()
+    with pytest.raises(errors.StoreClosedError):
+        vault.user_ids()
+
+
 def test_items_are_joined_in_the_shape_of_the_ids(tmp_path, vault):
     table = pa.table(
         {
