@@ -90,6 +90,14 @@ class DirectReader:
         self._room = _Room()
         self._view: ReadView | None = None
 
+    def prepare(self) -> None:
+        """Works out what reads of all fields need, so that the first one need not."""
+        state = self._state
+        with state.lock:
+            self._view_of_state()
+            state.layouts.of(state.schema.select(None))
+        _ = self._room.words  # its first use makes this thread's room
+
     def read(
         self, user_ids: Any, before: Any, last_n: int, fields: Sequence[str] | None
     ) -> SequenceBatch | None:
@@ -140,14 +148,19 @@ class DirectReader:
             room.grow(rows=rows)
         with state.lock:
             names = state.schema.select(fields)
-            view, layouts, oldest = self._view, state.layouts, state.oldest()
-            if view is None or not view.is_of(state.index, state.memtable, state.segments):
-                view = self._view = ReadView(state.index, state.memtable, state.segments)
+            view, layouts, oldest = self._view_of_state(), state.layouts, state.oldest()
             many, events = find_rows(users, view.words, room.words, width, version)
             if many > len(room.records):
                 room.grow(records=many)
                 many, events = find_rows(users, view.words, room.words, width, version)
         return (users, bound, view, width, oldest), layouts.of(names), version, events
+
+    def _view_of_state(self) -> ReadView:
+        """What there is to read now; under the store's lock."""
+        state, view = self._state, self._view
+        if view is None or not view.is_of(state.index, state.memtable, state.segments):
+            view = self._view = ReadView(state.index, state.memtable, state.segments)
+        return view
 
     def _fill(
         self, request: _Request, layout: Layout, places: int, ragged: bool, out: np.ndarray

@@ -79,6 +79,11 @@ class Reader:
         plain = type(state.files).preadv is Files.preadv
         self._direct = DirectReader(state) if plain else None
 
+    def prepare(self) -> None:
+        """Works out beforehand what the first read of a store just opened would have to."""
+        if self._direct:
+            self._direct.prepare()
+
     @property
     def schema(self) -> Schema:
         """The schema in force."""

@@ -106,6 +106,7 @@ class SeqVault:
                     f"the store at {store.path} has the schema {store.schema.to_json()}, the one "
                     f"given is {schema.to_json()}. Open it without a schema, or with its own."
                 )
+            store._reader.prepare()
         except BaseException:
             store.close()
             raise

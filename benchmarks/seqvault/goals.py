@@ -5,12 +5,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.seqvault import bounds
+
 Goal = dict[str, Any]
 ROCKS_BLOBS = ("rocksdb blob lz4", "rocksdb blob zstd")
 
 
 def table(result: dict[str, Any], folder: Path) -> list[Goal]:
-    """Rows: goal, peer, ours, theirs, unit, ratio, bound, reached.
+    """Rows: goal, peer, ours, theirs, unit, ratio, bound, reached, and why not if it is not.
 
     Args:
         result: of ``compare``.
@@ -54,7 +56,12 @@ def table(result: dict[str, Any], folder: Path) -> list[Goal]:
         _against("one read during a merge: wall p99", "the same, idle",
                  merging["merging"]["wall_p99"], merging["idle"]["wall_p99"], "us", 1.5)
     )  # fmt: skip
-    return [*rows, *_of_other_scripts(folder)]
+    rows += _of_other_scripts(folder)
+    shares = folder / "shares.json"
+    told = bounds.sentences(json.loads(shares.read_text())) if shares.exists() else {}
+    for row in rows:
+        row["why"] = "" if row["reached"] else bounds.of_goal(row["goal"], told)
+    return rows
 
 
 def _of_other_scripts(folder: Path) -> list[Goal]:

@@ -58,10 +58,10 @@ def put_into(text: str, result: dict[str, Any]) -> str:
 def goals(rows: Sequence[dict[str, Any]]) -> str:
     """The goals table."""
     return _table(
-        ["goal", "peer", "SeqVault", "peer's", "unit", "ratio", "goal is", "reached"],
+        ["goal", "peer", "SeqVault", "peer's", "unit", "ratio", "goal is", "reached", "bounded by"],
         [
             [row["goal"], row["peer"], _number(row["ours"]), _number(row["theirs"]), row["unit"],
-             row["ratio"], row["bound"], "yes" if row["reached"] else "no"]
+             row["ratio"], row["bound"], "yes" if row["reached"] else "no", row.get("why", "")]
             for row in rows
         ],
     )  # fmt: skip
