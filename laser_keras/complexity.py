@@ -79,6 +79,7 @@ def laser_macs(
     ffn_expansion: int = 4,
     num_layers: int = 2,
     implementation: str = "auto",
+    stacked_ffn_expansion: int = 0,
 ) -> dict[str, int]:
     """MACs of one request through ``LaserEncoder``, by part, in the given execution order.
 
@@ -114,6 +115,7 @@ def laser_macs(
         stacked = width**2 + 2 * segments * width**2 + 2 * segments * width
     else:
         stacked = 3 * width**2 + 2 * num_heads * segments * width
+    stacked += 2 * stacked_ffn_expansion * width**2
     per_candidate["gsta"] = num_layers * stacked
     return {
         part: repeats * once.get(part, 0) + candidates * per_candidate.get(part, 0)
@@ -140,6 +142,7 @@ def encoder_macs(
         segmented.ffn_expansion,
         encoder.stacked_attention.num_layers,
         segmented.implementation,
+        encoder.stacked_attention.ffn_expansion,
     )
 
 

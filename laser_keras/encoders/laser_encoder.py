@@ -33,6 +33,9 @@ class LaserEncoder(SequenceLayer):
         gamma, gate, gate_bias, use_bias, activation, norm, epsilon, dropout: see
             ``SegmentedTargetAttention``.
         value_dim, use_output_projection: see ``SegmentedTargetAttention``.
+        stacked_norm: ``norm`` of ``GlobalStackedTargetAttention``. Defaults to ``"none"``.
+        stacked_ffn_expansion: Integer, its ``ffn_expansion``. Defaults to 0. With either, a target
+            without a valid event does not come back unchanged.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -45,8 +48,8 @@ class LaserEncoder(SequenceLayer):
 
     Returns:
         Float tensor [B, N, 2 + R, d] ([B, 2 + R, d] with a target [B, d]): the refined target z,
-        the maximum over segments, the R newest segments. With no valid event: z is the target,
-        the other tokens are zero.
+        the maximum over segments, the R newest segments. With no valid event: z is the target
+        (by default), the other tokens are zero.
 
     Raises:
         ValueError: for shapes, dtypes or arguments that do not fit; nothing is broadcast silently.
@@ -81,6 +84,8 @@ class LaserEncoder(SequenceLayer):
         use_output_projection: bool = False,
         order: str = "newest_first",
         implementation: str = "auto",
+        stacked_norm: str = "none",
+        stacked_ffn_expansion: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -108,6 +113,9 @@ class LaserEncoder(SequenceLayer):
             num_layers=num_layers,
             num_heads=num_heads,
             implementation=implementation,
+            norm=stacked_norm,
+            ffn_expansion=stacked_ffn_expansion,
+            epsilon=epsilon,
             dtype=self.dtype_policy,
             name="stacked_attention",
         )
@@ -177,4 +185,6 @@ class LaserEncoder(SequenceLayer):
             "num_layers": self.stacked_attention.num_layers,
             "num_recent_segments": self.fusion.num_recent_segments,
             "order": self.order,
+            "stacked_norm": self.stacked_attention.norm,
+            "stacked_ffn_expansion": self.stacked_attention.ffn_expansion,
         }

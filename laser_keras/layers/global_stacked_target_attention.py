@@ -1,6 +1,7 @@
 """Global stacked target attention: a query refined against the same sequence, layer by layer."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -14,6 +15,7 @@ from laser_keras.checks import (
     check_rank,
     check_same_width,
 )
+from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import linear, masked_softmax, stable_dtype
 from laser_keras.types import Shape, Tensor
@@ -27,10 +29,14 @@ class GlobalStackedTargetAttention(SequenceLayer):
 
         t_l = t_{l-1} + softmax((t_{l-1} Wq) (H Wk)^T / sqrt(d / num_heads)) (H Wv)
 
-    There is no normalisation, feed-forward network or output projection, and no bias, as printed.
+    By default there is no normalisation, feed-forward network or output projection, as printed.
     ``num_heads=1`` is equation 7 to the letter.
 
     A target without a valid position comes back exactly as it went in.
+
+    Two options, off by default, make each layer a Transformer's: ``norm`` normalises, and
+    ``ffn_expansion`` adds a residual feed-forward network after the attention. They apply to every
+    target, so that one without a valid position no longer comes back as it went in.
 
     Args:
         num_layers: Integer M; 0 returns the target. Defaults to 2.
@@ -41,6 +47,12 @@ class GlobalStackedTargetAttention(SequenceLayer):
             by ``Wk`` and the weighted sum by ``Wv`` instead: the same function with up to 44 times
             fewer multiplications. ``"auto"`` absorbs, except when many candidates share one
             sequence. Defaults to ``"auto"``.
+        norm: ``"none"`` as printed, ``"post"`` (``LN(t + attention(t))``) or ``"pre"``
+            (``t + attention(LN(t))``), likewise around the feed-forward network. The sequence is
+            not normalised. Defaults to ``"none"``.
+        ffn_expansion: Integer. Hidden width of each layer's feed-forward network as a multiple of
+            d; 0 leaves it out, as printed. Defaults to 0.
+        epsilon: Float of the layer normalisations. Defaults to 1e-6.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -73,6 +85,9 @@ class GlobalStackedTargetAttention(SequenceLayer):
         num_heads: int = 2,
         scale: float | None = None,
         implementation: str = "auto",
+        norm: str = "none",
+        ffn_expansion: int = 0,
+        epsilon: float = 1e-6,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -82,6 +97,27 @@ class GlobalStackedTargetAttention(SequenceLayer):
         self.implementation = check_choice(
             self.name, "implementation", implementation, ("auto", "project", "absorb")
         )
+        self.norm = check_choice(self.name, "norm", norm, ("none", "post", "pre"))
+        self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 0)
+        self.epsilon = epsilon
+        self._attention_norms = self._layer_norms("attention_norm") if norm != "none" else []
+        self._ffns: list[FeedForward] = []
+        self._ffn_norms: list[keras.layers.Layer] = []
+        if ffn_expansion:
+            self._ffns = [
+                FeedForward(ffn_expansion, dtype=self.dtype_policy, name=f"feed_forward_{i}")
+                for i in range(num_layers)
+            ]
+            self._ffn_norms = self._layer_norms("ffn_norm") if norm != "none" else []
+
+    def _layer_norms(self, name: str) -> list[keras.layers.Layer]:
+        """One normalisation for each layer of the stack."""
+        return [
+            keras.layers.LayerNormalization(
+                epsilon=self.epsilon, dtype=self.dtype_policy, name=f"{name}_{i}"
+            )
+            for i in range(self.num_layers)
+        ]
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Create the weights for inputs of these shapes."""
@@ -98,6 +134,8 @@ class GlobalStackedTargetAttention(SequenceLayer):
                 ("value", self.value_kernels),
             ):
                 kernels.append(self.add_weight(shape=(width, width), name=f"{kind}_kernel_{layer}"))
+        for sublayer in (*self._attention_norms, *self._ffns, *self._ffn_norms):
+            sublayer.build((None, None, width))
 
     def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
@@ -116,9 +154,27 @@ class GlobalStackedTargetAttention(SequenceLayer):
             if self.resolve_implementation(query.shape[1], tuple(history.shape)) == "absorb"
             else self._attend_projected
         )
-        for kernels in zip(self.query_kernels, self.key_kernels, self.value_kernels, strict=False):
-            query = query + attend(query, history, mask, sequence_axes, *kernels)
+        kernels = list(zip(self.query_kernels, self.key_kernels, self.value_kernels, strict=True))
+        for i in range(self.num_layers):
+            norm = self._attention_norms[i] if self._attention_norms else None
+
+            def attention(inputs: Tensor, own: tuple[Any, ...] = kernels[i]) -> Tensor:
+                return attend(inputs, history, mask, sequence_axes, *own)
+
+            query = self._add(query, attention, norm)
+            if self._ffns:
+                query = self._add(query, self._ffns[i], self._ffn_norms[i] if norm else None)
         return ops.squeeze(query, 1) if single else query
+
+    def _add(
+        self, inputs: Tensor, part: Callable[[Tensor], Tensor], norm: keras.layers.Layer | None
+    ) -> Tensor:
+        """The residual connection around ``part``, normalised where ``norm`` stands."""
+        if norm is None:
+            return inputs + part(inputs)
+        if self.norm == "pre":
+            return inputs + part(norm(inputs))
+        return norm(inputs + part(inputs))
 
     def _attend_absorbed(
         self,
@@ -215,4 +271,7 @@ class GlobalStackedTargetAttention(SequenceLayer):
             "num_heads": self.num_heads,
             "scale": self.scale,
             "implementation": self.implementation,
+            "norm": self.norm,
+            "ffn_expansion": self.ffn_expansion,
+            "epsilon": self.epsilon,
         }

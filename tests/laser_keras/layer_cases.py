@@ -73,6 +73,13 @@ def _cases() -> dict[str, Case]:
             (3, 2, 8),
             masked_by=padded,
         ),
+        "GlobalStackedTargetAttention_options": Case(
+            lambda **k: laser_keras.GlobalStackedTargetAttention(
+                norm="pre", ffn_expansion=2, epsilon=1e-5, **k
+            ),
+            segments,
+            (3, 2, 8),
+        ),
         "MultiResolutionFusion": Case(
             lambda **k: laser_keras.MultiResolutionFusion(2, **k), segments, (3, 2, 4, 8), False
         ),
@@ -84,7 +91,13 @@ def _cases() -> dict[str, Case]:
         ),
         "LaserEncoder_oldest_first": Case(
             lambda **k: laser_keras.LaserEncoder(
-                **sta, num_recent_segments=0, order="oldest_first", gate="softmax", **k
+                **sta,
+                num_recent_segments=0,
+                order="oldest_first",
+                gate="softmax",
+                stacked_norm="post",
+                stacked_ffn_expansion=2,
+                **k,
             ),
             {**sequence, "similarity": normal(3, 2, 11, 1)},
             (3, 2, 2, 8),

@@ -147,13 +147,18 @@ def products(graph: Any) -> int:
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="uses TensorFlow's profiler")
 @pytest.mark.parametrize("candidates", [1, 12, 20])
 @pytest.mark.parametrize("implementation", ["auto", "project", "absorb"])
-def test_counts_equal_what_tensorflow_executes(candidates: int, implementation: str) -> None:
+@pytest.mark.parametrize("stacked", [0, 3])
+def test_counts_equal_what_tensorflow_executes(
+    candidates: int, implementation: str, stacked: int
+) -> None:
     """The matrix products in the traced graph, counted from their shapes."""
     import tensorflow as tf
 
     length, width = 40, 16
     sizes = {"num_heads": 2, "key_dim": 4, "segment_size": 5, "ffn_expansion": 3}
-    encoder = LaserEncoder(**sizes, num_layers=2, implementation=implementation)
+    encoder = LaserEncoder(
+        **sizes, num_layers=2, implementation=implementation, stacked_ffn_expansion=stacked
+    )
     encoder.build((1, candidates, width), (1, length, width))
     graph = (
         tf.function(lambda t, h: encoder(t, h))
@@ -163,9 +168,7 @@ def test_counts_equal_what_tensorflow_executes(candidates: int, implementation: 
         .graph
     )
     executed = products(graph)
-    expected = complexity.laser_macs(
-        candidates, length, width, **sizes, num_layers=2, implementation=implementation
-    )
+    expected = complexity.encoder_macs(encoder, candidates, length, width)
     assert executed == sum(expected.values())
 
 

@@ -140,6 +140,66 @@ def test_gsta_equals_equation_7(heads: int, shared: bool) -> None:
         assert_close(a, b)
 
 
+@pytest.mark.parametrize("norm", ["none", "post", "pre"])
+@pytest.mark.parametrize("expansion", [0, 3])
+@pytest.mark.parametrize("order", ["project", "absorb"])
+def test_gsta_with_norms_and_networks_equals_numpy(norm: str, expansion: int, order: str) -> None:
+    rng = np.random.default_rng(3)
+    target = rng.normal(size=(2, D)).astype("float32")
+    history = rng.normal(size=(2, 5, D)).astype("float32")
+    mask = np.array([[1, 1, 0, 1, 0], [0, 0, 0, 0, 0]], bool)
+    layer = GlobalStackedTargetAttention(
+        2, implementation=order, norm=norm, ffn_expansion=expansion, epsilon=1e-3
+    )
+    layer.build(target.shape, history.shape)
+    randomise(layer)
+    w = weights_by_name(layer)
+    outputs = to_numpy(layer(target, history, mask=mask))
+
+    def add(x, part, name):
+        def normalised(x):
+            return reference.layer_norm(x, w[f"{name}/gamma"], w[f"{name}/beta"], 1e-3)
+
+        if norm == "none":
+            return x + part(x)
+        return x + part(normalised(x)) if norm == "pre" else normalised(x + part(x))
+
+    for b in range(2):
+        t = target[b].astype("float64")
+        for i in range(2):
+            own = {
+                f"{kind}_kernel_0": w[f"{kind}_kernel_{i}"] for kind in ("query", "key", "value")
+            }
+
+            def attention(x, own=own, b=b):
+                s = history[b].astype("float64")
+                return reference.gsta(x, s, own, layers=1, heads=2, mask=mask[b]) - x
+
+            t = add(t, attention, f"attention_norm_{i}")
+            if expansion:
+                network = f"feed_forward_{i}/"
+                t = add(t, lambda x, n=network: reference.feed_forward(x, w, n), f"ffn_norm_{i}")
+        assert_close(outputs[b], t)
+    assert len(w) == 2 * (3 + 2 * (norm != "none") + (4 + 2 * (norm != "none")) * bool(expansion))
+
+
+def test_the_encoder_hands_its_stack_the_options() -> None:
+    stack = make(stacked_norm="pre", stacked_ffn_expansion=3, epsilon=1e-4).stacked_attention
+    assert (stack.norm, stack.ffn_expansion, stack.epsilon) == ("pre", 3, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"norm": "batch"}, "`norm` must be one of .*Received: 'batch'"),
+        ({"ffn_expansion": -1}, "`ffn_expansion` must be an integer of at least 0. Received: -1"),
+    ],
+)
+def test_gsta_options_are_checked(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GlobalStackedTargetAttention(**arguments)
+
+
 def test_gsta_limits() -> None:
     rng = np.random.default_rng(3)
     target, history = rng.normal(size=(2, D)), rng.normal(size=(2, 5, D))
