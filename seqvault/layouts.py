@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 
 from seqvault.codec.bundles import bundle
+from seqvault.codec.unpacking import WIDENED
 from seqvault.events import to_bits
 from seqvault.schema import Schema
 
+_FLOAT_TO_DOUBLE = (np.dtype("float32"), np.dtype("float64"))
 MAX_SHAPES = 256
 
 
@@ -42,7 +44,8 @@ class Layout:
         names, dtypes: of each field.
         sizes: int64 [C], bytes of a value.
         defaults: uint64 [C], bits that stand in where a record lacks the field.
-        columns_of: int64 [C, S], each field's column under each schema, -1: it lacks it.
+        columns_of: int64 [C, S], each field's column under each schema, -1: it lacks it; and
+            ``WIDENED`` more where the column has float32 and the field float64.
         mem_columns: int64 [C], each field's place among the columns of the memtable.
         columns_in: int64 [S], columns of a record of each schema.
         words: bundle of these, as ``read_rows`` takes it.
@@ -101,6 +104,9 @@ class Layouts:
         for s, schema in enumerate(schemas):
             known = ("timestamp", "", *schema.names)
             self._table[:, s] = [known.index(name) if name in known else -1 for name in names]
+            for name in schema.names:  # floats are packed as their bits
+                if (schema.dtype(name), self._schema.dtype(name)) == _FLOAT_TO_DOUBLE:
+                    self._table[self._rows[name], s] += WIDENED
         self.columns_in = np.array([2 + len(schema.fields) for schema in schemas], np.int64)
         self._known: dict[tuple[str, ...], Layout] = {}
 

@@ -19,7 +19,7 @@ from seqvault.codec.cutting import cut_records
 from seqvault.codec.planning import plan_read
 from seqvault.codec.primitives import checksum
 from seqvault.codec.records import ARRIVAL, TIMESTAMP, pack_records, records_bound
-from seqvault.codec.unpacking import unpack_columns
+from seqvault.codec.unpacking import WIDENED, unpack_columns
 from seqvault.errors import DamagedFileError
 from seqvault.events import NO_BOUND, to_bits
 from seqvault.reader import Reader
@@ -43,7 +43,8 @@ def pack_batch(
     """The answer of ``Reader.read`` with the same arguments, packed.
 
     An ordinary read hands out the stored chunks without unpacking them. Where events are
-    left out one by one (``scenarios``, ``actions``, ``version``), the rest is packed anew.
+    left out one by one (``scenarios``, ``actions``, ``version``), the rest is packed anew, and
+    so are fields that were made wider from float32 to float64.
 
     Args:
         reader: of an open store; the others as in ``SeqVault.read``.
@@ -55,7 +56,8 @@ def pack_batch(
         InvalidRequestError: and its kinds; LimitError, DamagedFileError: see ``read``.
     """
     names = reader.schema.select(fields)
-    if scenarios is None and actions is None and version is None:
+    plain = bool((reader.layout(names).columns_of < WIDENED).all())  # chunks go out as they are
+    if plain and scenarios is None and actions is None and version is None:
         return _stored(reader, user_ids, before, last_n, names)
     lengths, answer, columns = reader.read_ragged(
         user_ids, before, last_n, scenarios, actions, ("timestamp", *names), version

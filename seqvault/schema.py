@@ -184,7 +184,7 @@ class Schema:
         """Raises ``SchemaError`` unless events of the ``old`` schema can be read under this one.
 
         Old fields stay, in their order, with their role and default; integers may become
-        wider; new fields come behind them.
+        wider, and float32 float64; new fields come behind them.
         """
         for place, before in enumerate(old.fields):
             now = self.fields[place] if place < len(self.fields) else None
@@ -198,12 +198,14 @@ class Schema:
                 and np.dtype(now.dtype).kind in "iu"
                 and np.can_cast(before.dtype, now.dtype, "safe")
             )
+            if (before.dtype, now.dtype) == ("float32", "float64"):
+                wider = before.role in ("", "item")  # filters compare integers
             if not wider or (now.role, now.default) != (before.role, before.default):
                 raise SchemaError(
                     f"field {before.name!r} is {before.dtype} with role {before.role!r} and "
                     f"default {before.default} in the store and {now.dtype}, {now.role!r}, "
-                    f"{now.default} in the new schema; only integers may change, and only to "
-                    "wider ones."
+                    f"{now.default} in the new schema; only integers and float32 may change, and "
+                    "only to wider ones: int8 to int32, float32 to float64."
                 )
 
     def to_json(self) -> list[dict[str, Any]]:

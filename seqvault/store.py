@@ -72,7 +72,7 @@ class SeqVault:
         Args:
             path: a directory.
             schema: fields of an event. For an existing store: the store's own, or one
-                that extends it by new fields at the end or by wider integers, which
+                that extends it by new fields at the end or by wider types, which
                 then becomes the store's. None takes the store's.
             read_only: see what is on disk as of now (and of each ``refresh``) while
                 another process may be writing.

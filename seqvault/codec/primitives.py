@@ -191,6 +191,17 @@ def bytes_at(typingctx, address, size):
 
 
 @intrinsic
+def widened(typingctx, bits):
+    """Bits of the float64 that is the float32 whose bits these are."""
+
+    def codegen(context, builder, signature, args):
+        narrow = builder.bitcast(builder.trunc(args[0], ir.IntType(32)), ir.FloatType())
+        return builder.bitcast(builder.fpext(narrow, ir.DoubleType()), _I64)
+
+    return types.uint64(types.uint64), codegen
+
+
+@intrinsic
 def bit_length(typingctx, value):
     """Number of bits up to the highest set one; 0 for 0."""
 

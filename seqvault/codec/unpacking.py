@@ -13,8 +13,10 @@ from seqvault.codec.chunks import (
     unpack_times,
 )
 from seqvault.codec.coding import ROOM, begin_block, put_column
-from seqvault.codec.primitives import address_of, inner, load_u64, store_u64
+from seqvault.codec.primitives import address_of, inner, load_u64, store_u64, widened
 from seqvault.codec.records import ARRIVAL, TIMESTAMP
+
+WIDENED = 1 << 16  # no record has so many columns
 
 
 @inner
@@ -27,7 +29,8 @@ def put_block(
     Args:
         places: [columns + 1] where each chunk starts.
         n, first, skip: events in the block, the first one's time, events before it.
-        fields: [C, S] column of each field under each schema, -1: it has its default.
+        fields: [C, S] column of each field under each schema, -1: it has its default; and
+            ``WIDENED`` more where it holds float32 and the field is float64 now.
         outputs, sizes, defaults: [C] where the field starts in ``out``, bytes per value.
         place: of the newest event, within each field.
         data, out, times: addresses; ``times`` has room for ``ROOM`` numbers.
@@ -38,6 +41,9 @@ def put_block(
     begin_block(times)
     for c in range(len(sizes)):
         column, size = fields[c, schema], sizes[c]
+        widen = column >= WIDENED
+        if widen:
+            column -= WIDENED
         target = outputs[c] + place * size
         if column < 0:
             put_same(out, target, size, defaults[c], high - low + 1)
@@ -57,6 +63,9 @@ def put_block(
             for i in range(low, high + 1):
                 at = target + 8 * (high - i)
                 store_u64(out, at, load_u64(out, at) + np.uint64(skip + i))
+        if widen:
+            for i in range(0, 8 * (high - low + 1), 8):
+                store_u64(out, target + i, widened(load_u64(out, target + i)))
     return OK
 
 
@@ -69,6 +78,9 @@ def scatter_block(
     begin_block(values)
     for c in range(len(sizes)):
         column, size = fields[c, schema], sizes[c]
+        widen = column >= WIDENED
+        if widen:
+            column -= WIDENED
         if column < 0:
             put_same(values, 0, 8, defaults[c], n)
         else:
@@ -83,6 +95,9 @@ def scatter_block(
                 for i in range(n):
                     place = 8 * (n - 1 - i)
                     store_u64(values, place, load_u64(values, place) + np.uint64(skip + i))
+            if widen:
+                for i in range(0, 8 * n, 8):
+                    store_u64(values, i, widened(load_u64(values, i)))
         for i in range(low, min(high, n - 1) + 1):
             if dest[i] >= 0:
                 value = load_u64(values, 8 * (n - 1 - i))

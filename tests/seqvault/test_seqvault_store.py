@@ -13,6 +13,7 @@ import pytest
 
 from seqvault import Schema, SeqVault, errors
 from seqvault.files import Files
+from seqvault.packed import unpack_batch
 
 SCHEMA = Schema.from_arrow(
     pa.schema([("item_id", pa.int64()), ("scenario", pa.int8()), ("action", pa.int8())])
@@ -296,6 +297,66 @@ def test_users_are_listed_page_by_page_wherever_their_events_are(tmp_path, vault
     vault.close()
     with pytest.raises(errors.StoreClosedError):
         vault.user_ids()
+
+
+@pytest.mark.parametrize("where", ["segment", "several", "log", "merged"])
+def test_float32_becomes_float64_and_old_events_are_read_exactly(tmp_path, where):
+    def schema(kind):
+        return Schema.from_arrow(
+            pa.schema([("item_id", pa.int64()), ("score", kind), ("action", pa.int8())])
+        )
+
+    users, path = [1, 2, 3], tmp_path / "wide"
+    special = [np.inf, -np.inf, -0.0, np.float32(1e-45), np.finfo(np.float32).max]
+
+    def make(dtype, seed):
+        rng = np.random.default_rng(seed)
+        user = np.repeat(users, (700, 130, 20))
+        score = rng.normal(size=len(user)).astype(np.float32)
+        score[: len(special)] = special
+        score[100:400] = score[100:400].round()  # few values: coded chunks
+        return {
+            "user_id": user,
+            "timestamp": NOW + rng.permutation(len(user)),
+            "item_id": rng.integers(0, 9, len(user)),
+            "score": score.astype(dtype) if dtype == np.float32 else score / np.float64(3),
+            "action": rng.integers(0, 3, len(user)).astype(np.int8),
+        }
+
+    with SeqVault.open(path, schema=schema(pa.float32())) as vault:
+        vault.append(make(np.float32, 0))
+        if where != "log":
+            vault.merge()
+        old = vault.read(users, None, 2000)
+        seen = old.version
+    with SeqVault.open(path, schema=schema(pa.float64())) as vault:
+        if where in ("several", "merged"):
+            vault.append(make(np.float64, 1))
+            vault.merge()
+            vault.append(make(np.float64, 2))
+        if where == "merged":
+            vault.merge()
+        again = vault.read(users, None, 2000, version=seen)
+        np.testing.assert_array_equal(again["score"], old["score"].astype(np.float64))
+        assert again["score"].dtype == np.float64
+        # every way to read says the same
+        plain = vault.read(users, None, 2000)
+        packed = unpack_batch(vault.read_packed(users, None, 2000))
+        lengths, _, flat = vault.read_ragged(users, None, 2000)
+        np.testing.assert_array_equal(packed["score"], plain["score"])
+        for row, part in enumerate(np.split(flat["score"], np.cumsum(lengths)[:-1])):
+            np.testing.assert_array_equal(plain["score"][row, : lengths[row]], part)
+        few = vault.read(users, NOW + 500, 30, actions=[1], fields=["score", "action"])
+        every = plain["action"] == 1
+        every &= (plain["timestamp"] < NOW + 500) & (plain["timestamp"] > 0)
+        for row in range(len(users)):
+            expected = plain["score"][row][every[row]][:30]
+            np.testing.assert_array_equal(few["score"][row, : few.lengths[row]], expected)
+        if where in ("segment", "log"):
+            np.testing.assert_array_equal(plain["score"], old["score"].astype(np.float64))
+        vault.verify()
+    with pytest.raises(errors.SchemaError, match="only to wider ones"):
+        SeqVault.open(path, schema=schema(pa.float32()))
 
 
 def test_items_are_joined_in_the_shape_of_the_ids(tmp_path, vault):
