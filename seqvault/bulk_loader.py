@@ -120,4 +120,5 @@ def _publish(state: State, written: list[Segment]) -> None:
         for segment in written:
             state.schema_of[segment.number] = segment.schema_id
             add_segment(state.index, segment)
+        state.view = None
     state.count_stored()

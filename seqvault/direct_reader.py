@@ -88,7 +88,6 @@ class DirectReader:
     def __init__(self, state: State) -> None:
         self._state = state
         self._room = _Room()
-        self._view: ReadView | None = None
 
     def prepare(self) -> None:
         """Works out what reads of all fields need, so that the first one need not."""
@@ -157,9 +156,9 @@ class DirectReader:
 
     def _view_of_state(self) -> ReadView:
         """What there is to read now; under the store's lock."""
-        state, view = self._state, self._view
+        state, view = self._state, self._state.view
         if view is None or not view.is_of(state.index, state.memtable, state.segments):
-            view = self._view = ReadView(state.index, state.memtable, state.segments)
+            view = state.view = ReadView(state.index, state.memtable, state.segments)
         return view
 
     def _fill(

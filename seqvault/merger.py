@@ -222,7 +222,7 @@ class Merger:
             state.schema_of[fresh.number] = fresh.schema_id
             add_segment(state.index, fresh)
             rest.extend(state.memtable, limit)
-            state.memtable = rest
+            state.memtable, state.view = rest, None
         state.count_stored()
         state.discard(*(segment_files.path_of(state.path, number) for number in plan.rewrite))
         self._log.retire(plan.wal_start)

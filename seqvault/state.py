@@ -18,6 +18,7 @@ from seqvault.items import Items
 from seqvault.layouts import Layouts
 from seqvault.manifest import Manifest
 from seqvault.memtable import Memtable
+from seqvault.read_view import ReadView
 from seqvault.schema import Schema
 from seqvault.segment import Segment
 from seqvault.wal import LogSyncError
@@ -36,6 +37,8 @@ class State:
         lock: guards everything that readers look at; held for short moments only.
         merging: held by whoever changes the manifest: one merge, bulk load, item write
             or snapshot at a time.
+        view: what ordinary reads go by. It holds on to files and memory, so whoever replaces
+            segments or the memtable sets it to None; the next read makes another.
         failed: the error after which nobody knows what is on the disk.
     """
 
@@ -54,6 +57,7 @@ class State:
         self.segments: dict[int, Segment] = {}
         self.schema_of: dict[int, int]
         self.memtable: Memtable
+        self.view: ReadView | None = None
         self.items: Items
         self.sources: dict[str, int]
         self.stored_events = self.live_bytes = 0
@@ -85,6 +89,7 @@ class State:
             self.schema_of = {n: segment.schema_id for n, segment in segments.items()}
             self.index, self.segments, self.items = index, segments, items
             self.memtable = Memtable(self.schema)
+            self.view = None
             self.sources = dict(manifest.sources)
         self.count_stored()
 

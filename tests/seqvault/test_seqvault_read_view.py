@@ -1,5 +1,8 @@
 """Ordinary reads go by addresses of arrays: they must be those of the arrays in force."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 from numba import njit
@@ -103,3 +106,24 @@ def test_what_is_known_of_segments_is_found_by_their_numbers():
     expected = [known[number] for number in numbers.tolist()]
     assert of_numbers(numbers, known).tolist() == expected
     assert of_numbers(numbers[:0], {}).tolist() == []
+
+
+def test_a_store_that_is_only_written_lets_go_of_what_merges_replaced(tmp_path):
+    rows = {
+        "user_id": np.repeat(np.arange(4), 100),
+        "timestamp": NOW + np.arange(400),
+        "item_id": np.arange(400),
+        "action": np.zeros(400, np.int8),
+    }
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA) as store:
+        store.append(rows)
+        store.merge()
+    with SeqVault.open(tmp_path / "vault") as store:
+        first = [weakref.ref(segment) for segment in store._state.segments.values()]
+        numbers = set(store._state.segments)
+        for _ in range(6):  # sooner or later every record is written anew
+            store.append(rows)
+            store.merge()
+        assert first and not numbers & set(store._state.segments)
+        gc.collect()
+        assert all(one() is None for one in first)
