@@ -1,34 +1,14 @@
 """Position-wise feed-forward network."""
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import ops
 
 from laser_keras.checks import check_int, check_known_width, check_rate
+from laser_keras.gelu_feed_forward import gelu_feed_forward
 from laser_keras.sequence import linear
 from laser_keras.types import Shape, Tensor
-
-
-def exact_gelu(inputs: Tensor) -> Tensor:
-    """``x Phi(x)``, keeping nothing but ``x`` for the gradient ``Phi(x) + x phi(x)``.
-
-    Automatic differentiation keeps up to four tensors of the hidden layer's size.
-    """
-    if keras.backend.backend() == "torch":  # a kernel of its own, with its own gradient
-        return ops.gelu(inputs, approximate=False)
-
-    def forward(inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-        def backward(upstream: Tensor) -> Tensor:
-            below = 0.5 + 0.5 * ops.erf(inputs * math.sqrt(0.5))
-            density = ops.exp(-0.5 * inputs * inputs) / math.sqrt(2.0 * math.pi)
-            return upstream * (below + inputs * density)
-
-        return ops.gelu(inputs, approximate=False), backward
-
-    return ops.custom_gradient(forward)(inputs)
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
@@ -83,8 +63,13 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
-        activation = exact_gelu if self.activation is keras.activations.gelu else self.activation
-        hidden = activation(linear(inputs, self.hidden_kernel, self.hidden_bias))
+        if self.activation is keras.activations.gelu and self._dropout is None:
+            rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
+            outputs = gelu_feed_forward(
+                rows, self.hidden_kernel, self.hidden_bias, self.output_kernel, self.output_bias
+            )
+            return ops.reshape(outputs, ops.shape(inputs))
+        hidden = self.activation(linear(inputs, self.hidden_kernel, self.hidden_bias))
         if self._dropout is not None:
             hidden = self._dropout(hidden, training=training)
         return linear(hidden, self.output_kernel, self.output_bias)
