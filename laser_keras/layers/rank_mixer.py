@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from laser_keras.checks import (
+    check_agrees,
     check_choice,
     check_divides,
     check_int,
@@ -151,6 +152,7 @@ class RankMixer(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Create the weights for inputs of these shapes."""
         self._projections = {}
+        self._widths = {}
         for name, tokens, shape in self._each_group(input_shape):
             label = "inputs" if name is None else f"inputs[{name!r}]"
             width = check_known_width(self.name, label, shape)
@@ -167,6 +169,7 @@ class RankMixer(keras.layers.Layer):
                 shape=(tokens, 1, self.dim), initializer="zeros", name=f"{prefix}token_bias"
             )
             self._projections[name or ""] = (kernel, bias)
+            self._widths[name or ""] = width
         tokens_shape = (self.num_tokens, None, self.dim)
         for sublayer in (*self._mixing_norms, *self._ffns, *self._ffn_norms):
             sublayer.build(tokens_shape)
@@ -174,6 +177,13 @@ class RankMixer(keras.layers.Layer):
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
         groups = list(self._each_group(inputs))
+        first = tuple(groups[0][2].shape)[:-1]
+        for name, _, features in groups:
+            # Padding and flattening would accept other widths and leading dimensions silently.
+            label = "inputs" if name is None else f"inputs[{name!r}]"
+            expected = (*first, self._widths[name or ""])
+            layout = "[..., E], with the E of the build and the other groups' leading dimensions"
+            check_agrees(self.name, label, tuple(features.shape), expected, layout)
         leading = ops.shape(groups[0][2])[:-1]
         x = ops.concatenate([self._tokenize(*group) for group in groups], axis=0)
         for mixing_norm, ffn, ffn_norm in zip(

@@ -6,7 +6,14 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_choice, check_int, check_known_width, check_rank, check_rate
+from laser_keras.checks import (
+    check_agrees,
+    check_choice,
+    check_int,
+    check_known_width,
+    check_rank,
+    check_rate,
+)
 from laser_keras.encoders.extras import EXTRAS, extras_for
 from laser_keras.layers.feature_mlp import FeatureMLP
 from laser_keras.layers.rank_mixer import RankMixer
@@ -190,9 +197,15 @@ class SequenceRanker(keras.Model):
         leading = ops.shape(target)[:-1]
         features = [target]
         if "candidate" in inputs:
+            shape, expected = tuple(inputs["candidate"].shape), (*tuple(target.shape)[:-1], None)
+            check_agrees(
+                self.name, "candidate", shape, expected, "[B, N, e] or [B, e], as `target`"
+            )
             features.append(inputs["candidate"])
         if "context" in inputs:
             context = inputs["context"]
+            expected = (target.shape[0], None)
+            check_agrees(self.name, "context", tuple(context.shape), expected, "[B, e]")
             if len(target.shape) == 3:
                 context = ops.expand_dims(context, 1)
             features.append(ops.broadcast_to(context, (*leading, context.shape[-1])))

@@ -159,6 +159,8 @@ def test_unknown_system() -> None:
         ({"history_age": np.ones((3, 10), "float32")}, "`age` must be an integer"),
         ({"history_age": np.ones((3, 1), "int32")}, "`age` must have shape"),
         ({"target": np.ones((3, 2, 5, 1), "float32")}, "`target` must have shape"),
+        ({"context": np.ones((1, 3), "float32")}, "`context` must have shape"),
+        ({"candidate": np.ones((3, 1, 2), "float32")}, "`candidate` must have shape"),
     ],
 )
 def test_bad_inputs_are_named(change: dict, message: str) -> None:

@@ -175,3 +175,14 @@ def test_defaults_are_the_papers_100m_setting() -> None:
 def test_errors_name_the_argument(build, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         build()
+
+
+def test_other_shapes_than_those_of_the_build_are_refused() -> None:
+    """Neither padded to the width that was built nor flattened over other leading dimensions."""
+    layer = RankMixer(4, 8)
+    layer(np.ones((2, 9), "float32"))
+    with pytest.raises(ValueError, match=r"(?s)`inputs` must have .*Received shape: \(2, 5\)"):
+        layer(np.ones((2, 5), "float32"))
+    groups = {"a": np.ones((3, 2, 4), "float32"), "b": np.ones((6, 4), "float32")}
+    with pytest.raises(ValueError, match=r"(?s)'b'.` must have .*Received shape: \(6, 4\)"):
+        RankMixer(dim=8, groups={"a": 2, "b": 2})(groups)
