@@ -41,27 +41,27 @@ def gelu_feed_forward(
     """
     weights = (hidden_kernel, hidden_bias, output_kernel, output_bias)
     if keras.backend.backend() == "tensorflow":
-        return _network(inputs, *weights, activation=_gelu_from_input)
+        return _network(_gelu_from_input, inputs, *weights)
     if keras.backend.backend() != "jax":
-        return _network(inputs, *weights, activation=_gelu)
+        return _network(_gelu, inputs, *weights)
 
     def forward(inputs: Tensor, *weights: Tensor) -> tuple[Tensor, Callable[..., Any]]:
         def backward(upstream: Any) -> tuple[Tensor, ...]:
             return _gradients(upstream, inputs, *weights[:3])
 
-        return _network(inputs, *weights, activation=_gelu), backward
+        return _network(_gelu, inputs, *weights), backward
 
     cast = [ops.cast(weight, inputs.dtype) for weight in weights]
     return ops.custom_gradient(forward)(inputs, *cast)
 
 
 def _network(
+    activation: Callable[[Tensor], Tensor],
     inputs: Tensor,
     hidden_kernel: Tensor,
     hidden_bias: Tensor,
     output_kernel: Tensor,
     output_bias: Tensor,
-    activation: Callable[[Tensor], Tensor],
 ) -> Tensor:
     hidden = activation(ops.add(ops.einsum("md,dh->mh", inputs, hidden_kernel), hidden_bias))
     return ops.add(ops.einsum("mh,hd->md", hidden, output_kernel), output_bias)
