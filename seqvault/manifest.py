@@ -50,13 +50,22 @@ class Manifest:
     def save(self, files: Files, directory: str) -> None:
         """Replaces the manifest file; after a crash the old or the new one is there."""
         plain = asdict(self)
-        form = 3 if self.wal_last else 2 if self.covers else 1
+        # versions before format 3 would take float32 bits for those of a float64
+        form = 3 if self.wal_last or self._has_widened_floats() else 2 if self.covers else 1
         for name in ("covers", "wal_last"):
             if not plain[name]:
                 plain.pop(name)
         body = json.dumps(plain, separators=(",", ":")).encode()
         head = f"seqvault {form} {len(body)} {checksum(body)}\n".encode()
         files.publish(f"{directory}/{NAME}", head + body)
+
+    def _has_widened_floats(self) -> bool:
+        """Whether a field of an earlier schema was float32 and is float64 since."""
+        return any(
+            was["dtype"] == "float32" and now["dtype"] == "float64"
+            for earlier, later in pairwise(self.schemas)
+            for was, now in zip(earlier, later, strict=False)
+        )
 
     @classmethod
     def load(cls, files: Files, directory: str) -> "Manifest":

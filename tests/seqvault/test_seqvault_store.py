@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqvault import Schema, SeqVault, errors
+from seqvault import Schema, SeqVault, errors, manifest
 from seqvault.files import Files
 from seqvault.packed import unpack_batch
 
@@ -357,6 +357,26 @@ def test_float32_becomes_float64_and_old_events_are_read_exactly(tmp_path, where
         vault.verify()
     with pytest.raises(errors.SchemaError, match="only to wider ones"):
         SeqVault.open(path, schema=schema(pa.float32()))
+
+
+def test_versions_that_cannot_widen_floats_refuse_a_snapshot_that_needs_it(tmp_path, monkeypatch):
+    def schema(kind):
+        return Schema.from_arrow(pa.schema([("score", kind)]))
+
+    path, before, after = tmp_path / "vault", tmp_path / "before", tmp_path / "after"
+    with SeqVault.open(path, schema=schema(pa.float32())) as vault:
+        vault.append({"user_id": [1], "timestamp": [NOW], "score": np.float32([0.1])})
+        vault.snapshot(before)
+    with SeqVault.open(path, schema=schema(pa.float64())) as vault:
+        vault.snapshot(after)
+    monkeypatch.setattr(manifest, "FORMAT", 2)
+    with SeqVault.open(before, read_only=True) as vault:
+        assert vault.read([1], None, 1)["score"] == np.float32(0.1)
+    with pytest.raises(errors.NewerFormatError, match="format 3"):
+        SeqVault.open(after, read_only=True)
+    monkeypatch.undo()
+    with SeqVault.open(after, read_only=True) as vault:
+        assert vault.read([1], None, 1)["score"] == np.float64(np.float32(0.1))
 
 
 def test_items_are_joined_in_the_shape_of_the_ids(tmp_path, vault):
