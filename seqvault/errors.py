@@ -101,6 +101,10 @@ class ServerUnavailableError(SeqVaultError):
     retryable = True
 
 
+class OlderServerError(SeqVaultError):
+    """The server does not know the call: it is older than the client, or no SeqVault server."""
+
+
 class AccessDeniedError(SeqVaultError):
     """The token is missing, unknown, expired or not good for this call.
 

@@ -75,7 +75,7 @@ class SeqVaultClient:
                 metadata=(*self._metadata, (REQUEST_ID, request_id)),
             )
         except grpc.RpcError as error:
-            raise wire.error_of(error, self.path, request_id) from None
+            raise wire.error_of(error, self.path, request_id, method) from None
 
     def _describe(self) -> tuple[Schema, pa.Schema | None]:
         reply = self._call("Describe", pb.DescribeRequest(), pb.DescribeReply)

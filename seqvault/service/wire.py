@@ -42,8 +42,10 @@ def code_of(error: Exception) -> grpc.StatusCode:
     return next((code for kind, code in _CODES if isinstance(error, kind)), grpc.StatusCode.UNKNOWN)
 
 
-def error_of(call: grpc.RpcError, target: str, request_id: str) -> errors.SeqVaultError:
-    """The typed error that a failed call stands for."""
+def error_of(
+    call: grpc.RpcError, target: str, request_id: str, method: str
+) -> errors.SeqVaultError:
+    """The typed error that a failed call of a method stands for."""
     code = call.code()
     for key, value in call.trailing_metadata() or ():
         if key == ERROR_KEY and value in _BY_NAME:
@@ -59,6 +61,12 @@ def error_of(call: grpc.RpcError, target: str, request_id: str) -> errors.SeqVau
             f"the SeqVault server at {target} {what} ({call.details()}); check that it runs "
             "there, and whether it asks for TLS or a client's certificate, and try again (request "
             f"{request_id})."
+        )
+    if code == grpc.StatusCode.UNIMPLEMENTED:
+        return errors.OlderServerError(
+            f"the server at {target} does not know the call {method}: it runs an older version of "
+            "seqvault than this client, or is no SeqVault server. Upgrade the server, or do "
+            f"without this call (request {request_id})."
         )
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:  # said by gRPC itself: too many, or too large
         return errors.LimitError(

@@ -28,6 +28,7 @@ from seqvault import Schema, SeqVault, cli, errors
 from seqvault.service import seqvault_pb2
 from seqvault.service.server import Server, Tls
 from seqvault.service.shards import jump, shard_of, virtual_shard_of
+from seqvault.service.store_service import StoreService
 from seqvault.service.tokens import Tokens
 from seqvault.service.wire import NAME
 
@@ -607,3 +608,20 @@ def test_command_line_round_trip(tmp_path, capsys, monkeypatch):
     assert cli.main(["init", str(tmp_path / "x"), "--field", "a:text"]) == 2
     assert cli.main(["get", path, "3", "--before", "1700000000"]) == 2
     assert "multiply by 1000" in capsys.readouterr().err
+
+
+def test_a_call_that_the_server_does_not_know_says_that_the_server_is_older(tmp_path, monkeypatch):
+    known = StoreService.methods
+    monkeypatch.setattr(
+        StoreService,
+        "methods",
+        lambda service: {name: how for name, how in known(service).items() if name != "UserIds"},
+    )
+    older = Server(SeqVault.open(tmp_path / "vault", schema=SCHEMA), merge_seconds=0)
+    try:
+        with seqvault.connect(f"localhost:{older.port}") as client:
+            with pytest.raises(errors.OlderServerError, match=r"UserIds.*older version.*Upgrade"):
+                client.user_ids()
+            assert client.stats()["users"] == 0
+    finally:
+        older.stop(0)
