@@ -35,8 +35,10 @@ def verify(state: State, reader: Reader) -> dict[str, int]:
             checked["events"] += _verify_records(state, reader, again, there[first:last])
         checked["segments"] += 1
         checked["bytes"] += segment.size
+    columns = None
     for number in manifest.items:
-        checked["items"] += len(item_files.load(state.files, state.path, number))
+        table = item_files.load(state.files, state.path, number, columns)
+        checked["items"], columns = checked["items"] + len(table), table.schema
     _verify_log(state, manifest.wal_start)
     return checked
 

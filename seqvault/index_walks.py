@@ -14,23 +14,31 @@ WORN, BASE_WORN, TOO_MANY = 1, 2, 4
 
 
 @njit(nogil=True, cache=True)
-def _live(latest, previous, segments, lengths, counts, users, live, totals):
+def _live(latest, previous, segments, lengths, counts, users, numbers, live, totals):
+    known, place = -1, 0
     for slot in range(users):
         extent = latest[slot]
         while extent >= 0:
-            live[segments[extent]] += lengths[extent]
+            if segments[extent] != known:  # seldom: neighbours came with the same segment
+                known = segments[extent]
+                place = np.searchsorted(numbers, known)
+            live[place] += lengths[extent]
             totals[0] += counts[extent]
             totals[1] += lengths[extent]
             extent = previous[extent]
 
 
 @njit(nogil=True, cache=True)
-def _flag(latest, previous, segments, users, worn, most, flags):
+def _flag(latest, previous, segments, users, numbers, worn, most, flags):
+    known, place = -1, 0
     for slot in range(users):
         extent, n = latest[slot], 0
         while extent >= 0:
             n += 1
-            if worn[segments[extent]]:
+            if segments[extent] != known:
+                known = segments[extent]
+                place = np.searchsorted(numbers, known)
+            if worn[place]:
                 flags[slot] |= WORN if previous[extent] >= 0 else WORN | BASE_WORN
             extent = previous[extent]
         if n > most:
@@ -49,24 +57,31 @@ def _summarise(latest, previous, lengths, counts, slots, out):
             extent = previous[extent]
 
 
-def live_bytes(index: Index, users: int, numbers: int) -> tuple[np.ndarray, int, int]:
-    """int64 [numbers] bytes of records in use per segment; events and bytes in all."""
+def live_bytes(index: Index, users: int, numbers: np.ndarray) -> tuple[np.ndarray, int, int]:
+    """int64 [S] bytes of records in use per segment; events and bytes in all.
+
+    Args:
+        numbers: int64 [S], ascending, of all segments that the index knows.
+    """
     _, _, latest, previous, segment, _, length, count, _ = index.arrays
-    live, totals = np.zeros(numbers, np.int64), np.zeros(2, np.int64)
-    _live(latest, previous, segment, length, count, users, live, totals)
+    live, totals = np.zeros(len(numbers), np.int64), np.zeros(2, np.int64)
+    _live(latest, previous, segment, length, count, users, numbers, live, totals)
     return live, int(totals[0]), int(totals[1])
 
 
-def flag_users(index: Index, users: int, worn: np.ndarray, most: int) -> np.ndarray:
+def flag_users(
+    index: Index, users: int, numbers: np.ndarray, worn: np.ndarray, most: int
+) -> np.ndarray:
     """uint8 [users]: ``WORN``, ``BASE_WORN``, ``TOO_MANY``, of users by slot.
 
     Args:
-        worn: bool by number of a segment.
+        numbers: int64 [S], ascending, of all segments that the index knows.
+        worn: bool [S], whether users' records there are to be written anew.
         most: records of a user; more are too many.
     """
     _, _, latest, previous, segment, *_ = index.arrays
     flags = np.zeros(users, np.uint8)
-    _flag(latest, previous, segment, users, worn, most, flags)
+    _flag(latest, previous, segment, users, numbers, worn, most, flags)
     return flags
 
 

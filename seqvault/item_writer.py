@@ -20,7 +20,7 @@ def put_items(state: State, checked: Any) -> int:
     if len(manifest.items) >= ITEM_FILES:
         whole = Items()
         for old in manifest.items:
-            whole.apply(item_files.load(state.files, state.path, old), old)
+            whole.apply(item_files.load(state.files, state.path, old, whole.schema), old)
         whole.apply(checked, number)
         listed, table_now = [number], whole.to_table()
         assert table_now is not None

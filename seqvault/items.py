@@ -204,11 +204,15 @@ def save(files: Files, directory: str, number: int, table: pa.Table) -> None:
     files.publish(path_of(directory, number), head + body)
 
 
-def load(files: Files, directory: str, number: int) -> pa.Table:
+def load(files: Files, directory: str, number: int, expected: pa.Schema | None = None) -> pa.Table:
     """Reads and checks an item file.
 
+    Args:
+        expected: columns of the files before it; None: it is the first.
+
     Raises:
-        DamagedFileError: it is not what was written.
+        DamagedFileError: it is not what was written, or has other columns than those
+            before it.
     """
     path = path_of(directory, number)
     fd = files.open_read(path)
@@ -224,8 +228,14 @@ def load(files: Files, directory: str, number: int) -> pa.Table:
         with pa.ipc.open_stream(body) as reader:
             table = reader.read_all()
         table.validate(full=True)
-        return to_table(table)
+        table = to_table(table)
     except (pa.ArrowException, OSError, InvalidRequestError) as error:
         raise DamagedFileError(
             f"{path} is damaged from byte 24 on, though its checksum fits: {error}. Restore it."
         ) from error
+    if expected is not None and not table.schema.equals(expected):
+        raise DamagedFileError(
+            f"{path} has the columns {_describe(table.schema)}; the item files before it have "
+            f"{_describe(expected)}. Restore the store from a snapshot or a replica."
+        )
+    return table

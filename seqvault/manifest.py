@@ -123,12 +123,14 @@ class Manifest:
             value, least = getattr(self, name), 1 if name in ("wal_start", "next_file") else 0
             if not _is_number(value) or value < least:
                 return f"{name} is {value!r}, not a whole number from {least} on"
+        if self.next_file > MOST_FILES:
+            return f"next_file is {self.next_file}, above {MOST_FILES}: no store wrote so many"
         for name in ("segments", "items"):
             numbers = getattr(self, name)
             if not isinstance(numbers, list) or not all(map(_is_number, numbers)):
                 return f"{name} is {numbers!r}, not a list of numbers"
             if len(set(numbers)) != len(numbers) or not all(
-                0 < number < min(self.next_file, MOST_FILES) for number in numbers
+                0 < number < self.next_file for number in numbers
             ):
                 return f"{name} has numbers twice, or not below next_file {self.next_file}"
         for name in ("sources", "covers"):

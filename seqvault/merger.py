@@ -167,10 +167,9 @@ class Merger:
         state = self._state
         if not rewrite and not tidy:
             return np.zeros(users, np.uint8)
-        worn = np.zeros(state.manifest.next_file, np.bool_)
-        worn[rewrite] = True
+        numbers = state.numbers()
         most = 1 + policy.MAX_EXTENTS if tidy else MANY
-        flags = index_walks.flag_users(state.index, users, worn, most)
+        flags = index_walks.flag_users(state.index, users, numbers, np.isin(numbers, rewrite), most)
         # users of whom nothing is left are carried on, for their arrival numbers
         spent = [state.segments[n].users[state.segments[n].counts == 0] for n in rewrite]
         with state.lock:
@@ -282,12 +281,14 @@ def _oldest_first(values, starts, out):
 
 def worn_segments(state: State, users: int) -> list[int]:
     """Numbers of segments most of whose bytes are no longer in use."""
-    live, _, _ = index_walks.live_bytes(state.index, users, state.manifest.next_file)
+    numbers = state.numbers()
+    live, _, _ = index_walks.live_bytes(state.index, users, numbers)
+    in_use = dict(zip(numbers.tolist(), live.tolist(), strict=True))
     oldest = state.oldest()
     return [
         number
         for number, segment in state.segments.items()
-        if int(live[number]) - int(segment.lengths[segment.last_times < oldest].sum())
+        if in_use[number] - int(segment.lengths[segment.last_times < oldest].sum())
         < (1 - policy.DEAD_SHARE) * int(segment.lengths.sum())
     ]
 

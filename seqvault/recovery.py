@@ -136,11 +136,13 @@ def replay(state: State) -> tuple[int, int, np.ndarray | None]:
         names = files.list_directory(f"{state.path}/wal")
     numbers = sorted(int(name[:-4]) for name in names if name.endswith(".wal"))
     numbers = [number for number in numbers if number >= manifest.wal_start]
-    must = list(range(manifest.wal_start, max([manifest.wal_last, *numbers]) + 1))
-    if numbers != must and (numbers or manifest.wal_last):
+    first, last = manifest.wal_start, max([manifest.wal_last, *numbers])
+    # their count first: a damaged manifest can ask for more than a list holds
+    whole = len(numbers) == max(0, last + 1 - first)
+    if not whole or numbers != list(range(first, last + 1)):
         raise DamagedFileError(
             f"log files are missing in {state.path}/wal: there are {numbers}, there must be "
-            f"{must}. Restore the store from a snapshot or a replica."
+            f"all from {first} to {last}. Restore the store from a snapshot or a replica."
         )
     covered = covered_files(state)
     sizes = [wal.size_of(files, wal.path_of(state.path, number)) for number in numbers]

@@ -83,7 +83,7 @@ class State:
             segments[number] = segment
             add_segment(index, segment)
         for number in manifest.items:
-            items.apply(item_files.load(self.files, self.path, number), number)
+            items.apply(item_files.load(self.files, self.path, number, items.schema), number)
         with self.lock:
             self.manifest, self.schemas, self.layouts = manifest, schemas, layouts
             self.schema_of = {n: segment.schema_id for n, segment in segments.items()}
@@ -104,8 +104,12 @@ class State:
     def count_stored(self) -> None:
         """Sums for ``stats``; to be called where nothing else changes the index."""
         _, self.stored_events, self.live_bytes = live_bytes(
-            self.index, len(self.index.users), self.manifest.next_file
+            self.index, len(self.index.users), self.numbers()
         )
+
+    def numbers(self) -> np.ndarray:
+        """int64 [S] numbers of the segments, ascending."""
+        return np.array(sorted(self.segments), np.int64)
 
     def oldest(self) -> int:
         """Time from which on events are kept, ms."""

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqvault import SeqVault, errors, wal
+from seqvault import SeqVault, errors, items, wal
 from seqvault.codec.primitives import checksum
 from seqvault.items import MAGIC
 from seqvault.testing.crash_run import PATH
@@ -248,7 +248,8 @@ def test_a_frame_with_a_right_checksum_and_wrong_content(whole, changes, says):
      (lambda m: m.update(edition=None), "edition"), (lambda m: m.update(items=[1.5]), "items"),
      (lambda m: m["schemas"][0][0].update(dtype="text"), "schemas"),
      (lambda m: m["schemas"][0][0].update(surprise=1), "schemas"),
-     (lambda m: m.update(max_events=True), "max_events")],
+     (lambda m: m.update(max_events=True), "max_events"),
+     (lambda m: m.update(next_file=1 << 40), "next_file")],
 )  # fmt: skip
 def test_a_manifest_with_a_right_checksum_and_wrong_content(whole, change, says):
     disk, _ = whole
@@ -263,6 +264,28 @@ def test_a_manifest_with_a_right_checksum_and_wrong_content(whole, change, says)
         for read_only in (True, False):
             with pytest.raises(errors.DamagedFileError, match=rf"MANIFEST is damaged.*{word}"):
                 SeqVault.open(PATH, files=disk, read_only=read_only)
+
+
+def test_a_manifest_that_asks_for_more_log_files_than_memory_could_list(whole):
+    disk, _ = whole
+    path = f"{PATH}/MANIFEST"
+    told = json.loads(disk.content(path).tobytes().partition(b"\n")[2])
+    body = json.dumps({**told, "wal_last": 1 << 60}).encode()
+    disk.replace(path, b"seqvault 3 %d %d\n" % (len(body), checksum(body)) + body)
+    for read_only in (True, False):
+        with pytest.raises(errors.DamagedFileError, match=f"log files are missing.*{1 << 60}"):
+            SeqVault.open(PATH, files=disk, read_only=read_only)
+
+
+def test_item_files_of_different_columns_are_refused(whole):
+    disk, _ = whole
+    with SeqVault.open(PATH, files=disk) as vault:
+        version = vault.put_items({"item_id": [2], "value": [30]})
+    path = f"{PATH}/items/{version:010d}.items"
+    other = pa.table({"item_id": [1], "surprise": [2.5]})
+    items.save(disk, PATH, version, other)
+    with pytest.raises(errors.DamagedFileError, match=rf"{path} has the columns.*surprise: double"):
+        SeqVault.open(PATH, files=disk, read_only=True)
 
 
 def test_an_item_file_with_a_right_checksum_and_wrong_content(whole):

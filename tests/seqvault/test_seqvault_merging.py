@@ -1,6 +1,8 @@
 """What merges write, hold back and leave on the disk; bulk loads that are whole or not there."""
 
 import time
+import tracemalloc
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -8,6 +10,8 @@ import pytest
 
 from seqvault import Schema, SeqVault, errors, merge_policy
 from seqvault import bulk_loader as loader
+from seqvault.files import Files
+from seqvault.manifest import Manifest
 from seqvault.testing.crash_run import PATH, crash_run
 from seqvault.testing.memory_files import MemoryFiles
 
@@ -193,3 +197,23 @@ def test_frames_of_an_earlier_life_of_a_log_file_are_not_replayed(tmp_path):
     with SeqVault.open(path) as vault:
         assert items_of(vault, 1) == list(range(450))
         vault.verify()
+
+
+def test_memory_does_not_grow_with_the_number_of_files_ever_written(tmp_path):
+    path = tmp_path / "old"
+    with SeqVault.open(path, schema=SCHEMA) as vault:
+        vault.append(events([1] * 5 + [2] * 4))
+    old = Manifest.load(Files(), str(path))
+    replace(old, next_file=(1 << 31) - 9).save(Files(), str(path))
+    with SeqVault.open(path) as vault:
+        tracemalloc.start()
+        try:
+            vault.merge()
+            vault.append(events([1] * 2, 9))
+            vault.merge()
+            assert tracemalloc.get_traced_memory()[1] < 64 << 20
+        finally:
+            tracemalloc.stop()
+    with SeqVault.open(path, read_only=True) as vault:
+        assert vault.verify()["events"] == 11
+        assert items_of(vault, 1) == [0, 1, 2, 3, 4, 9, 10]
