@@ -13,6 +13,7 @@ from seqvault.events import NO_BOUND
 from seqvault.files import Files
 from seqvault.manifest import Manifest
 from seqvault.merger import slices
+from seqvault.progress import Progress
 from seqvault.reader import Found, Reader
 from seqvault.recovery import decode_frame
 from seqvault.segment import Segment
@@ -21,20 +22,25 @@ from seqvault.state import State
 VERIFY_BYTES = 1 << 24  # of records checked at a time
 
 
-def verify(state: State, reader: Reader) -> dict[str, int]:
+def verify(state: State, reader: Reader, progress: Progress) -> dict[str, int]:
     """See ``SeqVault.verify``."""
     with state.lock:
         segments, manifest = dict(state.segments), state.manifest
     checked = {"segments": 0, "records": 0, "events": 0, "items": 0, "bytes": 0}
+    total = sum(segment.size for segment in segments.values())
     for number, segment in segments.items():
         again = Segment(state.files, state.path, number)  # header, footer and trailer
         again.check_schema(state.layouts.columns_in)
         there = np.flatnonzero(again.counts)
         for first, last in slices(again.lengths[there], VERIFY_BYTES):
+            part = there[first:last]
             checked["records"] += last - first
-            checked["events"] += _verify_records(state, reader, again, there[first:last])
+            checked["events"] += _verify_records(state, reader, again, part)
+            end = int(again.offsets[part[-1]] + again.lengths[part[-1]])
+            progress("bytes", checked["bytes"] + end, total)
         checked["segments"] += 1
         checked["bytes"] += segment.size
+        progress("bytes", checked["bytes"], total)
     columns = None
     for number in manifest.items:
         table = item_files.load(state.files, state.path, number, columns)
@@ -108,17 +114,20 @@ def stats(state: State) -> dict[str, Any]:
         }
 
 
-def snapshot(state: State, target: str) -> None:
+def snapshot(state: State, target: str, progress: Progress) -> None:
     """Copies a merged store to ``target``. The caller holds ``state.merging``."""
     files, manifest = state.files, state.manifest
     for folder in ("", "/segments", "/wal", "/items"):
         files.make_directory(target + folder)
+    done, total = 0, sum(state.segments[number].size for number in manifest.segments)
     for number in manifest.segments:
         _copy(
             files,
             segment_files.path_of(state.path, number),
             segment_files.path_of(target, number),
         )
+        done += state.segments[number].size
+        progress("bytes", done, total)
     for number in manifest.items:
         _copy(files, item_files.path_of(state.path, number), item_files.path_of(target, number))
     for folder in ("/segments", "/items"):

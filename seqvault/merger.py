@@ -15,6 +15,7 @@ from seqvault import segment as segment_files
 from seqvault.append_log import AppendLog
 from seqvault.errors import DiskFullError
 from seqvault.events import NO_BOUND, to_bits
+from seqvault.progress import Progress, untold
 from seqvault.reader import Found, Reader, of_numbers
 from seqvault.segment import BASE, EXTENT, TAIL, Packed, Segment
 from seqvault.state import State, add_segment
@@ -69,12 +70,15 @@ class Merger:
         self._state, self._log, self._reader = state, log, reader
         self._rate = bytes_per_second
 
-    def merge(self, hold: bool = False, tidy: bool = False) -> dict[str, int]:
+    def merge(
+        self, hold: bool = False, tidy: bool = False, progress: Progress = untold
+    ) -> dict[str, int]:
         """Writes what is in the log into one new segment.
 
         Args:
             hold: leave few new events of a user in the log, see ``merge_policy``.
             tidy: write users with too many records anew, though nothing is new of them.
+            progress: told of events, as they were counted beforehand, after each part.
         """
         end, limit, sources = self._log.rotate()
         plan = self._plan(limit, end, hold, tidy)
@@ -82,6 +86,7 @@ class Merger:
             return {"users": 0, "events": 0, "bytes": 0}
         self.check_room(plan.bytes)
         written = {"users": 0, "events": 0}
+        done = np.cumsum(plan.work)
 
         def parts() -> Iterator[Packed]:
             for first, last in slices(plan.work, PART_EVENTS):
@@ -91,6 +96,7 @@ class Merger:
                 written["users"] += len(packed.users)
                 written["events"] += int(packed.counts.sum())
                 yield packed
+                progress("events", int(done[last - 1]), int(done[-1]))
 
         number = self._state.manifest.next_file
         fresh = self.write(number, parts())

@@ -19,6 +19,7 @@ from seqvault.item_batch import ItemBatch
 from seqvault.item_writer import put_items
 from seqvault.merger import Merger
 from seqvault.packed import pack_batch
+from seqvault.progress import Progress, untold
 from seqvault.reader import Reader
 from seqvault.requests import USERS_A_PAGE, page_of
 from seqvault.schema import Schema
@@ -243,7 +244,10 @@ class SeqVault:
     # ---- merging
 
     def merge(
-        self, hold_small: bool = False, bytes_per_second: float | None = None
+        self,
+        hold_small: bool = False,
+        bytes_per_second: float | None = None,
+        progress: Progress = untold,
     ) -> dict[str, int]:
         """Moves what is in the log into segments and tidies segments up.
 
@@ -251,6 +255,7 @@ class SeqVault:
             hold_small: leave a user's new events in the log while they are few, to write
                 them together with later ones. Their number and age are bounded.
             bytes_per_second: the most that is written to the disk; None: no limit.
+            progress: told of events done and in all, see ``seqvault.progress``.
 
         Returns:
             Counts: ``users`` and ``events`` written, ``bytes`` of the new segment.
@@ -259,7 +264,7 @@ class SeqVault:
             DiskFullError: the store is as it was.
         """
         with self._state.merging, self._state.writing("merge"):
-            return self._merger(bytes_per_second).merge(hold_small)
+            return self._merger(bytes_per_second).merge(hold_small, progress=progress)
 
     def _merger(self, bytes_per_second: float | None = None) -> Merger:
         self._state.check_writable()
@@ -331,8 +336,11 @@ class SeqVault:
 
     # ---- care
 
-    def verify(self) -> dict[str, int]:
+    def verify(self, progress: Progress = untold) -> dict[str, int]:
         """Reads and checks every byte that the store relies on.
+
+        Args:
+            progress: told of bytes of segments done and in all, see ``seqvault.progress``.
 
         Returns:
             Counts: ``segments``, ``records``, ``events``, ``items``, ``bytes``.
@@ -341,7 +349,7 @@ class SeqVault:
             DamagedFileError: names the file and the place.
         """
         self._state.check_open()
-        return care.verify(self._state, self._reader)
+        return care.verify(self._state, self._reader, progress)
 
     def user_ids(self, after: int | None = None, limit: int = USERS_A_PAGE) -> np.ndarray:
         """Ids of the users that the store knows, page by page.
@@ -385,11 +393,16 @@ class SeqVault:
         self._state.check_open()
         return care.stats(self._state)
 
-    def snapshot(self, path: str | os.PathLike[str]) -> None:
+    def snapshot(self, path: str | os.PathLike[str], progress: Progress = untold) -> None:
         """Makes a complete copy of the store as of now at ``path``, a new directory.
 
         The log is merged first. Files are linked where the file system allows it, so
         that a snapshot next to the store costs next to nothing.
+
+        Args:
+            path: where to.
+            progress: told of events merged, then of bytes of segments copied, done and in
+                all, see ``seqvault.progress``.
 
         Raises:
             InvalidRequestError: there is something at ``path`` already.
@@ -399,5 +412,5 @@ class SeqVault:
         if self._state.files.exists(target):
             raise InvalidRequestError(f"{target} exists already; name a new directory.")
         with self._state.merging, self._state.writing("take a snapshot"):
-            self._merger().merge()
-            care.snapshot(self._state, target)
+            self._merger().merge(progress=progress)
+            care.snapshot(self._state, target, progress)

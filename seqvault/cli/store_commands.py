@@ -12,8 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from seqvault.cli.progress import ShownProgress
 from seqvault.cli.targets import open_target
 from seqvault.errors import InvalidRequestError
+from seqvault.progress import Progress
 from seqvault.requests import USERS_A_PAGE
 from seqvault.schema import DTYPES, RESERVED, Schema
 from seqvault.store import SeqVault
@@ -39,11 +41,8 @@ def load(arguments: argparse.Namespace) -> dict[str, Any]:
     start = time.perf_counter()
     files = [file for given in arguments.parquet for file in _files_of(Path(given))]
     total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
-    with (
-        open_target(arguments, read_only=False) as store,
-        tqdm(total=total, unit=" events", unit_scale=True, disable=None) as bar,
-    ):
-        loaded = store.bulk_load(_batches(files, store.schema, arguments.shard, bar))
+    with open_target(arguments, read_only=False) as store, ShownProgress("load") as shown:
+        loaded = store.bulk_load(_batches(files, store.schema, arguments.shard, total, shown))
         if arguments.items:
             store.put_items(pq.read_table(arguments.items))
         stats = store.stats()
@@ -70,16 +69,21 @@ def _files_of(given: Path) -> list[Path]:
 
 
 def _batches(
-    files: list[Path], schema: Schema, shard: tuple[int, int] | None, bar: Any
+    files: list[Path],
+    schema: Schema,
+    shard: tuple[int, int] | None,
+    total: int,
+    progress: Progress,
 ) -> Iterator[pa.RecordBatch]:
     """The columns that the store has, of the users that are the shard's."""
-    wanted = [*RESERVED, *schema.names]
+    wanted, done = [*RESERVED, *schema.names], 0
     for path in files:
         file = pq.ParquetFile(path)
         names = [name for name in wanted if name in file.schema_arrow.names]
         for batch in file.iter_batches(batch_size=1 << 18, columns=names):
             yield batch if shard is None else batch.filter(_of_shard(batch, *shard))
-            bar.update(len(batch))
+            done += len(batch)
+            progress("events", done, total)
 
 
 def _of_shard(batch: pa.RecordBatch, place: int, count: int) -> pa.Array:
@@ -182,20 +186,24 @@ def stats(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def verify(arguments: argparse.Namespace) -> dict[str, Any]:
     """Reads and checks every byte."""
-    with open_target(arguments, read_only=True) as store:
-        return store.verify()
+    with open_target(arguments, read_only=True) as store, ShownProgress("verify") as shown:
+        # a server answers at the end only
+        return store.verify(shown) if isinstance(store, SeqVault) else store.verify()
 
 
 def merge(arguments: argparse.Namespace) -> dict[str, Any]:
     """Moves the log into segments."""
-    with open_target(arguments, read_only=False) as store:
-        return store.merge()
+    with open_target(arguments, read_only=False) as store, ShownProgress("merge") as shown:
+        return store.merge(progress=shown) if isinstance(store, SeqVault) else store.merge()
 
 
 def snapshot(arguments: argparse.Namespace) -> dict[str, Any]:
     """Makes a complete copy."""
-    with open_target(arguments, read_only=False) as store:
-        store.snapshot(arguments.target)
+    with open_target(arguments, read_only=False) as store, ShownProgress("snapshot") as shown:
+        if isinstance(store, SeqVault):
+            store.snapshot(arguments.target, shown)
+        else:
+            store.snapshot(arguments.target)
     return {"snapshot": arguments.target}
 
 

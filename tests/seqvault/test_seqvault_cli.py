@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -11,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from seqvault import Schema, SeqVault, cli
-from seqvault.cli import store_commands
+from seqvault.cli import progress, store_commands
 from seqvault.cli.parser import parser
 from seqvault.service.server import Server
 
@@ -189,3 +190,53 @@ def test_bench_times_reads_and_appends(path, capsys):
         assert "--users" in capsys.readouterr().err
         assert cli.main(["bench", target, "--users", "0:4", "--seconds", "0.05"]) == 0
         assert "read 64 users" in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("command", ["load", "verify", "merge", "snapshot"])
+def test_long_commands_tell_their_progress_on_standard_error(
+    tmp_path, path, capsys, monkeypatch, command
+):
+    pq.write_table(pa.table(events(range(4))), tmp_path / "more.parquet")
+    with SeqVault.open(path) as vault:  # something stored and something in the log
+        vault.merge()
+        vault.append(events(range(4), 1))
+    (segment,) = (tmp_path / "vault" / "segments").iterdir()
+    size = segment.stat().st_size
+    arguments = {
+        "load": [str(tmp_path / "more.parquet")], "snapshot": [str(tmp_path / "copy")],
+    }.get(command, [])  # fmt: skip
+    tells = {  # a merge writes the 20 events that these users have on disk once more
+        "load": "20 of 20 events", "verify": f"{size:,} of {size:,} bytes",
+        "merge": "40 of 40 events", "snapshot": "40 of 40 events",
+    }  # fmt: skip
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    assert cli.main([command, path, *arguments]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert all(line.startswith(f"seqvault {command}: ") for line in lines)
+    assert f"seqvault {command}: {tells[command]}" in lines
+    if command == "snapshot":
+        done, total = re.fullmatch(r".*: ([\d,]+) of ([\d,]+) bytes", lines[-1]).groups()
+        assert done == total
+    # a short command prints no line
+    monkeypatch.setattr(progress, "LINE_SECONDS", 10.0)
+    arguments = [str(tmp_path / "copy2")] if command == "snapshot" else arguments
+    assert cli.main([command, path, *arguments]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_terminal_shows_a_bar_for_each_unit(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stderr", terminal)
+    with progress.ShownProgress("snapshot") as shown:
+        for done in (100, 300):
+            shown("events", done, 300)
+        shown("bytes", 7, 7)
+    drawn = terminal.getvalue()
+    assert "snapshot: 100%" in drawn
+    assert "300/300" in drawn and " events/s" in drawn
+    assert "7.00/7.00" in drawn and " bytes/s" in drawn

@@ -1,0 +1,14 @@
+"""How far a long call is, told to whoever asked for it."""
+
+from collections.abc import Callable
+
+Progress = Callable[[str, int, int], None]
+"""Takes a unit ("bytes", "events"), how many are done and how many there are in all.
+
+Called after each part of the work, in the caller's thread. A call may go through
+several units, one after the other; what it raises ends the call as an error would.
+"""
+
+
+def untold(unit: str, done: int, total: int) -> None:
+    """A ``Progress`` for those who did not ask."""
