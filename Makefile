@@ -19,6 +19,7 @@ demo: env  ## events -> SeqVault -> TFX pipeline -> SavedModel -> served rank re
 
 test: env  ## every test, with lint and types
 	@$(MAKE) --no-print-directory lint
+	@.venv/bin/seqvault warm-up
 	@$(PY) -m pytest -q tests
 
 test-crash: env  ## kill SeqVault at 1000 random points and compare with an oracle
@@ -39,11 +40,13 @@ test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to
 test-store:  ## seqvault alone, Python 3.10 to 3.13
 	@set -e; for python in $(STORE_MATRIX); do echo "== seqvault on Python $$python"; \
 	  tools/setup_env.sh light store-$$python $$python '.[kafka]' pytest pytest-timeout hypothesis pandas; \
+	  .venv-store-$$python/bin/seqvault warm-up; \
 	  .venv-store-$$python/bin/python -m pytest -q tests/seqvault; done
 
 test-serving:  ## serving alone with current TensorFlow, Python 3.10 to 3.13
 	@set -e; for python in $(SERVING_MATRIX); do echo "== serving on Python $$python"; \
 	  tools/setup_env.sh light serving-$$python $$python '.[serving]' pytest pytest-timeout hypothesis; \
+	  .venv-serving-$$python/bin/seqvault warm-up; \
 	  .venv-serving-$$python/bin/python -m pytest -q tests/serving tests/laser_features; done
 
 test-light: test-layers test-store test-serving  ## the three light environments

@@ -1,6 +1,8 @@
 """Compiles the kernels, or loads them from numba's cache, before somebody waits for them."""
 
+import sys
 import tempfile
+import threading
 
 import numpy as np
 
@@ -8,13 +10,31 @@ from seqvault.packed import unpack_batch
 from seqvault.schema import Field, Schema
 from seqvault.store import SeqVault
 
+_QUIET_SECONDS = 2.0
+
 
 def warm_up() -> None:
     """Runs every kernel once, on a store that is gone afterwards.
 
-    The first time on a machine this compiles for several seconds of CPU time; after that
-    it takes a fraction of a second. ``seqvault warm-up`` does it when an image is built.
+    The first time in an environment this compiles for half a minute to two minutes, and says so
+    on stderr; after that it takes a fraction of a second. ``seqvault warm-up`` does it when an
+    image is built.
     """
+    notice = threading.Timer(_QUIET_SECONDS, _say_why_it_takes_long)
+    notice.daemon = True
+    notice.start()
+    try:
+        _run_kernels()
+    finally:
+        notice.cancel()
+
+
+def _say_why_it_takes_long() -> None:
+    text = "seqvault: compiling the kernels, once in this environment; this takes a minute or two"
+    print(text, file=sys.stderr, flush=True)
+
+
+def _run_kernels() -> None:
     schema = Schema((Field("item_id", "int64", "item"), Field("action", "int8", "action")))
     events = {
         "user_id": np.zeros(300, np.int64),

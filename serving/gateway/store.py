@@ -11,6 +11,7 @@ import seqvault
 from laser_features import FeatureSpec, FeatureSpecError, history_fields
 from seqvault.address import is_address
 from seqvault.errors import InvalidRequestError
+from seqvault.warm_up import warm_up
 from serving.gateway.options import StoreAccess
 
 _FIRST_MILLISECOND = 1
@@ -48,6 +49,7 @@ def open_store(
         OSError: A file of ``access`` cannot be read.
     """
     if not is_address(where):
+        warm_up()  # or the first request, or the first event, waits for the compiler
         return seqvault.SeqVault.open(where)
     access = access or StoreAccess()
     token = _content(access.token_file)
