@@ -1,6 +1,8 @@
 """Argument checks shared by the layers: every message says what was expected and what came."""
 
-from collections.abc import Sequence
+import math
+import numbers
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -17,9 +19,22 @@ def check_int(owner: str, name: str, value: Any, minimum: int) -> int:
     return value
 
 
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a real number, NaN and infinities included, and no Boolean."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_number(owner: str, name: str, value: Any, minimum: float = -math.inf) -> float:
+    """Return ``value`` if it is a finite number of at least ``minimum``, else ``ValueError``."""
+    if not is_number(value) or not math.isfinite(value) or value < minimum:
+        least = "" if minimum == -math.inf else f" of at least {minimum}"
+        raise ValueError(f"{owner}: `{name}` must be a finite number{least}. Received: {value!r}")
+    return float(value)
+
+
 def check_rate(owner: str, name: str, value: float) -> float:
     """Return ``value`` if it is a fraction in [0, 1), else raise ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < 1:
+    if not is_number(value) or not 0 <= value < 1:
         raise ValueError(f"{owner}: `{name}` must be a number in [0, 1). Received: {value!r}")
     return float(value)
 
@@ -41,7 +56,7 @@ def check_rank(owner: str, name: str, shape: Shape, ranks: Sequence[int], layout
 
 def check_known_width(owner: str, name: str, shape: Shape) -> int:
     """Return the last dimension of ``shape``, which weights depend on, or raise."""
-    width = shape[-1]
+    width = shape[-1] if shape else None
     if width is None or width < 1:
         raise ValueError(
             f"{owner}: the last dimension of `{name}` must be known and positive, because weights "
@@ -109,3 +124,37 @@ def check_ages(owner: str, name: str, age: Tensor, expected: Shape, layout: str)
         )
     check_agrees(owner, name, tuple(age.shape), expected, layout)
     return age
+
+
+def check_inputs(layer: keras.layers.Layer, ids: Collection[str] = (), **inputs: Any) -> None:
+    """Raise ``ValueError`` unless a call's ``inputs`` are float and as wide as at the build.
+
+    Backends fail far from the cause, or broadcast. The parts of a mapping of tensors must bear the
+    names of the build and agree in all dimensions but the last; parts named in ``ids`` are not
+    looked at, nor is an input that is None.
+    """
+    owner, config = layer.name, layer.get_build_config() or {}
+    for name, value in inputs.items():
+        if value is None:
+            continue
+        shapes = config.get("shapes_dict", {}).get(f"{name}_shape", config.get("input_shape"))
+        built = shapes if isinstance(shapes, Mapping) else {None: shapes}
+        parts = value if isinstance(value, Mapping) else {None: value}
+        if set(parts) != set(built):
+            expected = "one tensor" if None in built else f"a mapping with the keys {sorted(built)}"
+            received = type(value).__name__ if None in parts else f"the keys {sorted(parts)}"
+            raise ValueError(f"{owner}: `{name}` must be {expected}. Received: {received}")
+        vectors = {key: part for key, part in parts.items() if key not in ids}
+        leading: Shape | None = None
+        for key, part in vectors.items():
+            label, shape = name if key is None else f"{name}[{key!r}]", tuple(part.shape)
+            dtype = keras.backend.standardize_dtype(part.dtype)
+            if not keras.backend.is_float_dtype(dtype):
+                raise ValueError(
+                    f"{owner}: `{label}` must be a float tensor. Received dtype: {dtype}"
+                )
+            leading = shape[:-1] if leading is None else leading
+            layout = "[..., width], as wide as when the layer was built"
+            if len(vectors) > 1:
+                layout += " and with the other inputs' leading dimensions"
+            check_agrees(owner, label, shape, (*leading, built[key][-1]), layout)

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
+from laser_keras.checks import check_int, check_mask, check_rank
 from laser_keras.types import Tensor
 
 
@@ -94,9 +95,16 @@ def masked_mean(inputs: Tensor, mask: Tensor) -> Tensor:
 
 
 def segment_mask(mask: Tensor | None, segment_size: int) -> Tensor | None:
-    """Which segments hold a valid event: ``mask`` [B, L] becomes [B, ceil(L / segment_size)]."""
+    """Which segments hold a valid event: ``mask`` [B, L] becomes [B, ceil(L / segment_size)].
+
+    Raises:
+        ValueError: for a ``segment_size`` below one, and a ``mask`` that is not boolean [B, L].
+    """
+    check_int("segment_mask", "segment_size", segment_size, 1)
     if mask is None:
         return None
+    check_rank("segment_mask", "mask", tuple(mask.shape), (2,), "[B, L]")
+    mask = check_mask("segment_mask", "mask", mask, tuple(mask.shape), "[B, L]")
     mask = pad_axis(mask, 1, segment_size)
     batch, length = ops.shape(mask)
     return ops.any(ops.reshape(mask, (batch, length // segment_size, segment_size)), axis=-1)
@@ -111,10 +119,15 @@ def reverse_valid(sequence: Tensor, mask: Tensor | None) -> Tensor:
     Args:
         sequence: Tensor [B, L, ...], oldest event first.
         mask: Boolean tensor [B, L], True for valid events, or None if all are valid.
+
+    Raises:
+        ValueError: for a ``mask`` that is not boolean, or not [B, L] of the ``sequence``.
     """
     flipped = ops.flip(sequence, axis=1)
     if mask is None:
         return flipped
+    shape = tuple(sequence.shape[:2])
+    mask = check_mask("reverse_valid", "mask", mask, shape, "[B, L] of `sequence`")
     length = ops.shape(mask)[1]
     first_valid = ops.argmax(ops.cast(ops.flip(mask, axis=1), "int32"), axis=1)
     positions = ops.arange(length, dtype="int32")[None, :]

@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from laser_keras.checks import check_choice
+from laser_keras.checks import check_choice, check_inputs
 from laser_keras.layers.global_stacked_target_attention import GlobalStackedTargetAttention
 from laser_keras.layers.multi_resolution_fusion import MultiResolutionFusion
 from laser_keras.layers.segmented_target_attention import SegmentedTargetAttention
@@ -149,6 +149,7 @@ class LaserEncoder(SequenceLayer):
         training: bool | None = None,
     ) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        check_inputs(self, target=target, history=history, similarity=similarity)
         mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
         if self.order == "oldest_first":
             history = reverse_valid(history, mask)

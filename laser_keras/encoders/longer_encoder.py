@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 import keras
 from keras import ops
 
-from laser_keras.checks import check_agrees, check_divides, check_int, check_known_width, check_rank
+from laser_keras.checks import (
+    check_agrees,
+    check_divides,
+    check_inputs,
+    check_int,
+    check_known_width,
+    check_rank,
+)
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.sequence import (
@@ -205,6 +212,7 @@ class LONGEREncoder(SequenceEncoder):
         global_features: Tensor | None = None,
     ) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        check_inputs(self, target=target, history=history)
         state = self.user_state(target, history, mask, global_features)
         single = len(target.shape) == 2
         tokens = self.read(ops.expand_dims(target, 1) if single else target, state)

@@ -5,7 +5,13 @@ from typing import Any
 
 from keras import ops
 
-from laser_keras.checks import check_agrees, check_choice, check_rank, check_same_width
+from laser_keras.checks import (
+    check_agrees,
+    check_choice,
+    check_inputs,
+    check_rank,
+    check_same_width,
+)
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import reverse_valid, zero_masked
 from laser_keras.types import Shape, Tensor
@@ -51,6 +57,7 @@ class SequenceEncoder(SequenceLayer):
     def _checked_mask(self, target: Tensor, history: Tensor, mask: Tensor | None) -> Tensor | None:
         """Check the shapes; the mask as it came, or the one that ``history`` carries, or None."""
         self._check_shapes(tuple(target.shape), tuple(history.shape))
+        check_inputs(self, target=target, history=history)
         return self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
 
     def _canonical(

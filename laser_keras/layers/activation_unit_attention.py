@@ -10,6 +10,7 @@ from keras import ops
 from laser_keras.checks import (
     check_agrees,
     check_choice,
+    check_inputs,
     check_int,
     check_rank,
     check_same_width,
@@ -111,6 +112,7 @@ class ActivationUnitAttention(SequenceLayer):
     ) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
         width = self._check_shapes(tuple(target.shape), tuple(history.shape))
+        check_inputs(self, target=target, history=history)
         mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
         history = zero_masked(history, mask)
         single = len(target.shape) == 2

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_known_width, check_mask, check_rate
+from laser_keras.checks import check_inputs, check_known_width, check_mask, check_number, check_rate
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import stable_dtype
 from laser_keras.types import Shape, Tensor
@@ -44,7 +44,7 @@ class Dice(SequenceLayer):
     def __init__(self, momentum: float = 0.99, epsilon: float = 1e-8, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.momentum = check_rate(self.name, "momentum", momentum)
-        self.epsilon = epsilon
+        self.epsilon = check_number(self.name, "epsilon", epsilon, 0)
 
     def build(self, inputs_shape: Shape) -> None:
         """Create the weights for inputs of these shapes."""
@@ -61,6 +61,7 @@ class Dice(SequenceLayer):
         self, inputs: Tensor, mask: Tensor | None = None, training: bool | None = None
     ) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        check_inputs(self, inputs=inputs)
         dtype = stable_dtype(self.compute_dtype)
         values = ops.cast(inputs, dtype)
         mean, variance = ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_int, check_known_width, check_rate
+from laser_keras.checks import check_inputs, check_int, check_known_width, check_rate
 from laser_keras.sequence import linear
 from laser_keras.types import Shape, Tensor
 
@@ -73,6 +73,7 @@ class FeatureMLP(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        check_inputs(self, inputs=inputs)
         if isinstance(inputs, Mapping):
             inputs = ops.concatenate([inputs[name] for name in sorted(inputs)], axis=-1)
         for kernel, bias in zip(self.kernels, self.biases, strict=True):

@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_int, check_known_width, check_rate
+from laser_keras.checks import check_inputs, check_int, check_known_width, check_rate
 from laser_keras.gelu_feed_forward import gelu_feed_forward
 from laser_keras.sequence import linear
 from laser_keras.types import Shape, Tensor
@@ -63,6 +63,7 @@ class FeedForward(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        check_inputs(self, inputs=inputs)
         if self.activation is keras.activations.gelu and self._dropout is None:
             rows = ops.reshape(inputs, (-1, inputs.shape[-1]))
             outputs = gelu_feed_forward(

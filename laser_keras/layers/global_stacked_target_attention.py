@@ -11,7 +11,9 @@ from laser_keras.checks import (
     check_agrees,
     check_choice,
     check_divides,
+    check_inputs,
     check_int,
+    check_number,
     check_rank,
     check_same_width,
 )
@@ -93,13 +95,13 @@ class GlobalStackedTargetAttention(SequenceLayer):
         super().__init__(**kwargs)
         self.num_layers = check_int(self.name, "num_layers", num_layers, 0)
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
-        self.scale = scale
+        self.scale = None if scale is None else check_number(self.name, "scale", scale)
         self.implementation = check_choice(
             self.name, "implementation", implementation, ("auto", "project", "absorb")
         )
         self.norm = check_choice(self.name, "norm", norm, ("none", "post", "pre"))
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 0)
-        self.epsilon = epsilon
+        self.epsilon = check_number(self.name, "epsilon", epsilon, 0)
         self._attention_norms = self._layer_norms("attention_norm") if norm != "none" else []
         self._ffns: list[FeedForward] = []
         self._ffn_norms: list[keras.layers.Layer] = []
@@ -140,6 +142,7 @@ class GlobalStackedTargetAttention(SequenceLayer):
     def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
         self._check_shapes(tuple(target.shape), tuple(history.shape))
+        check_inputs(self, target=target, history=history)
         mask = self._valid(mask, history, (history.shape[0], history.shape[-2]), "[B, L]")
         single = len(target.shape) == 2
         query = ops.expand_dims(target, 1) if single else target

@@ -8,6 +8,7 @@ from keras import ops
 
 from laser_keras.checks import (
     check_agrees,
+    check_inputs,
     check_int,
     check_rank,
     check_same_width,
@@ -85,6 +86,7 @@ class MultiResolutionFusion(SequenceLayer):
     def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
         self._check_shapes(tuple(target.shape), tuple(history.shape))
+        check_inputs(self, target=target, history=history)
         mask = self._valid(mask, history, (history.shape[0], history.shape[-2]), "[B, S]")
         salient = history
         if mask is not None:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_int, check_known_width, check_rank, check_rate
+from laser_keras.checks import check_inputs, check_int, check_known_width, check_rank, check_rate
 from laser_keras.types import Shape, Tensor
 
 
@@ -92,6 +92,7 @@ class PerTokenFeedForward(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        check_inputs(self, inputs=inputs)
         hidden = self.activation(
             ops.einsum("tmd,tdf->tmf", inputs, self.hidden_kernel) + self.hidden_bias
         )

@@ -5,7 +5,15 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_int, check_known_width, check_rank, check_rate
+from laser_keras.checks import (
+    check_inputs,
+    check_int,
+    check_known_width,
+    check_number,
+    check_rank,
+    check_rate,
+    is_number,
+)
 from laser_keras.layers.per_token_feed_forward import per_token_kernel
 from laser_keras.types import Shape, Tensor
 
@@ -71,13 +79,13 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
         self.expansion = check_int(self.name, "expansion", expansion, 1)
         self.activation = keras.activations.get(activation)
         self.dropout = check_rate(self.name, "dropout", dropout)
-        if not 0 < active_budget <= 1:
+        if not (is_number(active_budget) and 0 < active_budget <= 1):
             raise ValueError(
                 f"{self.name}: `active_budget` must be a number in (0, 1]. "
                 f"Received: {active_budget!r}"
             )
         self.active_budget = active_budget
-        self.penalty = penalty
+        self.penalty = check_number(self.name, "penalty", penalty, 0)
         self._dropout = (
             keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
         )
@@ -119,6 +127,7 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        check_inputs(self, inputs=inputs)
         gates = ops.relu(
             ops.einsum("tmd,tde->tme", inputs, self.inference_kernel) + self.inference_bias
         )

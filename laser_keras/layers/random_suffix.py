@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_int, check_mask, check_rank
+from laser_keras.checks import check_int, check_mask, check_rank, is_number
 from laser_keras.types import Shape, Tensor
 
 
@@ -61,8 +61,10 @@ class RandomSuffix(keras.layers.Layer):
         self.min_length = check_int(self.name, "min_length", min_length, 1)
         self.multiple = check_int(self.name, "multiple", multiple, 1)
         for name, value in (("alpha", alpha), ("beta", beta)):
-            if not value > 0:
-                raise ValueError(f"{self.name}: `{name}` must be positive. Received: {value!r}")
+            if not (is_number(value) and value > 0):
+                raise ValueError(
+                    f"{self.name}: `{name}` must be a positive number. Received: {value!r}"
+                )
         self.alpha = alpha
         self.beta = beta
         self.seed = seed

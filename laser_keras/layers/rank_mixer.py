@@ -7,11 +7,13 @@ import keras
 from keras import ops
 
 from laser_keras.checks import (
-    check_agrees,
     check_choice,
     check_divides,
+    check_inputs,
     check_int,
     check_known_width,
+    check_number,
+    check_rank,
     check_rate,
 )
 from laser_keras.layers.per_token_feed_forward import PerTokenFeedForward, per_token_kernel
@@ -33,6 +35,10 @@ def mix_tokens(tokens: Tensor) -> Tensor:
     count, samples, width = ops.shape(tokens)
     heads = ops.reshape(tokens, (count, samples, count, width // count))
     return ops.reshape(ops.transpose(heads, (2, 1, 0, 3)), (count, samples, width))
+
+
+def _label(group: str | None) -> str:
+    return "inputs" if group is None else f"inputs[{group!r}]"
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
@@ -122,7 +128,7 @@ class RankMixer(keras.layers.Layer):
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 1)
         self.activation = keras.activations.get(activation)
         self.norm = check_choice(self.name, "norm", norm, ("post", "pre"))
-        self.epsilon = epsilon
+        self.epsilon = check_number(self.name, "epsilon", epsilon, 0)
         self.dropout = check_rate(self.name, "dropout", dropout)
         self._mixing_norms = [self._layer_norm(f"mixing_norm_{i}") for i in range(num_blocks)]
         self._ffn_norms = [self._layer_norm(f"ffn_norm_{i}") for i in range(num_blocks)]
@@ -152,9 +158,8 @@ class RankMixer(keras.layers.Layer):
     def build(self, input_shape: Any) -> None:
         """Create the weights for inputs of these shapes."""
         self._projections = {}
-        self._widths = {}
         for name, tokens, shape in self._each_group(input_shape):
-            label = "inputs" if name is None else f"inputs[{name!r}]"
+            label = _label(name)
             width = check_known_width(self.name, label, shape)
             if width < tokens:
                 raise ValueError(
@@ -169,21 +174,15 @@ class RankMixer(keras.layers.Layer):
                 shape=(tokens, 1, self.dim), initializer="zeros", name=f"{prefix}token_bias"
             )
             self._projections[name or ""] = (kernel, bias)
-            self._widths[name or ""] = width
         tokens_shape = (self.num_tokens, None, self.dim)
         for sublayer in (*self._mixing_norms, *self._ffns, *self._ffn_norms):
             sublayer.build(tokens_shape)
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
-        groups = list(self._each_group(inputs))
-        first = tuple(groups[0][2].shape)[:-1]
-        for name, _, features in groups:
-            # Padding and flattening would accept other widths and leading dimensions silently.
-            label = "inputs" if name is None else f"inputs[{name!r}]"
-            expected = (*first, self._widths[name or ""])
-            layout = "[..., E], with the E of the build and the other groups' leading dimensions"
-            check_agrees(self.name, label, tuple(features.shape), expected, layout)
+        groups = self._each_group(inputs)
+        # Padding and flattening would accept other widths and leading dimensions silently.
+        check_inputs(self, inputs=inputs)
         leading = ops.shape(groups[0][2])[:-1]
         x = ops.concatenate([self._tokenize(*group) for group in groups], axis=0)
         for mixing_norm, ffn, ffn_norm in zip(
@@ -216,14 +215,23 @@ class RankMixer(keras.layers.Layer):
                     f"{self.name}: `inputs` must be one tensor, because the layer has no `groups`. "
                     f"Received a mapping with the keys {sorted(inputs)}"
                 )
-            return [(None, self.num_tokens, inputs)]
+            return [(None, self.num_tokens, self._with_batch(None, inputs))]
         if not isinstance(inputs, Mapping) or set(inputs) != set(self.groups):
             received = sorted(inputs) if isinstance(inputs, Mapping) else type(inputs).__name__
             raise ValueError(
                 f"{self.name}: `inputs` must be a mapping with the keys {sorted(self.groups)}. "
                 f"Received: {received}"
             )
-        return [(name, tokens, inputs[name]) for name, tokens in self.groups.items()]
+        return [
+            (name, tokens, self._with_batch(name, inputs[name]))
+            for name, tokens in self.groups.items()
+        ]
+
+    def _with_batch(self, name: str | None, features: Any) -> Any:
+        """A tensor or shape of at least two dimensions, as it came."""
+        shape = tuple(getattr(features, "shape", features))
+        check_rank(self.name, _label(name), shape, range(2, 33), "[..., E] with a batch axis")
+        return features
 
     def compute_output_shape(self, input_shape: Any) -> Shape:
         """The output's shape for inputs of these shapes."""

@@ -10,10 +10,13 @@ from laser_keras.checks import (
     check_agrees,
     check_choice,
     check_divides,
+    check_inputs,
     check_int,
+    check_number,
     check_rank,
     check_rate,
     check_same_width,
+    is_number,
 )
 from laser_keras.gated_sums import gated_segment_sums
 from laser_keras.layers.feed_forward import FeedForward
@@ -144,18 +147,20 @@ class SegmentedTargetAttention(SequenceLayer):
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 0)
         if isinstance(gamma, str):
             check_choice(self.name, "gamma", gamma, ("learned",))
-        elif gamma is not None and not gamma > 0:
+        elif gamma is not None and not (is_number(gamma) and gamma > 0):
             raise ValueError(
                 f"{self.name}: `gamma` must be a positive number, 'learned' or None. "
                 f"Received: {gamma!r}"
             )
         self.gamma = gamma
         self.gate = check_choice(self.name, "gate", gate, ("sigmoid", "softmax"))
+        if gate_bias is not None:
+            gate_bias = check_number(self.name, "gate_bias", gate_bias)
         self.gate_bias = gate_bias
         self.use_bias = use_bias
         self.activation = keras.activations.get(activation)
         self.norm = check_choice(self.name, "norm", norm, ("post", "pre", "none"))
-        self.epsilon = epsilon
+        self.epsilon = check_number(self.name, "epsilon", epsilon, 0)
         self.dropout = check_rate(self.name, "dropout", dropout)
         if value_dim is not None:
             check_int(self.name, "value_dim", value_dim, 1)
@@ -259,6 +264,7 @@ class SegmentedTargetAttention(SequenceLayer):
                 f"built {'without' if self.similarity_kernel is None else 'with'} it. "
                 f"Received: {'none' if similarity is None else tuple(similarity.shape)}"
             )
+        check_inputs(self, target=target, history=history, similarity=similarity)
         single = len(target.shape) == 2
         if single:
             target = ops.expand_dims(target, 1)

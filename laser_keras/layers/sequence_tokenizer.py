@@ -9,6 +9,7 @@ from keras import ops
 from laser_keras.checks import (
     check_agrees,
     check_choice,
+    check_inputs,
     check_int,
     check_known_width,
     check_rank,
@@ -139,6 +140,7 @@ class SequenceTokenizer(SequenceLayer):
                     f"{self.name}: `{side}` must hold the features the layer was built with, "
                     f"{names}. Received: {_names(features)}"
                 )
+        check_inputs(self, self.tables, history=history, target=target)
         history_vectors = self._vectors(history)
         events = history_vectors[0]
         mask = self._valid(mask, events, tuple(events.shape[:2]), "[B, L]")

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_agrees, check_int, check_rank, check_same_width
+from laser_keras.checks import check_agrees, check_inputs, check_int, check_rank, check_same_width
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.search import kept_events, top_events
 from laser_keras.sequence import linear, stable_dtype, zero_masked
@@ -91,6 +91,7 @@ class SoftSearch(SequenceLayer):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the output; the class docstring names shapes and dtypes."""
         self._check_shapes(tuple(target.shape), tuple(history.shape))
+        check_inputs(self, target=target, history=history)
         count = kept_events(self.name, self.top_k, history.shape[1])
         mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
         if mask is None:

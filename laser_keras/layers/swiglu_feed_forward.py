@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_int, check_known_width
+from laser_keras.checks import check_inputs, check_int, check_known_width
 from laser_keras.sequence import linear
 from laser_keras.types import Shape, Tensor
 
@@ -54,6 +54,7 @@ class SwiGLUFeedForward(keras.layers.Layer):
 
     def call(self, inputs: Tensor) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        check_inputs(self, inputs=inputs)
         gate = ops.silu(linear(inputs, self.gate_kernel))
         return linear(linear(inputs, self.up_kernel) * gate, self.output_kernel)
 
