@@ -114,7 +114,7 @@ class State:
     def oldest(self) -> int:
         """Time from which on events are kept, ms."""
         keep = self.manifest.retention_ms
-        return max(0, int(self.clock() * 1000) - keep) if keep else 0
+        return max(0, round(self.clock() * 1000) - keep) if keep else 0
 
     def publish(self, manifest: Manifest) -> None:
         """Makes the manifest the store's.

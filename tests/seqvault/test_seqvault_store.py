@@ -195,6 +195,17 @@ def test_a_schema_grows_and_old_events_are_read_under_the_new_one(tmp_path):
         SeqVault.open(path, schema=Schema(new.fields[::-1]))
 
 
+@pytest.mark.parametrize("now", [1001, 1003, 1005])
+def test_retention_counts_in_whole_milliseconds(tmp_path, now):
+    """1.003 s times 1000 is 1002.99 in floating point; an event of 2 ms is too old all the same."""
+    with SeqVault.open(
+        tmp_path / "vault", schema=SCHEMA, retention_ms=1000, clock=lambda: now / 1000
+    ) as store:
+        oldest = now - 1000
+        store.append(events([1, 1], [oldest - 1, oldest]))
+        assert store.read([1], before=None, last_n=5)["timestamp"].tolist()[0][:2] == [oldest, 0]
+
+
 def test_merges_drop_what_is_too_old_or_too_much(tmp_path):
     now = [NOW]
     with SeqVault.open(
