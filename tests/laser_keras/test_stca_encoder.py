@@ -98,8 +98,8 @@ def test_random_suffix_hides_nothing_but_old_events_and_only_in_training() -> No
     ("call", "message"),
     [
         (lambda: RandomSuffix(0), "`min_length` must be an integer"),
-        (lambda: RandomSuffix(alpha=0), "`alpha` must be positive"),
-        (lambda: RandomSuffix(beta=-1.0), "`beta` must be positive"),
+        (lambda: RandomSuffix(alpha=0), "`alpha` must be a positive number"),
+        (lambda: RandomSuffix(beta=-1.0), "`beta` must be a positive number"),
         (lambda: RandomSuffix(multiple=0), "`multiple` must be an integer"),
         (lambda: RandomSuffix()(MASK.astype("float32")), "`valid` must be boolean"),
         (lambda: RandomSuffix()(MASK[0]), "`valid` must have shape"),
