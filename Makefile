@@ -4,6 +4,9 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 DATA ?=
 KEEP ?= 0
+# Test files side by side; a worker needs about 5 GB. 0 runs them in one process.
+JOBS ?= 2
+PYTEST := -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Libraries' start-up chatter is not ours: a person sees our output, not theirs.
 export TF_CPP_MIN_LOG_LEVEL := 3
 export PYTHONWARNINGS := ignore::FutureWarning:google.api_core._python_version_support,ignore::FutureWarning:google.cloud.aiplatform.models
@@ -20,7 +23,7 @@ demo: env  ## events -> SeqVault -> TFX pipeline -> SavedModel -> served rank re
 test: env  ## every test, with lint and types
 	@$(MAKE) --no-print-directory lint
 	@.venv/bin/seqvault warm-up
-	@$(PY) -m pytest -q tests
+	@$(PY) $(PYTEST) tests
 
 test-crash: env  ## kill SeqVault at 1000 random points and compare with an oracle
 	@$(PY) -m seqvault.testing.crash_run --points 1000
@@ -34,20 +37,20 @@ test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to
 	@set -e; for entry in $(LAYERS_MATRIX); do python=$${entry%%:*}; backend=$${entry##*:}; \
 	  package=$$backend; if [ $$backend = torch ]; then package='torch==2.13.0'; fi; \
 	  echo "== laser_keras on Python $$python with $$backend"; \
-	  tools/setup_env.sh light layers-$$python $$python . $$package pytest pytest-timeout; \
-	  KERAS_BACKEND=$$backend .venv-layers-$$python/bin/python -m pytest -q tests/laser_keras; done
+	  tools/setup_env.sh light layers-$$python $$python . $$package pytest pytest-timeout pytest-xdist; \
+	  KERAS_BACKEND=$$backend .venv-layers-$$python/bin/python $(PYTEST) tests/laser_keras; done
 
 test-store:  ## seqvault alone, Python 3.10 to 3.13
 	@set -e; for python in $(STORE_MATRIX); do echo "== seqvault on Python $$python"; \
-	  tools/setup_env.sh light store-$$python $$python '.[kafka]' pytest pytest-timeout hypothesis pandas; \
+	  tools/setup_env.sh light store-$$python $$python '.[kafka]' pytest pytest-timeout pytest-xdist hypothesis pandas; \
 	  .venv-store-$$python/bin/seqvault warm-up; \
-	  .venv-store-$$python/bin/python -m pytest -q tests/seqvault; done
+	  .venv-store-$$python/bin/python $(PYTEST) tests/seqvault; done
 
 test-serving:  ## serving alone with current TensorFlow, Python 3.10 to 3.13
 	@set -e; for python in $(SERVING_MATRIX); do echo "== serving on Python $$python"; \
-	  tools/setup_env.sh light serving-$$python $$python '.[serving]' pytest pytest-timeout hypothesis; \
+	  tools/setup_env.sh light serving-$$python $$python '.[serving]' pytest pytest-timeout pytest-xdist hypothesis; \
 	  .venv-serving-$$python/bin/seqvault warm-up; \
-	  .venv-serving-$$python/bin/python -m pytest -q tests/serving tests/laser_features; done
+	  .venv-serving-$$python/bin/python $(PYTEST) tests/serving tests/laser_features; done
 
 test-light: test-layers test-store test-serving  ## the three light environments
 
@@ -58,7 +61,7 @@ lint: env  ## style, types, import directions
 	@.venv/bin/lint-imports
 
 lock: env  ## refresh requirements/pipeline.lock from setup.py
-	uv pip compile setup.py --extra pipeline --extra dev --python-version 3.10 --python $(PY) \
+	$(or $(wildcard .venv-tools/bin/uv),uv) pip compile setup.py --extra pipeline --extra dev --python-version 3.10 --python $(PY) \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements/pipeline.lock
 
 clean:  ## remove environments, caches and demo output

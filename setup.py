@@ -45,6 +45,7 @@ DEV = [
     "mypy>=1.10",
     "pytest>=8.0",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.6",
     "redis>=5.0",
     "rocksdict>=0.3.20",
     "ruff>=0.6",

@@ -22,6 +22,7 @@ from laser_keras.types import Shape, Tensor
 
 _REQUIRED = ("history", "history_mask", "history_age", "target")
 _ENCODER_EXTRAS = tuple(name for name in EXTRAS if name != "age")
+_RANK_WITH_CANDIDATES = {"target": 3, "candidate": 3, "category_match": 3, "similarity": 4}
 _OPTIONAL = ("candidate", "context", *_ENCODER_EXTRAS)
 
 
@@ -125,7 +126,7 @@ class SequenceRanker(keras.Model):
         )
         self.mixer = self._rank_mixer() if mixer == "rankmixer" else self._mlp()
         self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
-        self._raw_inputs: dict[str, Any] | None = None
+        self._called_with: dict[str, Any] | None = None  # name -> [shape, dtype]
         self.head = keras.layers.Dense(1, dtype=self.dtype_policy, name="head")
 
     def _rank_mixer(self) -> keras.layers.Layer:
@@ -188,6 +189,11 @@ class SequenceRanker(keras.Model):
 
     def call(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
+        if self._called_with is None:
+            self._called_with = {
+                name: [list(value.shape), keras.backend.standardize_dtype(value.dtype)]
+                for name, value in inputs.items()
+            }
         inputs, tokens = self._tokens(inputs)
         mask, target = inputs["history_mask"], inputs["target"]
         extras = extras_for(self.encoder, _extras(inputs))
@@ -230,11 +236,6 @@ class SequenceRanker(keras.Model):
     def _tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], dict]:
         """The embedded, checked inputs, and the tokens that the encoder sees."""
         if self.embedding is not None:
-            if self._raw_inputs is None:
-                self._raw_inputs = {
-                    name: [list(value.shape), keras.backend.standardize_dtype(value.dtype)]
-                    for name, value in inputs.items()
-                }
             inputs = self.embedding(inputs)
         self._check_names(inputs)
         mask, age = inputs["history_mask"], inputs.get("history_age")
@@ -273,23 +274,46 @@ class SequenceRanker(keras.Model):
                 f"Missing: {missing}. Unexpected: {unexpected}"
             )
 
+    def export(
+        self,
+        filepath: Any,
+        format: str = "tf_saved_model",
+        verbose: bool | None = None,
+        input_signature: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Write the model for serving, see ``keras.Model.export``.
+
+        Without ``input_signature`` the inputs are those of the first call, with any batch size
+        and, where there is no ``embedding`` with names of its own, any number of candidates.
+        """
+        if input_signature is None and self._called_with is not None:
+            input_signature = [_serving_signature(self._called_with)]
+        super().export(filepath, format, verbose, input_signature, **kwargs)
+
+    @property
+    def _default_save_signature(self) -> None:
+        # Keras would trace the model with every input as a float, the mask too.
+        return None
+
     def get_build_config(self) -> dict[str, Any] | None:
         """What ``build_from_config`` needs to create the weights again."""
-        if self._raw_inputs is None:
+        if self._called_with is None:
             return super().get_build_config()
-        return {"raw_inputs": {name: list(spec) for name, spec in self._raw_inputs.items()}}
+        return {"raw_inputs": {name: list(spec) for name, spec in self._called_with.items()}}
 
     def build_from_config(self, config: dict[str, Any]) -> None:
         """Create the weights when a saved model is loaded."""
-        if "raw_inputs" in config:  # a symbolic call builds the embedding and all that follows
-            self(
-                {
-                    name: keras.KerasTensor(shape, dtype=dtype)
-                    for name, (shape, dtype) in config["raw_inputs"].items()
-                }
-            )
-        else:
+        inputs = self._called_with = config.get("raw_inputs")
+        if inputs is None:
             self.build(config["input_shape"])
+        elif self.embedding is None:
+            self.build({name: shape for name, (shape, _) in inputs.items()})
+        else:  # a symbolic run builds the embedding and all that follows
+            self.compute_output_spec(
+                {name: keras.KerasTensor(shape, dtype) for name, (shape, dtype) in inputs.items()}
+            )
+            self.built = True
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
@@ -333,3 +357,12 @@ def _extras(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What an encoder may take beside target, history and mask, by its argument's name."""
     named = {"age" if name == "history_age" else name: value for name, value in inputs.items()}
     return {name: named[name] for name in EXTRAS if name in named}
+
+
+def _serving_signature(inputs: Mapping[str, Any]) -> dict[str, keras.InputSpec]:
+    """The inputs of a call, with any batch size and number of candidates (their second axis)."""
+    specs = {}
+    for name, (shape, dtype) in inputs.items():
+        free = 2 if len(shape) == _RANK_WITH_CANDIDATES.get(name) else 1
+        specs[name] = keras.InputSpec(dtype, (*[None] * free, *shape[free:]))
+    return specs

@@ -102,6 +102,25 @@ def test_scores_of_any_batch_and_any_number_of_candidates(system: str, tmp_path:
         assert_close(scores, ranker(inputs), 1e-4)
 
 
+@pytest.mark.parametrize("system", ["laser", "sim_hard", "twin"])
+def test_the_inputs_of_the_first_call_are_the_default_signature(
+    system: str, tmp_path: Path
+) -> None:
+    import tensorflow as tf
+
+    ranker, names = make(system)
+    inputs = {**requests(2, 3), **extras(names, 2, 3)}
+    ranker(inputs)
+    ranker.save(tmp_path / "ranker.keras")
+    for model in (ranker, keras.saving.load_model(tmp_path / "ranker.keras")):
+        model.export(tmp_path / "model", verbose=False)
+        served = tf.saved_model.load(str(tmp_path / "model"))
+        for batch, candidates in ((1, 1), (3, 7)):
+            inputs = {**requests(batch, candidates), **extras(names, batch, candidates)}
+            scores = served.serve({name: tf.constant(value) for name, value in inputs.items()})
+            assert_close(scores, ranker(inputs), 1e-4)
+
+
 @keras.saving.register_keras_serializable(package="test_export")
 class ItemEmbedding(keras.layers.Layer):
     def __init__(self, **kwargs: Any) -> None:

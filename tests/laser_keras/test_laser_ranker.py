@@ -108,6 +108,9 @@ def test_embedding_plug_in(tmp_path: Path) -> None:
     path = tmp_path / "ranker.keras"
     ranker.save(path)
     assert_close(keras.saving.load_model(path)(raw), outputs, relative=1e-7)
+    inputs = {name: keras.Input(value.shape[1:], dtype="int32") for name, value in raw.items()}
+    keras.Model(inputs, ranker(inputs)).save(path)  # as a part of a larger model
+    assert_close(keras.saving.load_model(path)(raw), outputs, relative=1e-7)
 
 
 def test_trains() -> None:
