@@ -17,7 +17,7 @@ from seqvault.merger import PART_EVENTS, Merger, slices
 from seqvault.reader import Found
 from seqvault.requests import batches_of
 from seqvault.segment import EXTENT, Packed, Segment
-from seqvault.state import State, add_segment
+from seqvault.state import State
 
 LOAD_EVENTS = 1 << 21  # events of a bulk load held in memory
 
@@ -106,7 +106,7 @@ def _write(state: State, merger: Merger, staging: Staging, place: int) -> Segmen
 
 def _publish(state: State, written: list[Segment]) -> None:
     """Makes all segments part of the store at once."""
-    old = state.manifest
+    old, footers = state.manifest, [segment.footer() for segment in written]
     state.publish(
         replace(
             old,
@@ -117,8 +117,8 @@ def _publish(state: State, written: list[Segment]) -> None:
     )
     with state.lock:
         state.segments = {**state.segments, **{segment.number: segment for segment in written}}
-        for segment in written:
+        for segment, footer in zip(written, footers, strict=True):
             state.schema_of[segment.number] = segment.schema_id
-            add_segment(state.index, segment)
+            state.index.add_records(segment.number, *footer[:-1])
         state.view = None
     state.count_stored()

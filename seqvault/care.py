@@ -16,7 +16,7 @@ from seqvault.merger import slices
 from seqvault.progress import Progress
 from seqvault.reader import Found, Reader
 from seqvault.recovery import decode_frame
-from seqvault.segment import Segment
+from seqvault.segment import Footer, Segment
 from seqvault.state import State
 
 VERIFY_BYTES = 1 << 24  # of records checked at a time
@@ -29,14 +29,15 @@ def verify(state: State, reader: Reader, progress: Progress) -> dict[str, int]:
     checked = {"segments": 0, "records": 0, "events": 0, "items": 0, "bytes": 0}
     total = sum(segment.size for segment in segments.values())
     for number, segment in segments.items():
-        again = Segment(state.files, state.path, number)  # header, footer and trailer
+        again = Segment(state.files, state.path, number)  # header and trailer
         again.check_schema(state.layouts.columns_in)
-        there = np.flatnonzero(again.counts)
-        for first, last in slices(again.lengths[there], VERIFY_BYTES):
-            part = there[first:last]
+        footer = again.footer()
+        there = np.flatnonzero(footer.counts)
+        for first, last in slices(footer.lengths[there], VERIFY_BYTES):
+            part = Footer(*(column[there[first:last]] for column in footer))
             checked["records"] += last - first
             checked["events"] += _verify_records(state, reader, again, part)
-            end = int(again.offsets[part[-1]] + again.lengths[part[-1]])
+            end = int(part.offsets[-1] + part.lengths[-1])
             progress("bytes", checked["bytes"] + end, total)
         checked["segments"] += 1
         checked["bytes"] += segment.size
@@ -73,20 +74,19 @@ def _verify_log(state: State, start: int) -> None:
                 raise
 
 
-def _verify_records(state: State, reader: Reader, segment: Segment, part: np.ndarray) -> int:
+def _verify_records(state: State, reader: Reader, segment: Segment, part: Footer) -> int:
     """Checks the records ``part`` of a segment; returns how many events they hold."""
-    rows = len(part)
+    rows = len(part.users)
     found = Found(
-        segment.users[part], np.arange(rows + 1), np.full(rows, segment.number),
-        segment.offsets[part], segment.lengths[part],
-        segment.counts[part], {segment.number: segment},
+        part.users, np.arange(rows + 1), np.full(rows, segment.number),
+        part.offsets, part.lengths, part.counts, {segment.number: segment},
         np.full(rows, segment.schema_id), np.zeros(rows + 1, np.int64),
         np.empty(0, np.int64), state.memtable.columns, state.memtable.arrivals,
         np.zeros(rows, np.int64),
     )  # fmt: skip
     every = np.full(rows, NO_BOUND, np.int64)
     plan = reader.plan(found, every, every, np.full(rows, -1, np.int64), [])
-    if not state.oldest() and (plan.counts != segment.counts[part]).any():
+    if not state.oldest() and (plan.counts != part.counts).any():
         raise DamagedFileError(f"{segment.path}: records do not hold what they say.")
     return int(plan.counts.sum())
 
@@ -141,6 +141,6 @@ def _copy(files: Files, old: str, new: str) -> None:
     except OSError:
         source = files.open_read(old)
         try:
-            files.publish(new, files.read_all(source, files.size(source), 0).tobytes())
+            files.publish(new, files.pieces(source))
         finally:
             files.close(source)

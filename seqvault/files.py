@@ -3,7 +3,7 @@
 import errno
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -158,17 +158,29 @@ class Files:
                 return r
         return -1
 
-    def publish(self, path: str, data: bytes) -> None:
-        """Replaces the file ``path`` by ``data``: after a crash it is old or new."""
+    def publish(self, path: str, data: bytes | Iterable[np.ndarray]) -> None:
+        """Replaces the file ``path`` by ``data``: after a crash it is old or new.
+
+        Args:
+            path: Of the file.
+            data: Its bytes, or the pieces that make it up.
+        """
         temporary = path + ".tmp"
         fd = self.create(temporary)
         try:
-            self.write_all(fd, data, 0)
+            end = 0
+            for piece in [data] if isinstance(data, bytes) else data:
+                end = self.write_all(fd, piece, end)
             self.fdatasync(fd)
         finally:
             self.close(fd)
         self.rename(temporary, path)
         self.sync_directory(os.path.dirname(path))
+
+    def pieces(self, fd: int, size: int = 8 << 20) -> Iterator[np.ndarray]:
+        """The bytes of an open file, ``size`` at a time."""
+        for offset in range(0, self.size(fd), size):
+            yield self.read_all(fd, size, offset)
 
 
 @contextmanager

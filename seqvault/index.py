@@ -256,8 +256,8 @@ class Index:
         counts: np.ndarray,
         kinds: np.ndarray,
         arrivals: np.ndarray,
-    ) -> None:
-        """Adds the records of a segment that is newer than all before it.
+    ) -> np.ndarray:
+        """Adds the records of a segment that is newer than all before it; returns users' slots.
 
         Kinds are those of ``seqvault.segment``; a record of 0 events replaces others
         without a record of its own.
@@ -274,6 +274,7 @@ class Index:
         self._length[new], self._count[new] = lengths[kept], counts[kept]
         self._used = need
         self.revision += 1
+        return slots
 
     def extents(
         self, slots: np.ndarray

@@ -18,7 +18,7 @@ from seqvault.events import NO_BOUND, to_bits
 from seqvault.progress import Progress, untold
 from seqvault.reader import Found, Reader, of_numbers
 from seqvault.segment import BASE, EXTENT, TAIL, Packed, Segment
-from seqvault.state import State, add_segment
+from seqvault.state import State
 
 PART_EVENTS = 1 << 16  # packed at a time
 RECORD_BYTES = 256  # a small record's own, about
@@ -177,7 +177,8 @@ class Merger:
         most = 1 + policy.MAX_EXTENTS if tidy else MANY
         flags = index_walks.flag_users(state.index, users, numbers, np.isin(numbers, rewrite), most)
         # users of whom nothing is left are carried on, for their arrival numbers
-        spent = [state.segments[n].users[state.segments[n].counts == 0] for n in rewrite]
+        footers = [state.segments[number].footer() for number in rewrite]
+        spent = [footer.users[footer.counts == 0] for footer in footers]
         with state.lock:
             carried = state.index.users.find(np.concatenate([np.empty(0, np.int64), *spent]))
         flags[carried] |= index_walks.BASE_WORN
@@ -198,7 +199,7 @@ class Merger:
         self, fresh: Segment, plan: MergePlan, end: int, limit: int, sources: dict[str, int]
     ) -> None:
         """Makes the new segment part of the store and removes what it replaces."""
-        state, old = self._state, self._state.manifest
+        state, old, footer = self._state, self._state.manifest, fresh.footer()
         segments = [*(n for n in old.segments if n not in plan.rewrite), fresh.number]
         covers = {**old.covers, str(fresh.number): end}
         state.publish(
@@ -225,7 +226,7 @@ class Merger:
             kept = {n: s for n, s in state.segments.items() if n not in plan.rewrite}
             state.segments = {**kept, fresh.number: fresh}
             state.schema_of[fresh.number] = fresh.schema_id
-            add_segment(state.index, fresh)
+            state.index.add_records(fresh.number, *footer[:-1])
             rest.extend(state.memtable, limit)
             state.memtable, state.view = rest, None
         state.count_stored()
@@ -294,8 +295,8 @@ def worn_segments(state: State, users: int) -> list[int]:
     return [
         number
         for number, segment in state.segments.items()
-        if in_use[number] - int(segment.lengths[segment.last_times < oldest].sum())
-        < (1 - policy.DEAD_SHARE) * int(segment.lengths.sum())
+        if in_use[number] - (segment.expired_bytes(oldest) if oldest else 0)
+        < (1 - policy.DEAD_SHARE) * segment.record_bytes
     ]
 
 

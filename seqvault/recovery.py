@@ -60,8 +60,8 @@ def open_for_writing(
         if not files.exists(f"{path}/{MANIFEST_NAME}"):
             assert schema is not None
             Manifest(schemas=[schema.to_json()]).save(files, path)
-        state.load(configured(files, path, schema, retention_ms, max_events))
-        last, end, data = replay(state)
+        covered = state.load(configured(files, path, schema, retention_ms, max_events))
+        last, end, data = replay(state, covered)
         number = max(last + 1, state.manifest.wal_start)
         if data is not None and end == wal.FIRST:
             number = last  # a file without events is begun anew
@@ -88,8 +88,7 @@ def open_for_reading(state: State) -> None:
     for _ in range(20):  # the writer may publish while we look
         manifest = Manifest.load(state.files, state.path)
         try:
-            state.load(manifest)
-            replay(state)
+            replay(state, state.load(manifest))
         except (FileNotFoundError, DamagedFileError):
             if Manifest.load(state.files, state.path).edition == manifest.edition:
                 raise
@@ -123,8 +122,12 @@ def configured(
     return new
 
 
-def replay(state: State) -> tuple[int, int, np.ndarray | None]:
+def replay(state: State, covered: np.ndarray) -> tuple[int, int, np.ndarray | None]:
     """Takes in the log; returns the last file's number, sound length and bytes.
+
+    Args:
+        state: what ``State.load`` has filled.
+        covered: what it returned.
 
     Raises:
         DamagedFileError: acknowledged events cannot be read, or a file is missing that
@@ -144,7 +147,6 @@ def replay(state: State) -> tuple[int, int, np.ndarray | None]:
             f"log files are missing in {state.path}/wal: there are {numbers}, there must be "
             f"all from {first} to {last}. Restore the store from a snapshot or a replica."
         )
-    covered = covered_files(state)
     sizes = [wal.size_of(files, wal.path_of(state.path, number)) for number in numbers]
     width = sum(dtype.itemsize for dtype in state.schemas[0].columns.values())
     state.memtable.make_room(sum(sizes) // width)
@@ -179,21 +181,6 @@ def _linked_by_now(state: State, number: int) -> bool:
     for frame in wal.scan(data, number, wal.path_of(state.path, number), sealed=True):
         end = frame.end
     return wal.goes_on(data, end, number)
-
-
-def covered_files(state: State) -> np.ndarray:
-    """int64 by slot: log files before this number have no events that are not stored.
-
-    Empty if the log has no files with such events.
-    """
-    covers = state.manifest.covers
-    if not covers:
-        return np.empty(0, np.int64)
-    files = np.zeros(len(state.index.users), np.int64)
-    for number in state.manifest.segments:
-        slots = state.index.users.find(state.segments[number].users)
-        files[slots] = covers.get(str(number), 0)
-    return files
 
 
 def not_covered(

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +26,7 @@ TRAILER = np.dtype(
 # per record; users are stored as differences, offsets follow from the lengths
 FOOTER_COLUMNS = ("user", "length", "count", "kind", "arrivals", "last_time")
 MOST = 1 << 31  # no record has so many events, or bytes
+SAMPLE = 4096  # records by which the share of expired bytes is told
 CHUNK_BYTES = 5  # of the smallest chunk of a packed array, with its length
 # what a record does to the older ones of its user: comes on top of them, replaces them
 # all, or replaces all but the oldest
@@ -129,14 +132,30 @@ def write(
     return position
 
 
+class Footer(NamedTuple):
+    """What a segment says of its records: int64 [U] each, in file order.
+
+    The arguments of ``Index.add_records``, and last the time of each record's last event.
+    """
+
+    users: np.ndarray
+    offsets: np.ndarray
+    lengths: np.ndarray
+    counts: np.ndarray
+    kinds: np.ndarray
+    arrivals: np.ndarray
+    last_times: np.ndarray
+
+
 class Segment:
     """An open segment file; closed when the last reader lets go of it.
 
+    The footer is read when it is asked for, and not held: the index has what reads need.
+
     Attributes:
-        users, offsets, lengths, counts, kinds, arrivals, last_times: [U] of each
-            record, in file order.
         columns: columns per record; schema_id: their schema.
-        size: bytes of the file.
+        size: bytes of the file; record_bytes: of its records.
+        events: of all records.
     """
 
     def __init__(self, files: Files, directory: str, number: int) -> None:
@@ -164,25 +183,39 @@ class Segment:
             or trailer.tobytes()[-8:] != MAGIC
         ):
             raise self._damaged("its trailer is wrong")
-        footer = files.read_all(self.fd, int(trailer["length"]), int(trailer["footer"]))
-        if checksum(footer) != trailer["footer_check"]:
-            raise self._damaged("its footer is wrong")
         self.columns = int(header["columns"])
         self.schema_id = int(header["schema"])
         self.events = int(trailer["events"])
-        self.end = int(trailer["footer"])
-        listed = self._footer_arrays(footer)
-        self.users = np.cumsum(listed[0])
-        self.lengths, self.counts = listed[1], listed[2]
-        self.kinds, self.arrivals, self.last_times = listed[3], listed[4], listed[5]
-        if not self._is_sound():
+        self.record_bytes = int(trailer["footer"]) - HEADER.itemsize
+        self._trailer = trailer
+
+    def footer(self) -> Footer:
+        """Reads what the file says of its records; raises ``DamagedFileError``."""
+        start, length = int(self._trailer["footer"]), int(self._trailer["length"])
+        packed = self.files.read_all(self.fd, length, start)
+        if checksum(packed) != self._trailer["footer_check"]:
+            raise self._damaged("its footer is wrong")
+        steps, lengths, *others = self._footer_arrays(packed)
+        offsets = HEADER.itemsize + np.cumsum(lengths) - lengths
+        footer = Footer(np.cumsum(steps), offsets, lengths, *others)
+        if not _is_sound(footer):
             raise self._damaged("its footer says what no record can be")
-        self.offsets = HEADER.itemsize + np.cumsum(self.lengths) - self.lengths
-        if (
-            HEADER.itemsize + int(self.lengths.sum()) != self.end
-            or int(self.counts.sum()) != self.events
-        ):
+        if int(lengths.sum()) != self.record_bytes or int(footer.counts.sum()) != self.events:
             raise self._damaged("its records do not add up")
+        return footer
+
+    def expired_bytes(self, oldest: int) -> int:
+        """About how many bytes are in records whose last event is before ``oldest``."""
+        times, lengths = self._sample
+        share = lengths[times < oldest].sum() / max(lengths.sum(), 1)
+        return int(share * self.record_bytes)
+
+    @cached_property
+    def _sample(self) -> tuple[np.ndarray, np.ndarray]:
+        """Last times and lengths of some records, evenly spread; of all of a small segment."""
+        footer = self.footer()
+        step = max(1, len(footer.users) // SAMPLE)
+        return footer.last_times[::step].copy(), footer.lengths[::step].copy()
 
     def _footer_arrays(self, footer: np.ndarray) -> list[np.ndarray]:
         """int64 [U] of each of ``FOOTER_COLUMNS``, unpacked but not looked at."""
@@ -203,25 +236,6 @@ class Segment:
         if position != len(footer):
             raise self._damaged("its footer is longer than its arrays")
         return listed
-
-    def _is_sound(self) -> bool:
-        """Whether kernels, which check no bounds, may go by the footer.
-
-        Each bound comes before a sum that it keeps from running over.
-        """
-        counts, lengths = self.counts, self.lengths
-        if ((counts < 0) | (counts >= MOST) | (lengths < 0) | (lengths >= MOST)).any():
-            return False
-        blocks = -(-counts // BLOCK)
-        # the head, and per block its entry, its checksum and two chunks at least
-        least = np.where(counts > 0, 16 + (12 + 4 + 2 * (2 + 3)) * blocks, 0)
-        return bool(
-            (self.users[1:] > self.users[:-1]).all()
-            and (lengths >= least).all()
-            and (lengths[counts == 0] == 0).all()
-            and ((self.kinds >= EXTENT) & (self.kinds <= TAIL)).all()
-            and (self.arrivals >= counts).all()
-        )
 
     def check_schema(self, columns_in: np.ndarray) -> None:
         """Raises ``DamagedFileError`` unless the header fits a schema of the store.
@@ -246,3 +260,23 @@ class Segment:
     def __del__(self) -> None:
         if self.fd >= 0:
             self.files.close(self.fd)
+
+
+def _is_sound(footer: Footer) -> bool:
+    """Whether kernels, which check no bounds, may go by the footer.
+
+    Each bound comes before a sum that it keeps from running over.
+    """
+    counts, lengths = footer.counts, footer.lengths
+    if ((counts < 0) | (counts >= MOST) | (lengths < 0) | (lengths >= MOST)).any():
+        return False
+    blocks = -(-counts // BLOCK)
+    # the head, and per block its entry, its checksum and two chunks at least
+    least = np.where(counts > 0, 16 + (12 + 4 + 2 * (2 + 3)) * blocks, 0)
+    return bool(
+        (footer.users[1:] > footer.users[:-1]).all()
+        and (lengths >= least).all()
+        and (lengths[counts == 0] == 0).all()
+        and ((footer.kinds >= EXTENT) & (footer.kinds <= TAIL)).all()
+        and (footer.arrivals >= counts).all()
+    )

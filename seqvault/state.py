@@ -12,7 +12,7 @@ from seqvault import items as item_files
 from seqvault import segment as segment_files
 from seqvault.errors import ReadOnlyError, StoreClosedError, StoreFailedError
 from seqvault.files import Files, disk_full_is_typed
-from seqvault.index import Index
+from seqvault.index import Index, grown
 from seqvault.index_walks import live_bytes
 from seqvault.items import Items
 from seqvault.layouts import Layouts
@@ -67,8 +67,13 @@ class State:
         """The schema in force."""
         return self.schemas[-1]
 
-    def load(self, manifest: Manifest) -> None:
-        """Takes in the files that the manifest names, but not the log."""
+    def load(self, manifest: Manifest) -> np.ndarray:
+        """Takes in the files that the manifest names, but not the log.
+
+        Returns:
+            int64 by slot: log files before this number have no events of the user that are not
+            in segments. Empty if the log has no files with such events.
+        """
         for number in manifest.segments:
             if not self.files.exists(segment_files.path_of(self.path, number)):
                 raise FileNotFoundError(
@@ -76,12 +81,15 @@ class State:
                 )
         schemas = [Schema.from_json(entry) for entry in manifest.schemas]
         layouts, index, items = Layouts(schemas), Index(), Items()
-        segments = {}
+        segments, covered = {}, np.empty(0, np.int64)
         for number in manifest.segments:
             segment = self.segments.get(number) or Segment(self.files, self.path, number)
             segment.check_schema(layouts.columns_in)
             segments[number] = segment
-            add_segment(index, segment)
+            slots = index.add_records(number, *segment.footer()[:-1])
+            if manifest.covers:
+                covered = grown(covered, len(index.users), 0)
+                covered[slots] = manifest.covers.get(str(number), 0)
         for number in manifest.items:
             items.apply(item_files.load(self.files, self.path, number, items.schema), number)
         with self.lock:
@@ -92,6 +100,7 @@ class State:
             self.view = None
             self.sources = dict(manifest.sources)
         self.count_stored()
+        return covered
 
     def apply(self, columns: dict[str, np.ndarray], source: str, offset: int, file: int) -> None:
         """Makes events of the log file with the number ``file`` visible."""
@@ -182,11 +191,3 @@ class State:
                 f"an earlier write to {self.path} failed ({self.failed}); reads go on, but to "
                 "write again the store must be reopened."
             ) from self.failed
-
-
-def add_segment(index: Index, segment: Segment) -> None:
-    """Lets the index know a segment that is newer than all it knows."""
-    index.add_records(
-        segment.number, segment.users, segment.offsets, segment.lengths, segment.counts,
-        segment.kinds, segment.arrivals,
-    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Seconds to open a store after its process ended, by users and logged events.
+"""Seconds to open a store after its process ended, and the DRAM it then holds.
 
 python -m benchmarks.seqvault.recovery [--users 1000000] [--events 1000000]
 """
@@ -7,6 +7,8 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -24,6 +26,28 @@ def events(rng: np.random.Generator, users: np.ndarray) -> dict[str, np.ndarray]
         "item_id": rng.integers(0, 10**6, len(users)),
         "action": rng.integers(0, 8, len(users)).astype(np.int8),
     }
+
+
+RESIDENT = """
+import ctypes, os, sys
+from seqvault import SeqVault
+
+def resident():
+    ctypes.CDLL(None).malloc_trim(0)
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+SeqVault.open(sys.argv[1], read_only=True).close()  # compiled code is not the store's
+before = resident()
+vault = SeqVault.open(sys.argv[2], read_only=True)
+print(resident() - before)
+"""
+
+
+def resident_bytes(path: str, empty: str) -> int:
+    """What a process grows by when it opens the store, temporary memory given back."""
+    command = [sys.executable, "-c", RESIDENT, empty, path]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def main() -> None:
@@ -50,6 +74,11 @@ def main() -> None:
             opened.append((time.perf_counter() - wall, time.process_time() - cpu))
             stats = vault.stats()
             vault.close()
+        with SeqVault.open(f"{root}/vault") as vault:
+            vault.merge()
+            merged = vault.stats()
+        SeqVault.open(f"{root}/empty", schema=schema).close()
+        resident = resident_bytes(f"{root}/vault", f"{root}/empty")
     finally:
         shutil.rmtree(root, ignore_errors=True)
     result = {
@@ -58,6 +87,8 @@ def main() -> None:
         "wall_seconds": [round(wall, 3) for wall, _ in opened],
         "cpu_seconds": [round(cpu, 3) for _, cpu in opened],
         "index_bytes_per_user": round(stats["index_bytes"] / arguments.users, 1),
+        "merged_index_bytes_per_user": round(merged["index_bytes"] / arguments.users, 1),
+        "merged_resident_bytes_per_user": round(resident / arguments.users, 1),
         "load": os.getloadavg(),
     }
     Path(arguments.out).mkdir(parents=True, exist_ok=True)

@@ -263,7 +263,8 @@ class LONGEREncoder(SequenceEncoder):
             targets = self._target_block(name, targets, *cached)
         of_user = [state.summary]
         if self.num_learned_tokens:
-            of_user.append(ops.mean(state.globals, axis=1))
+            # `ops.mean` computes in float32 whatever the dtype, in some versions of Keras.
+            of_user.append(ops.sum(state.globals / state.globals.shape[1], axis=1))
         shape = ops.shape(targets)
         views = [ops.broadcast_to(ops.expand_dims(view, 1), shape) for view in of_user]
         return linear(ops.stack([targets, *views], axis=2), self.output_kernel)
@@ -343,6 +344,7 @@ class LONGEREncoder(SequenceEncoder):
                 f"{self.name}: the layer was built {wanted} `global_features`. Pass them in every "
                 f"call, the first included, or in none. Received: {global_features}"
             )
+        check_inputs(self, global_features=global_features)
         if global_features is not None:
             shape, expected = (
                 tuple(global_features.shape),

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_agrees, check_divides, check_int, check_rank
+from laser_keras.checks import check_agrees, check_divides, check_inputs, check_int, check_rank
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.target_attention import TargetAttention
 from laser_keras.search import gather_events, kept_events, round_robin_scores, top_events
@@ -168,6 +168,7 @@ class TWINEncoder(SequenceEncoder):
             )
         if cross is None:
             return None
+        check_inputs(self, cross=cross)
         expected = (*history.shape[:2], *(self._cross_shape or ()))
         check_agrees(self.name, "cross", tuple(cross.shape), expected, "[B, L, J, k]")
         flat = self._newest_first(zero_masked(merge_heads(cross), mask), mask)

@@ -155,7 +155,7 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
         # A copy: PyTorch must still find the old value when it differentiates the loss.
         weight = self.penalty_weight * 1.0
         self.add_loss(weight * ops.sum(ops.cast(gates, dtype)) / samples)
-        active = ops.mean(ops.cast(gates > 0, dtype))
+        active = ops.sum(ops.cast(gates > 0, dtype)) / ops.cast(ops.size(gates), dtype)
         self.active_ratio.assign(active)
         self.penalty_weight.assign(weight * _PENALTY_STEP ** ops.sign(active - self.active_budget))
 

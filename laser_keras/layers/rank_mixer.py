@@ -194,7 +194,8 @@ class RankMixer(keras.layers.Layer):
             else:
                 x = x + mix_tokens(mixing_norm(x))
                 x = x + ffn(ffn_norm(x), training=training)
-        return ops.reshape(ops.mean(x, axis=0), (*leading, self.dim))
+        # Not `ops.mean`: in some versions of Keras it computes in float32 whatever the dtype.
+        return ops.reshape(ops.sum(x / x.shape[0], axis=0), (*leading, self.dim))
 
     def _tokenize(self, name: str | None, tokens: int, features: Tensor) -> Tensor:
         """Cut [..., E] into slices and project each: [tokens, samples, D]."""

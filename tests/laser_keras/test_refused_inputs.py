@@ -18,7 +18,7 @@ def changed(value: Any, change: Callable[[np.ndarray], np.ndarray]) -> Any:
     return change(value) if is_float(value) else value
 
 
-CHECKED = ("target", "history", "inputs", "similarity")
+CHECKED = ("target", "history", "inputs", "similarity", "cross", "global_features")
 PAIRS = [
     (name, argument)
     for name, case in layer_cases.CASES.items()

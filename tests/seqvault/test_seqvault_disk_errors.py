@@ -7,6 +7,7 @@ import signal
 import pytest
 
 from seqvault import SeqVault, errors, wal
+from seqvault.files import Files
 from seqvault.testing.crash_run import PATH
 from seqvault.testing.memory_files import MemoryFiles
 from seqvault.testing.oracle import Oracle
@@ -265,3 +266,17 @@ def test_signals_interrupt_nothing(tmp_path):
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
     assert fired > 10
+
+
+def test_a_snapshot_on_another_disk_is_a_copy(monkeypatch):
+    disk = MemoryFiles()
+    oracle = filled(disk)
+    pieces = Files.pieces
+    monkeypatch.setattr(MemoryFiles, "pieces", lambda self, fd: pieces(self, fd, size=100))
+    with SeqVault.open(PATH, files=disk) as vault:
+        disk.fault = fault = Fault(errno.EXDEV, 1, lasting=True, only="link")
+        vault.snapshot("/copies/1")
+    assert fault.at == "link"
+    with SeqVault.open("/copies/1", files=disk) as copy:
+        assert not oracle.difference(copy)
+        copy.verify()
