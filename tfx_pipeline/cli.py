@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         1
     """
     arguments = _parser().parse_args(argv)
-    _quiet_libraries()
+    _prepare_libraries()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # progress in a log or pipe comes as it happens
     signal.signal(signal.SIGTERM, _interrupt)
@@ -202,9 +202,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _quiet_libraries() -> None:
-    """Libraries' chatter at start-up is not ours; child processes inherit the wish."""
+def _prepare_libraries() -> None:
+    """Before TensorFlow is imported; child processes inherit it.
+
+    Libraries' chatter at start-up is not ours. And a training step's large tensors are kept for
+    the next one: to get fresh memory from the system for each takes as long as to compute them.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     os.environ.setdefault(
         "PYTHONWARNINGS",
         "ignore::FutureWarning:google.api_core._python_version_support,"

@@ -12,4 +12,4 @@ COPY components components
 COPY tfx_pipeline tfx_pipeline
 COPY serving serving
 RUN uv pip install --system --no-cache --no-deps .
-ENV NUMBA_CACHE_DIR=/tmp/numba TF_CPP_MIN_LOG_LEVEL=3
+ENV NUMBA_CACHE_DIR=/tmp/numba TF_CPP_MIN_LOG_LEVEL=3 TF_CPU_ALLOCATOR_USE_BFC=true

@@ -141,6 +141,7 @@ def exit_when_server_lost() -> Iterator[None]:
 
 def main() -> None:
     """Serve the task that TF_CONFIG names."""
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as ``laser-pipeline`` does
     cluster = Cluster.from_environment()
     if cluster is None or cluster.job not in ("ps", "worker"):
         raise SystemExit("set TF_CONFIG to a cluster and to a task of type 'ps' or 'worker'")
