@@ -54,13 +54,24 @@ def main() -> None:
         "command": "python -m benchmarks.demo.run",
         "commit": commit,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
         "seconds": {**seconds, "all": round(sum(seconds.values()), 1)},
         "largest_process_gib": round(peak, 2),
         "stage_seconds": dict(re.findall(r"\[ *\d+/\d+\] (\w+): ([\d.]+) s", text)),
         "summary": text[text.find("Summary") :].strip().splitlines(),
     }
     output.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+
+
+def processor() -> str:
+    """The processor and whether it has AVX-512, which the time to train goes by."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.machine()
+    name = re.search(r"model name\s*: (.+)", text)
+    vectors = "with" if "avx512f" in text else "without"
+    return f"{name[1] if name else platform.machine()}, {vectors} AVX-512"
 
 
 if __name__ == "__main__":
