@@ -15,6 +15,7 @@ from seqvault.address import is_address
 from tfx_pipeline.datasets import DatasetError, PreparedDataset
 from tfx_pipeline.errors import PipelineError
 
+REPORT = "last_run.json"
 CONFIGS = Path(__file__).parent / "configs"
 LOCAL_BEAM_ARGS = (
     "--runner=FnApiRunner",

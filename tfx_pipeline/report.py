@@ -14,10 +14,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from laser_features import FeatureSpec
+from tfx_pipeline.config import REPORT
 from tfx_pipeline.evaluation import METRICS
 from tfx_pipeline.metadata import PipelineRun
 
-REPORT = "last_run.json"
 _COUNT = "count_"
 
 

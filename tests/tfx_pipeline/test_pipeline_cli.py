@@ -79,3 +79,12 @@ def test_a_full_disk_is_named_whoever_met_it(fails, tmp_path, monkeypatch, words
 def test_the_command_line_starts_without_tensorflow():
     code = "import sys, tfx_pipeline.cli; sys.exit('tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_demo_shows_something_before_tensorflow_is_imported() -> None:
+    code = (
+        "import sys, tfx_pipeline.demo;"
+        "print([m for m in ('tensorflow', 'tfx', 'apache_beam', 'keras') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
