@@ -227,9 +227,9 @@ class LONGEREncoder(SequenceEncoder):
     ) -> UserState:
         """Everything about the user, whatever the targets; of ``target`` only the shape counts."""
         history = ops.convert_to_tensor(history, dtype=self.compute_dtype)
+        self._check_global_features(global_features, target)
         if global_features is not None:
             global_features = ops.convert_to_tensor(global_features, dtype=self.compute_dtype)
-        self._check_global_features(global_features, target)
         _, history, mask = self._canonical(target, history, mask)
         merged, merged_mask = self._merge(history, mask)
         tokens = self._global_tokens(merged, global_features)
