@@ -34,8 +34,9 @@ from tfx_pipeline.store import LoadSummary, load_store
 
 _CANDIDATES = 10
 _MEASURED_REQUESTS = 50
-# On an empty machine, while the pipeline imports TFX: the join needs the store's kernels next.
-_COMPILE_READING = [sys.executable, "-c", "from seqvault.warm_up import warm_up; warm_up()"]
+# On an empty machine, beside the load of the store and the import of TFX: the join needs those that
+# read next.
+_COMPILE_KERNELS = [sys.executable, "-c", "from seqvault.warm_up import warm_up; warm_up()"]
 
 
 def run_demo(
@@ -65,17 +66,18 @@ def run_demo(
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with console.stage("1/5 dataset"):
-        dataset = _prepare(work, source, generator or GeneratorSettings(), console)
-        counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
-        console.say(f"   {dataset.source}: {counts}")
-    store = work / "store"
-    with console.stage("2/5 SeqVault: life-cycle history in bulk, the last day appended"):
-        loaded = load_store(dataset.path, store, replace=True, progress=console.progress)
-    config = config or _config_for(dataset)
-    settings = load_config(config, dataset.path, store, work / "run")
-    with console.stage("3/5 TFX pipeline"), _child(_COMPILE_READING, subprocess.DEVNULL):
-        report = _run_pipeline(settings, config)
+    with _child(_COMPILE_KERNELS, subprocess.DEVNULL):
+        with console.stage("1/5 dataset"):
+            dataset = _prepare(work, source, generator or GeneratorSettings(), console)
+            counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
+            console.say(f"   {dataset.source}: {counts}")
+        store = work / "store"
+        with console.stage("2/5 SeqVault: life-cycle history in bulk, the last day appended"):
+            loaded = load_store(dataset.path, store, replace=True, progress=console.progress)
+        config = config or _config_for(dataset)
+        settings = load_config(config, dataset.path, store, work / "run")
+        with console.stage("3/5 TFX pipeline"):
+            report = _run_pipeline(settings, config)
     server, address = _server(settings, work)
     with console.stage("4/5 model server and rank gateway"):
         server.start()
