@@ -142,8 +142,8 @@ def time_case(
     rounds = int(args.seconds / (time.perf_counter() - start)) if steps else 0
     shuffle = random.Random(0).sample
     for _ in range(min(max(rounds, FEWEST_ROUNDS), MOST_ROUNDS)):
-        # In another order each time, and each after a step of its own that does not count: who comes
-        # after a large system pays for what it leaves behind (returned memory, spinning threads).
+        # In another order each time, and each after a step of its own that does not count: who
+        # comes after a large system pays for what that leaves (returned memory, spinning threads).
         for system, step in shuffle(list(steps.items()), len(steps)):
             step()
             start, cpu_start = time.perf_counter(), time.process_time()
