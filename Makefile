@@ -4,7 +4,7 @@ SHELL := /bin/bash
 PY := .venv/bin/python
 DATA ?=
 KEEP ?= 0
-# Test files side by side; a worker needs about 5 GB. 0 runs them in one process.
+# Test files side by side; a worker needs about 3 GB. 0 runs them in one process.
 JOBS ?= 2
 PYTEST := -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Libraries' start-up chatter is not ours: a person sees our output, not theirs.

@@ -189,12 +189,13 @@ class SequenceRanker(keras.Model):
 
     def call(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
-        if self._called_with is None:
+        given = inputs
+        inputs, tokens = self._tokens(inputs)
+        if self._called_with is None:  # not before they are checked
             self._called_with = {
                 name: [list(value.shape), keras.backend.standardize_dtype(value.dtype)]
-                for name, value in inputs.items()
+                for name, value in given.items()
             }
-        inputs, tokens = self._tokens(inputs)
         mask, target = inputs["history_mask"], inputs["target"]
         extras = extras_for(self.encoder, _extras(inputs))
         encoded = self.encoder(

@@ -110,6 +110,8 @@ def test_the_inputs_of_the_first_call_are_the_default_signature(
 
     ranker, names = make(system)
     inputs = {**requests(2, 3), **extras(names, 2, 3)}
+    with pytest.raises(ValueError, match="Missing"):  # a refused call is not the first one
+        ranker({"target": inputs["target"]})
     ranker(inputs)
     ranker.save(tmp_path / "ranker.keras")
     for model in (ranker, keras.saving.load_model(tmp_path / "ranker.keras")):
