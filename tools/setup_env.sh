@@ -23,7 +23,7 @@ find_uv() {
   for python in python3 python3.13 python3.12 python3.11 python3.10 /usr/bin/python3; do
     "$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 || continue
     say "uv not found: installing it into .venv-tools" >&2
-    "$python" -m venv .venv-tools >&2 && .venv-tools/bin/python -m pip install --quiet uv >&2 || continue
+    "$python" -m venv .venv-tools >&2 && .venv-tools/bin/python -m pip install --quiet --disable-pip-version-check uv >&2 || continue
     echo .venv-tools/bin/uv
     return
   done
