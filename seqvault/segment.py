@@ -208,7 +208,7 @@ class Segment:
         """About how many bytes are in records whose last event is before ``oldest``."""
         times, lengths = self._sample
         share = lengths[times < oldest].sum() / max(lengths.sum(), 1)
-        return int(share * self.record_bytes)
+        return round(share * self.record_bytes)
 
     @cached_property
     def _sample(self) -> tuple[np.ndarray, np.ndarray]:

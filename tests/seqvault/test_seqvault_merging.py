@@ -10,8 +10,10 @@ import pytest
 
 from seqvault import Schema, SeqVault, errors, merge_policy
 from seqvault import bulk_loader as loader
+from seqvault import segment as segment_module
 from seqvault.files import Files
 from seqvault.manifest import Manifest
+from seqvault.segment import Segment
 from seqvault.testing.crash_run import PATH, crash_run
 from seqvault.testing.memory_files import MemoryFiles
 
@@ -217,3 +219,19 @@ def test_memory_does_not_grow_with_the_number_of_files_ever_written(tmp_path):
     with SeqVault.open(path, read_only=True) as vault:
         assert vault.verify()["events"] == 11
         assert items_of(vault, 1) == [0, 1, 2, 3, 4, 9, 10]
+
+
+def test_expired_bytes_are_those_of_records_that_ended_before(tmp_path, monkeypatch):
+    users = np.repeat(np.arange(90), np.arange(90) + 1)
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA) as vault:
+        vault.append({"user_id": users, "timestamp": 10**12 + users, "item_id": users})
+        vault.merge()
+    segment = Segment(Files(), str(tmp_path / "vault"), 1)
+    footer = segment.footer()
+    for oldest in (0, 10**12, 10**12 + 40, 10**12 + 90):
+        expected = footer.lengths[footer.last_times < oldest].sum()
+        assert segment.expired_bytes(oldest) == expected
+    monkeypatch.setattr(segment_module, "SAMPLE", 30)  # every third record tells about as much
+    sampled = Segment(Files(), str(tmp_path / "vault"), 1).expired_bytes(10**12 + 40)
+    exact = footer.lengths[footer.last_times < 10**12 + 40].sum()
+    assert abs(sampled - exact) < 0.1 * segment.record_bytes
