@@ -192,10 +192,7 @@ class SequenceRanker(keras.Model):
         given = inputs
         inputs, tokens = self._tokens(inputs)
         if self._called_with is None:  # not before they are checked
-            self._called_with = {
-                name: [list(value.shape), keras.backend.standardize_dtype(value.dtype)]
-                for name, value in given.items()
-            }
+            self._called_with = _specs(given)
         mask, target = inputs["history_mask"], inputs["target"]
         extras = extras_for(self.encoder, _extras(inputs))
         encoded = self.encoder(
@@ -229,10 +226,27 @@ class SequenceRanker(keras.Model):
         )
         if self._dropout is not None:
             mixed = self._dropout(mixed, training=training)
-        logits = ops.squeeze(self.head(mixed), -1)
-        if self.compute_dtype in ("float16", "bfloat16"):
-            logits = ops.cast(logits, "float32")  # half precision cannot hold small probabilities
+        logits = ops.cast(ops.squeeze(self.head(mixed), -1), self._output_dtype)
         return self.activation(logits)
+
+    def compute_output_spec(
+        self, inputs: Mapping[str, keras.KerasTensor], training: bool | None = None
+    ) -> keras.KerasTensor:
+        """What a call returns for these symbolic inputs."""
+        # The shapes say it all: tracing `call` fails on JAX, which cannot compare unknown sizes.
+        given = inputs
+        if self.embedding is not None:
+            inputs = self.embedding(inputs)
+        self._check_names(inputs)
+        if not self.head.built:  # a plug-in embedding's output is known only now, see `build`
+            self._build_tower({name: tuple(value.shape) for name, value in inputs.items()})
+        self._called_with = self._called_with or _specs(given)
+        return keras.KerasTensor(tuple(inputs["target"].shape)[:-1], self._output_dtype)
+
+    @property
+    def _output_dtype(self) -> str:
+        # Half precision cannot hold small probabilities.
+        return "float32" if self.compute_dtype in ("float16", "bfloat16") else self.compute_dtype
 
     def _tokens(self, inputs: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], dict]:
         """The embedded, checked inputs, and the tokens that the encoder sees."""
@@ -358,6 +372,17 @@ def _extras(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What an encoder may take beside target, history and mask, by its argument's name."""
     named = {"age" if name == "history_age" else name: value for name, value in inputs.items()}
     return {name: named[name] for name in EXTRAS if name in named}
+
+
+def _specs(inputs: Mapping[str, Any]) -> dict[str, list]:
+    """Shape and dtype of each input, ready for JSON; an axis of unknown size is None."""
+    return {
+        name: [
+            [size if isinstance(size, int) else None for size in value.shape],
+            keras.backend.standardize_dtype(value.dtype),
+        ]
+        for name, value in inputs.items()
+    }
 
 
 def _serving_signature(inputs: Mapping[str, Any]) -> dict[str, keras.InputSpec]:

@@ -113,6 +113,25 @@ def test_embedding_plug_in(tmp_path: Path) -> None:
     assert_close(keras.saving.load_model(path)(raw), outputs, relative=1e-7)
 
 
+def test_a_part_of_a_larger_model_is_saved_for_any_batch_and_length(tmp_path: Path) -> None:
+    inputs = tower_inputs()
+    free = {"context": inputs["context"].shape[1:]}  # the others have a second axis of any size
+    symbolic = {
+        name: keras.Input(free.get(name, (None, *value.shape[2:])), dtype=value.dtype.name)
+        for name, value in inputs.items()
+    }
+    ranker = make()
+    model = keras.Model(symbolic, ranker(symbolic))
+    shapes = {name: shape for name, (shape, _) in ranker.get_build_config()["raw_inputs"].items()}
+    assert shapes == {name: list(value.shape) for name, value in symbolic.items()}
+    assert shapes["history"] == [None, None, 6]
+    model.save(tmp_path / "model.keras")
+    revived = keras.saving.load_model(tmp_path / "model.keras")
+    for length in (10, 23):
+        inputs = tower_inputs(length=length)
+        assert_close(revived(inputs), ranker(inputs), relative=1e-7)
+
+
 def test_trains() -> None:
     ranker = make()
     ranker.compile("adam", "binary_crossentropy")
