@@ -126,6 +126,13 @@ def check_ages(owner: str, name: str, age: Tensor, expected: Shape, layout: str)
     return age
 
 
+def check_float(owner: str, name: str, dtype: Any) -> None:
+    """Raise ``ValueError`` unless the input ``name`` is of a float ``dtype``."""
+    dtype = keras.backend.standardize_dtype(dtype)
+    if not keras.backend.is_float_dtype(dtype):
+        raise ValueError(f"{owner}: `{name}` must be a float tensor. Received dtype: {dtype}")
+
+
 def check_inputs(layer: keras.layers.Layer, ids: Collection[str] = (), **inputs: Any) -> None:
     """Raise ``ValueError`` unless a call's ``inputs`` are float and as wide as at the build.
 
@@ -148,11 +155,7 @@ def check_inputs(layer: keras.layers.Layer, ids: Collection[str] = (), **inputs:
         leading: Shape | None = None
         for key, part in vectors.items():
             label, shape = name if key is None else f"{name}[{key!r}]", tuple(part.shape)
-            dtype = keras.backend.standardize_dtype(part.dtype)
-            if not keras.backend.is_float_dtype(dtype):
-                raise ValueError(
-                    f"{owner}: `{label}` must be a float tensor. Received dtype: {dtype}"
-                )
+            check_float(owner, label, part.dtype)
             leading = shape[:-1] if leading is None else leading
             layout = "[..., width], as wide as when the layer was built"
             if len(vectors) > 1:

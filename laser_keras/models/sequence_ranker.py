@@ -9,6 +9,7 @@ from keras import ops
 from laser_keras.checks import (
     check_agrees,
     check_choice,
+    check_float,
     check_int,
     check_known_width,
     check_rank,
@@ -200,6 +201,9 @@ class SequenceRanker(keras.Model):
         )
         leading = ops.shape(target)[:-1]
         features = [target]
+        for name in ("candidate", "context"):  # ids would pass as magnitudes
+            if name in inputs:
+                check_float(self.name, name, inputs[name].dtype)
         if "candidate" in inputs:
             shape, expected = tuple(inputs["candidate"].shape), (*tuple(target.shape)[:-1], None)
             check_agrees(

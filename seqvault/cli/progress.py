@@ -40,6 +40,7 @@ class ShownProgress:
             self._bar = tqdm(
                 desc=self._command, total=total, unit=f" {unit}", unit_scale=True, file=sys.stderr
             )
+        self._bar.total = total  # more servers may have told theirs
         self._bar.update(done - self._bar.n)
 
     def close(self) -> None:

@@ -42,6 +42,7 @@ def load(arguments: argparse.Namespace) -> dict[str, Any]:
     files = [file for given in arguments.parquet for file in _files_of(Path(given))]
     total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
     with open_target(arguments, read_only=False) as store, ShownProgress("load") as shown:
+        shown("events", 0, total)  # the first batch may wait for the kernels to be compiled
         loaded = store.bulk_load(_batches(files, store.schema, arguments.shard, total, shown))
         if arguments.items:
             store.put_items(pq.read_table(arguments.items))
@@ -187,23 +188,19 @@ def stats(arguments: argparse.Namespace) -> dict[str, Any]:
 def verify(arguments: argparse.Namespace) -> dict[str, Any]:
     """Reads and checks every byte."""
     with open_target(arguments, read_only=True) as store, ShownProgress("verify") as shown:
-        # a server answers at the end only
-        return store.verify(shown) if isinstance(store, SeqVault) else store.verify()
+        return store.verify(shown)
 
 
 def merge(arguments: argparse.Namespace) -> dict[str, Any]:
     """Moves the log into segments."""
     with open_target(arguments, read_only=False) as store, ShownProgress("merge") as shown:
-        return store.merge(progress=shown) if isinstance(store, SeqVault) else store.merge()
+        return store.merge(progress=shown)
 
 
 def snapshot(arguments: argparse.Namespace) -> dict[str, Any]:
     """Makes a complete copy."""
     with open_target(arguments, read_only=False) as store, ShownProgress("snapshot") as shown:
-        if isinstance(store, SeqVault):
-            store.snapshot(arguments.target, shown)
-        else:
-            store.snapshot(arguments.target)
+        store.snapshot(arguments.target, shown)
     return {"snapshot": arguments.target}
 
 

@@ -15,6 +15,7 @@ from seqvault.errors import InvalidRequestError
 from seqvault.events import NO_BOUND, to_columns
 from seqvault.item_batch import ItemBatch
 from seqvault.items import to_numpy, to_table
+from seqvault.progress import Progress, untold
 from seqvault.requests import USERS_A_PAGE, batches_of, bounds_of, ids_of, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
@@ -22,6 +23,8 @@ from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
 from seqvault.service.call import REQUEST_ID
 from seqvault.service.read_replies import PACKED_FROM, batch_of
+
+LONG_SECONDS = 3600.0  # for what may go through the whole store
 
 
 class SeqVaultClient:
@@ -175,26 +178,47 @@ class SeqVaultClient:
         """Loads history in large appends; see ``SeqVault.bulk_load``."""
         return sum(self.append(batch) for batch in batches_of(source))
 
-    def _json(self, method: str, request: Any) -> dict[str, Any]:
-        reply = self._call(method, request, pb.JsonReply, timeout=3600.0)
-        answer: dict[str, Any] = json.loads(reply.json)
+    def _work(self, method: str, request: Any, progress: Progress) -> dict[str, Any]:
+        """The answer of a call that may take long, and says meanwhile how far it is."""
+        request.tell_progress = progress is not untold
+        call = self._channel.unary_stream(
+            f"/{wire.NAME}/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=pb.WorkReply.FromString,
+        )
+        request_id = uuid.uuid4().hex
+        metadata = (*self._metadata, (REQUEST_ID, request_id))
+        replies = call(request, timeout=LONG_SECONDS, metadata=metadata)
+        answer: dict[str, Any] = {}
+        try:
+            for reply in replies:
+                if reply.json:
+                    answer = json.loads(reply.json)
+                else:
+                    progress(reply.unit, reply.done, reply.total)
+        except grpc.RpcError as error:
+            raise wire.error_of(error, self.path, request_id, method) from None
+        finally:
+            replies.cancel()  # if `progress` raised; nothing else is left to cancel
         return answer
 
-    def merge(self) -> dict[str, int]:
-        """See ``SeqVault.merge``."""
-        return self._json("Merge", pb.MergeRequest())
+    def merge(self, progress: Progress = untold) -> dict[str, int]:
+        """See ``SeqVault.merge``; an error of ``progress`` ends the waiting, not the merge."""
+        return self._work("Merge", pb.MergeRequest(), progress)
 
-    def verify(self) -> dict[str, int]:
+    def verify(self, progress: Progress = untold) -> dict[str, int]:
         """See ``SeqVault.verify``."""
-        return self._json("Verify", pb.VerifyRequest())
+        return self._work("Verify", pb.VerifyRequest(), progress)
 
     def stats(self) -> dict[str, Any]:
         """See ``SeqVault.stats``."""
-        return self._json("Stats", pb.StatsRequest())
+        reply = self._call("Stats", pb.StatsRequest(), pb.JsonReply, timeout=LONG_SECONDS)
+        answer: dict[str, Any] = json.loads(reply.json)
+        return answer
 
-    def snapshot(self, path: str | os.PathLike[str]) -> None:
+    def snapshot(self, path: str | os.PathLike[str], progress: Progress = untold) -> None:
         """See ``SeqVault.snapshot``; the path is one on the server."""
-        self._json("Snapshot", pb.SnapshotRequest(path=os.fspath(path)))
+        self._work("Snapshot", pb.SnapshotRequest(path=os.fspath(path)), progress)
 
     def refresh(self) -> bool:
         """Does nothing: a server always answers with what is there now."""

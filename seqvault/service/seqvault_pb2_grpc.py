@@ -44,25 +44,25 @@ class SeqVaultStub(object):
                 request_serializer=seqvault_dot_service_dot_seqvault__pb2.UserIdsRequest.SerializeToString,
                 response_deserializer=seqvault_dot_service_dot_seqvault__pb2.UserIdsReply.FromString,
                 )
-        self.Merge = channel.unary_unary(
+        self.Merge = channel.unary_stream(
                 '/seqvault.v1.SeqVault/Merge',
                 request_serializer=seqvault_dot_service_dot_seqvault__pb2.MergeRequest.SerializeToString,
-                response_deserializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
+                response_deserializer=seqvault_dot_service_dot_seqvault__pb2.WorkReply.FromString,
                 )
-        self.Verify = channel.unary_unary(
+        self.Verify = channel.unary_stream(
                 '/seqvault.v1.SeqVault/Verify',
                 request_serializer=seqvault_dot_service_dot_seqvault__pb2.VerifyRequest.SerializeToString,
-                response_deserializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
+                response_deserializer=seqvault_dot_service_dot_seqvault__pb2.WorkReply.FromString,
                 )
         self.Stats = channel.unary_unary(
                 '/seqvault.v1.SeqVault/Stats',
                 request_serializer=seqvault_dot_service_dot_seqvault__pb2.StatsRequest.SerializeToString,
                 response_deserializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
                 )
-        self.Snapshot = channel.unary_unary(
+        self.Snapshot = channel.unary_stream(
                 '/seqvault.v1.SeqVault/Snapshot',
                 request_serializer=seqvault_dot_service_dot_seqvault__pb2.SnapshotRequest.SerializeToString,
-                response_deserializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
+                response_deserializer=seqvault_dot_service_dot_seqvault__pb2.WorkReply.FromString,
                 )
 
 
@@ -167,25 +167,25 @@ def add_SeqVaultServicer_to_server(servicer, server):
                     request_deserializer=seqvault_dot_service_dot_seqvault__pb2.UserIdsRequest.FromString,
                     response_serializer=seqvault_dot_service_dot_seqvault__pb2.UserIdsReply.SerializeToString,
             ),
-            'Merge': grpc.unary_unary_rpc_method_handler(
+            'Merge': grpc.unary_stream_rpc_method_handler(
                     servicer.Merge,
                     request_deserializer=seqvault_dot_service_dot_seqvault__pb2.MergeRequest.FromString,
-                    response_serializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.SerializeToString,
+                    response_serializer=seqvault_dot_service_dot_seqvault__pb2.WorkReply.SerializeToString,
             ),
-            'Verify': grpc.unary_unary_rpc_method_handler(
+            'Verify': grpc.unary_stream_rpc_method_handler(
                     servicer.Verify,
                     request_deserializer=seqvault_dot_service_dot_seqvault__pb2.VerifyRequest.FromString,
-                    response_serializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.SerializeToString,
+                    response_serializer=seqvault_dot_service_dot_seqvault__pb2.WorkReply.SerializeToString,
             ),
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
                     request_deserializer=seqvault_dot_service_dot_seqvault__pb2.StatsRequest.FromString,
                     response_serializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.SerializeToString,
             ),
-            'Snapshot': grpc.unary_unary_rpc_method_handler(
+            'Snapshot': grpc.unary_stream_rpc_method_handler(
                     servicer.Snapshot,
                     request_deserializer=seqvault_dot_service_dot_seqvault__pb2.SnapshotRequest.FromString,
-                    response_serializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.SerializeToString,
+                    response_serializer=seqvault_dot_service_dot_seqvault__pb2.WorkReply.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -310,9 +310,9 @@ class SeqVault(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/seqvault.v1.SeqVault/Merge',
+        return grpc.experimental.unary_stream(request, target, '/seqvault.v1.SeqVault/Merge',
             seqvault_dot_service_dot_seqvault__pb2.MergeRequest.SerializeToString,
-            seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
+            seqvault_dot_service_dot_seqvault__pb2.WorkReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -327,9 +327,9 @@ class SeqVault(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/seqvault.v1.SeqVault/Verify',
+        return grpc.experimental.unary_stream(request, target, '/seqvault.v1.SeqVault/Verify',
             seqvault_dot_service_dot_seqvault__pb2.VerifyRequest.SerializeToString,
-            seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
+            seqvault_dot_service_dot_seqvault__pb2.WorkReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
 
@@ -361,8 +361,8 @@ class SeqVault(object):
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(request, target, '/seqvault.v1.SeqVault/Snapshot',
+        return grpc.experimental.unary_stream(request, target, '/seqvault.v1.SeqVault/Snapshot',
             seqvault_dot_service_dot_seqvault__pb2.SnapshotRequest.SerializeToString,
-            seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
+            seqvault_dot_service_dot_seqvault__pb2.WorkReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

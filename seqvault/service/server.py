@@ -2,8 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from seqvault.service.background_merge import BackgroundMerge
 from seqvault.service.bytes_in_flight import BytesInFlight
 from seqvault.service.call import REQUEST_ID, Call
 from seqvault.service.metrics import Metrics
-from seqvault.service.store_service import WRITES, Handler, StoreService
+from seqvault.service.store_service import WRITES, Handler, StoreService, StreamHandler
 from seqvault.service.tokens import Tokens
 from seqvault.store import SeqVault
 from seqvault.warm_up import warm_up
@@ -129,60 +130,80 @@ class Server:
         return self.metrics.text(self.vault.stats(), self._merge.failures)
 
     def _handlers(self, service: StoreService) -> Any:
-        return grpc.method_handlers_generic_handler(
-            wire.NAME,
-            {
-                method: grpc.unary_unary_rpc_method_handler(
-                    self._guarded(method, function),
-                    request_deserializer=request.FromString,
-                    response_serializer=lambda reply: reply.SerializeToString(),
-                )
-                for method, (request, function) in service.methods().items()
-            },
-        )
+        def serialize(reply: Any) -> bytes:
+            data: bytes = reply.SerializeToString()
+            return data
+
+        handlers = {
+            method: grpc.unary_unary_rpc_method_handler(
+                self._guarded(method, function), request.FromString, serialize
+            )
+            for method, (request, function) in service.methods().items()
+        }
+        for method, (request, stream) in service.long_methods().items():
+            handlers[method] = grpc.unary_stream_rpc_method_handler(
+                self._guarded_stream(method, stream), request.FromString, serialize
+            )
+        return grpc.method_handlers_generic_handler(wire.NAME, handlers)
 
     def _guarded(
         self, method: str, function: Handler
     ) -> Callable[[Any, grpc.ServicerContext], Any]:
-        """The method behind access, deadline, errors with their type, metrics and log."""
-
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
-            call = Call.of(method, context)
-            try:
-                if self._tokens is not None:
-                    given = dict(context.invocation_metadata()).get("authorization", "")
-                    self._tokens.check(str(given), "write" if method in WRITES else "read")
-                remaining = context.time_remaining()
-                if not context.is_active() or (remaining is not None and remaining <= 0):
-                    # waited too long for a worker: nobody listens any more
-                    call.outcome = grpc.StatusCode.DEADLINE_EXCEEDED.name
-                    context.abort(
-                        grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call."
-                    )
-                held = self.bytes_in_flight.hold(request.ByteSize())
-                if not context.add_callback(held.end):
-                    held.end()  # it ended meanwhile
+            with self._guard(method, request, context) as (call, hold):
                 reply = function(request, call)
-                held.add(reply.ByteSize())
-                context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+                hold(reply.ByteSize())
                 return reply
-            except Exception as error:
-                if call.outcome != "OK":  # aborted just above
-                    raise
-                code = wire.code_of(error)
-                call.outcome, call.error = code.name, f"{type(error).__name__}: {error}"
-                if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS):
-                    LOG.exception(
-                        json.dumps({"event": "call failed", "request_id": call.request_id})
-                    )
-                context.set_trailing_metadata(
-                    ((wire.ERROR_KEY, type(error).__name__), (REQUEST_ID, call.request_id))
-                )
-                context.abort(code, str(error))
-                raise
-            finally:
-                seconds = call.seconds
-                self.metrics.observe(call, seconds)
-                call.log(seconds)
 
         return answer
+
+    def _guarded_stream(
+        self, method: str, function: StreamHandler
+    ) -> Callable[[Any, grpc.ServicerContext], Iterator[Any]]:
+        def answer(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            with self._guard(method, request, context) as (call, _):
+                yield from function(request, call)
+
+        return answer
+
+    @contextmanager
+    def _guard(
+        self, method: str, request: Any, context: grpc.ServicerContext
+    ) -> Iterator[tuple[Call, Callable[[int], None]]]:
+        """Puts a call behind access, deadline, errors with their type, metrics and log.
+
+        Gives the call, and what its reply's bytes are to be told to.
+        """
+        call = Call.of(method, context)
+        try:
+            if self._tokens is not None:
+                given = dict(context.invocation_metadata()).get("authorization", "")
+                self._tokens.check(str(given), "write" if method in WRITES else "read")
+            remaining = context.time_remaining()
+            if not context.is_active() or (remaining is not None and remaining <= 0):
+                # waited too long for a worker: nobody listens any more
+                call.outcome = grpc.StatusCode.DEADLINE_EXCEEDED.name
+                context.abort(
+                    grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call."
+                )
+            held = self.bytes_in_flight.hold(request.ByteSize())
+            if not context.add_callback(held.end):
+                held.end()  # it ended meanwhile
+            yield call, held.add
+            context.set_trailing_metadata(((REQUEST_ID, call.request_id),))
+        except Exception as error:
+            if call.outcome != "OK":  # aborted just above
+                raise
+            code = wire.code_of(error)
+            call.outcome, call.error = code.name, f"{type(error).__name__}: {error}"
+            if code in (grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS):
+                LOG.exception(json.dumps({"event": "call failed", "request_id": call.request_id}))
+            context.set_trailing_metadata(
+                ((wire.ERROR_KEY, type(error).__name__), (REQUEST_ID, call.request_id))
+            )
+            context.abort(code, str(error))
+            raise
+        finally:
+            seconds = call.seconds
+            self.metrics.observe(call, seconds)
+            call.log(seconds)

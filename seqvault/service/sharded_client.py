@@ -13,11 +13,13 @@ import pyarrow as pa
 from seqvault.errors import SchemaError, ServerUnavailableError
 from seqvault.events import to_columns
 from seqvault.item_batch import ItemBatch
+from seqvault.progress import Progress, untold
 from seqvault.requests import USERS_A_PAGE, batches_of, bounds_of, ids_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service.client import SeqVaultClient
 from seqvault.service.shards import shard_of
+from seqvault.service.summed_progress import SummedProgress
 
 Answer = TypeVar("Answer")
 
@@ -176,21 +178,24 @@ class ShardedClient:
             if isinstance(value, int)
         }
 
-    def merge(self) -> dict[str, int]:
-        """See ``SeqVault.merge``; on every server."""
-        return self._sum(lambda client: client.merge())
+    def merge(self, progress: Progress = untold) -> dict[str, int]:
+        """See ``SeqVault.merge``; on every server, and ``progress`` is told of all together."""
+        summed = SummedProgress(progress)
+        return self._sum(lambda client: client.merge(summed.part()))
 
-    def verify(self) -> dict[str, int]:
+    def verify(self, progress: Progress = untold) -> dict[str, int]:
         """See ``SeqVault.verify``; on every server."""
-        return self._sum(lambda client: client.verify())
+        summed = SummedProgress(progress)
+        return self._sum(lambda client: client.verify(summed.part()))
 
     def stats(self) -> dict[str, Any]:
         """See ``SeqVault.stats``; counts, summed over shards."""
         return self._sum(lambda client: client.stats())
 
-    def snapshot(self, path: str | os.PathLike[str]) -> None:
+    def snapshot(self, path: str | os.PathLike[str], progress: Progress = untold) -> None:
         """See ``SeqVault.snapshot``; the path is made on every server."""
-        self._all(lambda client, shard: client.snapshot(path))
+        summed = SummedProgress(progress)
+        self._all(lambda client, shard: client.snapshot(path, summed.part()))
 
     def refresh(self) -> bool:
         """Does nothing: servers always answer with what is there now."""

@@ -3,20 +3,22 @@
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from seqvault.errors import SourceConflictError, UnknownFieldError
+from seqvault.progress import Progress
 from seqvault.service import seqvault_pb2 as pb
-from seqvault.service import wire
+from seqvault.service import wire, work
 from seqvault.service.call import Call
 from seqvault.service.read_replies import OFFERED, read_reply
 from seqvault.store import SeqVault
 
 Handler = Callable[[Any, Call], Any]
+StreamHandler = Callable[[Any, Call], Iterator[Any]]
 WRITES = {"Append", "PutItems", "Merge", "Snapshot"}
 
 
@@ -28,7 +30,7 @@ class StoreService:
         self._sources: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def methods(self) -> dict[str, tuple[Any, Handler]]:
-        """Request type and function of each method."""
+        """Request type and function of each method with one reply."""
         return {
             "Describe": (pb.DescribeRequest, self._describe),
             "Append": (pb.AppendRequest, self._append),
@@ -36,9 +38,14 @@ class StoreService:
             "PutItems": (pb.PutItemsRequest, self._put_items),
             "ReadItems": (pb.ReadItemsRequest, self._read_items),
             "UserIds": (pb.UserIdsRequest, self._user_ids),
-            "Merge": (pb.MergeRequest, lambda request, call: _as_json(self._vault.merge())),
-            "Verify": (pb.VerifyRequest, lambda request, call: _as_json(self._vault.verify())),
-            "Stats": (pb.StatsRequest, lambda request, call: _as_json(self._vault.stats())),
+            "Stats": (pb.StatsRequest, self._stats),
+        }
+
+    def long_methods(self) -> dict[str, tuple[Any, StreamHandler]]:
+        """Request type and function of each method that tells how far it is."""
+        return {
+            "Merge": (pb.MergeRequest, self._merge),
+            "Verify": (pb.VerifyRequest, self._verify),
             "Snapshot": (pb.SnapshotRequest, self._snapshot),
         }
 
@@ -116,15 +123,23 @@ class StoreService:
         call.users = len(users)
         return pb.UserIdsReply(user_ids=users.astype("<i8").tobytes())
 
-    def _snapshot(self, request: Any, call: Call) -> Any:
-        self._vault.snapshot(request.path)
-        return _as_json({"snapshot": request.path})
+    def _stats(self, request: Any, call: Call) -> Any:
+        return pb.JsonReply(json=json.dumps(self._vault.stats()))
+
+    def _merge(self, request: Any, call: Call) -> Iterator[Any]:
+        return work.replies(lambda p: self._vault.merge(progress=p), request.tell_progress)
+
+    def _verify(self, request: Any, call: Call) -> Iterator[Any]:
+        return work.replies(self._vault.verify, request.tell_progress)
+
+    def _snapshot(self, request: Any, call: Call) -> Iterator[Any]:
+        def copy(progress: Progress) -> dict[str, Any]:
+            self._vault.snapshot(request.path, progress)
+            return {"snapshot": request.path}
+
+        return work.replies(copy, request.tell_progress)
 
 
 def _appended(stored: int, call: Call) -> Any:
     call.events = stored
     return pb.AppendReply(stored=stored)
-
-
-def _as_json(value: dict[str, Any]) -> Any:
-    return pb.JsonReply(json=json.dumps(value))

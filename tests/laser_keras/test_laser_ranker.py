@@ -181,6 +181,8 @@ def test_unknown_system() -> None:
         ({"history_age": np.ones((3, 10), "float32")}, "`age` must be an integer"),
         ({"history_age": np.ones((3, 1), "int32")}, "`age` must have shape"),
         ({"target": np.ones((3, 2, 5, 1), "float32")}, "`target` must have shape"),
+        ({"candidate": np.ones((3, 2, 2), "int32")}, "`candidate` must be a float tensor"),
+        ({"context": np.ones((3, 3), "int64")}, "`context` must be a float tensor"),
         ({"context": np.ones((1, 3), "float32")}, "`context` must have shape"),
         ({"candidate": np.ones((3, 1, 2), "float32")}, "`candidate` must have shape"),
     ],
