@@ -18,7 +18,7 @@ from laser_keras.checks import (
     check_same_width,
     is_number,
 )
-from laser_keras.gated_sums import gated_segment_sums
+from laser_keras.gated_sums import event_scores, gated_segment_sums
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import (
@@ -340,7 +340,7 @@ class SegmentedTargetAttention(SequenceLayer):
         query = self._query(target)
         if absorb_keys:
             flat = ops.reshape(self._absorb_keys(query), (batch, candidates * heads, -1))
-            scores = ops.einsum("bmd,bld->bml", flat, history)
+            scores = event_scores(flat, history)
             scores = ops.reshape(scores, (batch, candidates, heads, length))
         else:
             keys = linear(history, self.key_kernel)
