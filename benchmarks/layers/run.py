@@ -260,6 +260,7 @@ def main() -> None:
             for backward in (False, True):
                 rows = time_case(args.systems, length, candidates, backward, args)
                 report["times"] += rows
+                write(report, args.output)  # a run cut short leaves what it has
                 for row in rows:
                     shown = row.get("left_out") or (
                         f"{row['wall_ms_per_request']:10.3f} ms wall "
@@ -274,8 +275,12 @@ def main() -> None:
         for system in args.systems:
             report["memory"].append(peak_memory(system, args))
             print(report["memory"][-1], flush=True)
-    if args.output:
-        args.output.write_text(json.dumps(report, indent=1) + "\n")
+    write(report, args.output)
+
+
+def write(report: dict[str, Any], output: Path | None) -> None:
+    if output:
+        output.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":
