@@ -119,7 +119,7 @@ def _times(report: Report) -> str:
             time = None if row is None else row.get(report.measure)
             cells.append("left out" if time is None else f"{time:.3g}")
         lines.append(f"| {candidates} | {length} | {case} | " + " | ".join(cells) + " |")
-    lines.append("\n*Left out*: a tensor would exceed the limit of 2e8 floats.")
+    lines.append("\n*Left out*: too large or too slow; the raw result says which.")
     return "\n".join(lines)
 
 
