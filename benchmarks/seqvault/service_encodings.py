@@ -1,6 +1,6 @@
 """Bytes and time of a served read in each encoding, over loopback, and what a dictionary saves.
 
-    python benchmarks/seqvault/service_encodings.py [--users 1500] [--data events.parquet]
+    python -m benchmarks.seqvault.service_encodings [--users 1500] [--data events.parquet]
 
 Server and client are two processes. Encodings alternate within one loop, so that all see the same
 machine. Wall time is of the client's call, from request to padded arrays; CPU time is of client
@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import zstandard
-from workload import Histories, generate, load
 
 import seqvault.service.client
+from benchmarks.seqvault.workload import Histories, generate, load
 from seqvault import Schema, SeqVault
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service.server import Server

@@ -36,7 +36,6 @@ from seqvault.index import Index
 from seqvault.memtable import Memtable
 from seqvault.segment import Segment
 from seqvault.sequence_batch import SequenceBatch
-from seqvault.state import add_segment
 from seqvault.warm_up import warm_up
 
 RESULT = Path(__file__).parent / "results" / "shares.json"
@@ -267,8 +266,9 @@ def of_recovery(users: int, root: str) -> dict[str, float]:
     timed("open", lambda: SeqVault.open(path, read_only=True).close())
     index, memtable = Index(), Memtable(schema)
     for number in numbers:
-        segment = timed("read footers", lambda n=number: Segment(files, path, n))
-        timed("add records to the index", lambda s=segment: add_segment(index, s))
+        footer = timed("read footers", lambda n=number: Segment(files, path, n).footer())
+        records = footer[:-1]
+        timed("add records to the index", lambda n=number, r=records: index.add_records(n, *r))
     names = sorted(name for name in os.listdir(f"{path}/wal") if name.endswith(".wal"))
     width = sum(dtype.itemsize for dtype in schema.columns.values())
     sizes = sum(os.path.getsize(f"{path}/wal/{name}") for name in names)
