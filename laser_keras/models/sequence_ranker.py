@@ -201,19 +201,11 @@ class SequenceRanker(keras.Model):
         )
         leading = ops.shape(target)[:-1]
         features = [target]
-        for name in ("candidate", "context"):  # ids would pass as magnitudes
-            if name in inputs:
-                check_float(self.name, name, inputs[name].dtype)
+        self._check_features(inputs)
         if "candidate" in inputs:
-            shape, expected = tuple(inputs["candidate"].shape), (*tuple(target.shape)[:-1], None)
-            check_agrees(
-                self.name, "candidate", shape, expected, "[B, N, e] or [B, e], as `target`"
-            )
             features.append(inputs["candidate"])
         if "context" in inputs:
             context = inputs["context"]
-            expected = (target.shape[0], None)
-            check_agrees(self.name, "context", tuple(context.shape), expected, "[B, e]")
             if len(target.shape) == 3:
                 context = ops.expand_dims(context, 1)
             features.append(ops.broadcast_to(context, (*leading, context.shape[-1])))
@@ -242,6 +234,7 @@ class SequenceRanker(keras.Model):
         if self.embedding is not None:
             inputs = self.embedding(inputs)
         self._check_names(inputs)
+        self._check_features(inputs)
         if not self.head.built:  # a plug-in embedding's output is known only now, see `build`
             self._build_tower({name: tuple(value.shape) for name, value in inputs.items()})
         self._called_with = self._called_with or _specs(given)
@@ -292,6 +285,16 @@ class SequenceRanker(keras.Model):
                 f"{self.name}: `inputs` must hold {required} and optionally {list(_OPTIONAL)}. "
                 f"Missing: {missing}. Unexpected: {unexpected}"
             )
+
+    def _check_features(self, inputs: Mapping[str, Any]) -> None:
+        target = tuple(inputs["target"].shape)
+        for name, expected, layout in (
+            ("candidate", (*target[:-1], None), "[B, N, e] or [B, e], as `target`"),
+            ("context", (target[0], None), "[B, e]"),
+        ):
+            if name in inputs:
+                check_float(self.name, name, inputs[name].dtype)  # ids would pass as magnitudes
+                check_agrees(self.name, name, tuple(inputs[name].shape), expected, layout)
 
     def export(
         self,

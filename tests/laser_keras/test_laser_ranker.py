@@ -193,6 +193,16 @@ def test_bad_inputs_are_named(change: dict, message: str) -> None:
         make()(inputs)
 
 
+@pytest.mark.parametrize("name", ["candidate", "context"])
+def test_integer_features_are_refused_when_a_larger_model_is_made(name: str) -> None:
+    inputs = {
+        key: keras.Input(value.shape[1:], dtype="int32" if key == name else value.dtype.name)
+        for key, value in tower_inputs().items()
+    }
+    with pytest.raises(ValueError, match=f"`{name}` must be a float tensor"):
+        make()(inputs)
+
+
 def test_num_tokens_must_leave_room() -> None:
     with pytest.raises(ValueError, match="`num_tokens` must be larger"):
         make(num_tokens=4)
