@@ -1,4 +1,4 @@
-"""The yardsticks of the benchmarks: the paper's own vectorised LASER encoder, and what it shares.
+"""The yardsticks of the benchmarks: the paper's own vectorised LASER encoder, and lower bounds.
 
 Equations 8 to 12, heads included, as section 3.5.1 prints them: keys and values of all events are
 formed, and GSTA projects all segments in every layer. It has the weights of ``LaserEncoder``.
@@ -83,6 +83,16 @@ class SegmentNetwork(keras.layers.Layer):
         segments = ops.expand_dims(history[:, : history.shape[1] // 10], 1)
         segments = segments + ops.expand_dims(target, 2)  # [B, N, S, d], another per candidate
         return self.norm(segments + self.feed_forward(segments))
+
+
+class HistoryRead(keras.layers.Layer):
+    """One pass over the history, and in the backward pass one written gradient of its size."""
+
+    def build(self, target_shape: Any, history_shape: Any) -> None:
+        """It has no weights."""
+
+    def call(self, target: Any, history: Any, mask: Any = None) -> Any:
+        return ops.sum(history, axis=(1, 2))
 
 
 class KerasTargetAttention(keras.layers.Layer):

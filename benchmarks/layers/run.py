@@ -22,15 +22,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import keras
 import numpy as np
 
-from benchmarks.layers.paper_form import KerasTargetAttention, PaperForm, SegmentNetwork
-from laser_keras import HSTUEncoder, LaserEncoder, TransformerEncoder
+from benchmarks.layers.paper_form import (
+    HistoryRead,
+    KerasTargetAttention,
+    PaperForm,
+    SegmentNetwork,
+)
+from laser_keras import (
+    HSTUEncoder,
+    LaserEncoder,
+    SegmentedTargetAttention,
+    TransformerEncoder,
+)
 
 BACKEND = keras.backend.backend()
 WIDTH = 128
 SYSTEMS: dict[str, Callable[[], keras.layers.Layer]] = {
     "laser": LaserEncoder,
     "paper_form": PaperForm,
+    "segmented_target_attention": SegmentedTargetAttention,
     "segment_network": SegmentNetwork,
+    "history_read": HistoryRead,
     "keras_target_attention": KerasTargetAttention,
     "hstu": HSTUEncoder,
     "transformer": TransformerEncoder,
@@ -54,6 +66,8 @@ def largest_tensor(system: str, batch: int, length: int, candidates: int) -> flo
         return batch * 2 * length**2
     if system == "paper_form":
         return batch * candidates * length * WIDTH
+    if system == "history_read":
+        return batch * length * WIDTH
     return batch * candidates * length / 10 * 4 * WIDTH + batch * length * WIDTH
 
 
@@ -81,7 +95,8 @@ def make_step(
             with tf.GradientTape() as tape:
                 tape.watch([values, target, history])
                 result = loss(values, target, history)
-            return tape.gradient(result, [values, target, history])
+            sources = [values, target, history]
+            return tape.gradient(result, sources, unconnected_gradients="zero")
 
         step.get_concrete_function(*arguments)
         return lambda: tf.nest.map_structure(lambda x: x.shape, step(*arguments))
@@ -93,13 +108,19 @@ def make_step(
         return lambda: jax.block_until_ready(compiled(*arguments))
     import torch
 
-    def step() -> Any:
+    def compute() -> Any:
         if not backward:
             with torch.no_grad():
                 return loss(*arguments)
         leaves = [x.detach().requires_grad_() for x in (*weights, *arguments[1:])]
         result = loss(leaves[:-2], leaves[-2], leaves[-1])
         return torch.autograd.grad(result, leaves, allow_unused=True)
+
+    def step() -> Any:
+        result = compute()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        return result
 
     return step
 
@@ -217,13 +238,23 @@ def limit_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
-def environment(args: argparse.Namespace) -> dict[str, Any]:
-    module = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[BACKEND]
-    devices = None
+def accelerators() -> list[str]:
+    """Names of the GPUs and TPUs that the backend computes on; none on a CPU."""
     if BACKEND == "jax":
         import jax
 
-        devices = [str(device.device_kind) for device in jax.devices()]
+        return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        return [device.name for device in tf.config.list_physical_devices("GPU")]
+    import torch
+
+    return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+
+
+def environment(args: argparse.Namespace) -> dict[str, Any]:
+    module = {"tensorflow": "tensorflow", "jax": "jax", "torch": "torch"}[BACKEND]
     return {
         "command": " ".join(["python -m benchmarks.layers.run", *sys.argv[1:]]),
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
@@ -231,7 +262,7 @@ def environment(args: argparse.Namespace) -> dict[str, Any]:
         "machine": platform.machine(),
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
-        "devices": devices,
+        "accelerators": accelerators(),
         "keras": keras.__version__,
         "backend": f"{module} {sys.modules[module].__version__}",
         "jit": args.jit,
