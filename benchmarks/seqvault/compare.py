@@ -26,7 +26,7 @@ from benchmarks.seqvault.peers.peer import Peer
 from benchmarks.seqvault.peers.redis import RedisPeer
 from benchmarks.seqvault.peers.rocksdb import BlobPeer, EventKeyPeer
 from benchmarks.seqvault.peers.seqvault import SeqVaultPeer
-from benchmarks.seqvault.timing import machine
+from benchmarks.seqvault.timing import provenance
 from benchmarks.seqvault.workload import Histories, generate, load
 from seqvault.warm_up import warm_up
 
@@ -127,13 +127,12 @@ def measure(histories: Histories, arguments: argparse.Namespace) -> dict[str, An
     say(f"{histories.source}: {len(histories.users)} users, {len(histories)} events")
     root = tempfile.mkdtemp(prefix="seqvault-bench-")
     result: dict[str, Any] = {
+        **provenance("compare", arguments.seed),
         "source": histories.source,
-        "seed": arguments.seed,
         "events": len(histories),
         "users": len(histories.users),
         "fields": len(histories.names),
         "raw_bytes_per_event": histories.width,
-        "machine": machine(),
         "left_out": {} if redis.installed() else {"redis": "not installed"},
     }
     try:

@@ -5,7 +5,6 @@ python -m benchmarks.seqvault.recovery [--users 1000000] [--events 1000000]
 
 import argparse
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,8 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.seqvault.timing import provenance
 from seqvault import Field, Schema, SeqVault
 from seqvault.warm_up import warm_up
+
+SEED = 0
 
 
 def events(rng: np.random.Generator, users: np.ndarray) -> dict[str, np.ndarray]:
@@ -59,9 +61,10 @@ def main() -> None:
     parser.add_argument("--out", default=str(Path(__file__).parent / "results"))
     arguments = parser.parse_args()
     warm_up()
+    source = provenance("recovery", SEED)
     root = tempfile.mkdtemp(prefix="seqvault-recovery-")
     schema = Schema((Field("item_id", "int64", "item"), Field("action", "int8", "action")))
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     try:
         with SeqVault.open(f"{root}/vault", schema=schema) as vault:
             vault.bulk_load(events(rng, np.repeat(np.arange(arguments.users), 2)))
@@ -82,6 +85,7 @@ def main() -> None:
     finally:
         shutil.rmtree(root, ignore_errors=True)
     result = {
+        **source,
         "users": arguments.users,
         "events_in_log": stats["events_in_log"],
         "wall_seconds": [round(wall, 3) for wall, _ in opened],
@@ -89,7 +93,6 @@ def main() -> None:
         "index_bytes_per_user": round(stats["index_bytes"] / arguments.users, 1),
         "merged_index_bytes_per_user": round(merged["index_bytes"] / arguments.users, 1),
         "merged_resident_bytes_per_user": round(resident / arguments.users, 1),
-        "load": os.getloadavg(),
     }
     Path(arguments.out).mkdir(parents=True, exist_ok=True)
     path = Path(arguments.out) / f"recovery-{arguments.users}.json"

@@ -13,7 +13,6 @@ is the best that a dictionary could do. The raw result goes to ``results/``.
 import argparse
 import json
 import multiprocessing
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -24,11 +23,13 @@ import pyarrow as pa
 import zstandard
 
 import seqvault.service.client
+from benchmarks.seqvault.timing import provenance
 from benchmarks.seqvault.workload import Histories, generate, load
 from seqvault import Schema, SeqVault
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service.server import Server
 
+SEED = 0
 SHAPES = ((1, 20), (1, 200), (1, 1000), (64, 50), (64, 200), (64, 1000))
 ENCODINGS = {"dense": pb.DENSE, "dense_zstd": pb.DENSE_ZSTD, "packed": pb.PACKED}
 LINKS = {"1 Gbit/s": 1e9, "100 Mbit/s": 1e8}
@@ -127,11 +128,11 @@ def main() -> None:
     histories: Histories = (
         load(arguments.data, arguments.fields.split(","))
         if arguments.data
-        else generate(arguments.users, 0)
+        else generate(arguments.users, SEED)
     )
-    table, users, rng = pa.table(histories.events), histories.users, np.random.default_rng(0)
+    table, users, rng = pa.table(histories.events), histories.users, np.random.default_rng(SEED)
     result: dict[str, Any] = {
-        "machine": {"python": platform.python_version(), "processor": platform.processor()},
+        **provenance("service_encodings", SEED),
         "events": len(table),
         "users": len(users),
         "fields": table.num_columns - 1,

@@ -24,7 +24,7 @@ from numba import njit
 from benchmarks.seqvault.appends import BATCH, batches
 from benchmarks.seqvault.peers.seqvault import SeqVaultPeer
 from benchmarks.seqvault.recovery import events as recovered_events
-from benchmarks.seqvault.timing import MICRO, machine
+from benchmarks.seqvault.timing import MICRO, provenance
 from benchmarks.seqvault.workload import LAST_N, Histories, generate
 from seqvault import Field, Schema, SeqVault, recovery, wal
 from seqvault.codec.pread import read_pieces
@@ -38,6 +38,7 @@ from seqvault.segment import Segment
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.warm_up import warm_up
 
+SEED = 0
 RESULT = Path(__file__).parent / "results" / "shares.json"
 
 
@@ -64,7 +65,7 @@ def medians(parts: dict[str, Callable[[], Any]], rounds: int, clock: Any) -> dic
 def of_reads(store: SeqVaultPeer, histories: Histories, batch: int, rounds: int) -> dict[str, Any]:
     """CPU time of a warm read of ``batch`` users by part."""
     state, direct = store.vault._state, DirectReader(store.vault._state)
-    rng = np.random.default_rng(3)
+    rng = np.random.default_rng([SEED, 3])
     asked = {"users": histories.users[:batch]}
     held: list[Any] = [None] * 8  # more answers than a thread keeps room for
     turn = 0
@@ -151,7 +152,7 @@ def of_appends(histories: Histories, root: str) -> dict[str, float]:
     """Wall time of a durable append of 1000 events by part, and CPU time of the whole."""
     store = SeqVaultPeer(f"{root}/append", histories)
     schema, files = store.vault.schema, Files()
-    parts = batches(histories, 200, min(1000, len(histories.users)), seed=0)
+    parts = batches(histories, 200, min(1000, len(histories.users)), seed=SEED)
     columns = [to_columns(part, schema) for part in parts]
     os.makedirs(f"{root}/log/wal")
     writer = wal.WalWriter(files, f"{root}/log", 1)
@@ -203,8 +204,8 @@ def of_merges(histories: Histories, root: str, seconds: float) -> dict[str, Any]
     if not os.path.exists(path):
         return {}
     fd = os.open(path, os.O_RDONLY)
-    parts = batches(histories, 20, len(histories.users), seed=0)
-    rng = np.random.default_rng(5)
+    parts = batches(histories, 20, len(histories.users), seed=SEED)
+    rng = np.random.default_rng([SEED, 5])
     samples: dict[str, list[tuple[int, int]]] = {"idle": [], "merging": []}
 
     def reads(name: str) -> None:
@@ -248,7 +249,7 @@ def of_merges(histories: Histories, root: str, seconds: float) -> dict[str, Any]
 def of_recovery(users: int, root: str) -> dict[str, float]:
     """Seconds to open a store of so many users and as many logged events, by part."""
     schema = Schema((Field("item_id", "int64", "item"), Field("action", "int8", "action")))
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(SEED)
     path = f"{root}/recovery"
     with SeqVault.open(path, schema=schema) as vault:
         vault.bulk_load(recovered_events(rng, np.repeat(np.arange(users), 2)))
@@ -305,10 +306,10 @@ def main() -> None:
     warm_up()
     root = tempfile.mkdtemp(prefix="seqvault-shares-")
     try:
-        histories = generate(arguments.users, 0)
+        histories = generate(arguments.users, SEED)
         store = SeqVaultPeer(f"{root}/reads", histories)
         store.fill(histories)
-        result: dict[str, Any] = {"machine": machine(), "users": arguments.users}
+        result: dict[str, Any] = {**provenance("shares", SEED), "users": arguments.users}
         for batch, rounds in ((1, 4 * arguments.rounds), (64, arguments.rounds)):
             result[f"read of {batch}, CPU us"] = of_reads(store, histories, batch, rounds)
         opened = of_opening(store, histories.users[:64])

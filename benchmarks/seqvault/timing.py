@@ -2,8 +2,10 @@
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,20 @@ def drop_page_cache(path: str) -> None:
             fd = os.open(file, os.O_RDONLY)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             os.close(fd)
+
+
+def provenance(module: str, seed: int) -> dict[str, Any]:
+    """What a raw result must say of itself: how to get it again, and where it is from.
+
+    Args:
+        module: that was run, for instance ``compare``.
+        seed: of everything random in it.
+    """
+    # folders differ from machine to machine: of a path its name is enough
+    given = [Path(word).name if Path(word).exists() else word for word in sys.argv[1:]]
+    command = " ".join(["python -m", f"benchmarks.seqvault.{module}", *given])
+    today = datetime.now(timezone.utc).date().isoformat()
+    return {"command": command, "date": today, "seed": seed, "machine": machine()}
 
 
 def machine() -> dict[str, Any]:

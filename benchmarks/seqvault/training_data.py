@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.seqvault.timing import provenance
 from seqvault import Schema, SeqVault
 from seqvault.warm_up import warm_up
 
@@ -83,7 +84,7 @@ def main() -> None:
     warm_up()
     root = tempfile.mkdtemp(prefix="seqvault-training-")
     try:
-        result = measure(arguments, root)
+        result = provenance("training_data", arguments.seed) | measure(arguments, root)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     Path(arguments.out).mkdir(parents=True, exist_ok=True)
@@ -170,7 +171,6 @@ def measure(arguments: argparse.Namespace, root: str) -> dict[str, Any]:
         "materialised_seconds": round(materialised_seconds, 3),
         "materialised_cpu_seconds": round(materialised_cpu, 3),
         "cpu_ratio": round(materialised_cpu / joined_cpu, 1),
-        "load": os.getloadavg(),
     }
 
 

@@ -12,7 +12,6 @@ beside: it is written once. The raw result goes to ``results/write_amplification
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from pathlib import Path
@@ -20,8 +19,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from benchmarks.seqvault.timing import provenance
 from benchmarks.seqvault.workload import generate
 from seqvault import Schema, SeqVault
+
+SEED = 0
 
 
 def new_events(
@@ -47,9 +49,9 @@ def bytes_alone(parts: list[dict[str, np.ndarray]], root: str) -> float:
 
 
 def run(users: int, merges: int, per_user: int, hold_small: bool, root: str) -> dict[str, object]:
-    events = dict(generate(users, 0).events)
+    events = dict(generate(users, SEED).events)
     everybody = np.unique(events["user_id"])
-    rng = np.random.default_rng(1)
+    rng = np.random.default_rng([SEED, 1])
     vault = SeqVault.open(f"{root}/vault", Schema.from_arrow(pa.table(events).schema))
     vault.bulk_load(events)
     first = vault.stats()
@@ -103,14 +105,14 @@ def main() -> None:
     parser.add_argument("--merges", type=int, default=200)
     parser.add_argument("--events", type=int, default=5)
     arguments = parser.parse_args()
+    source = provenance("write_amplification", SEED)
     results = []
     for hold_small in (True, False):
         with tempfile.TemporaryDirectory() as root:
             merges = arguments.merges if hold_small else max(1, arguments.merges // 4)
             results.append(run(arguments.users, merges, arguments.events, hold_small, root))
         print(json.dumps(results[-1], indent=2))
-    result = {"machine": platform.machine(), "cpus": os.cpu_count(), "load": os.getloadavg(),
-              "runs": results}  # fmt: skip
+    result = {**source, "runs": results}
     path = Path(__file__).parent / "results" / "write_amplification.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
     print(f"written to {path}")
