@@ -8,7 +8,7 @@ import numpy as np
 
 from seqvault import wal
 from seqvault.errors import LimitError
-from seqvault.state import State
+from seqvault.state import Appended, State
 
 LOG_EVENTS = 1 << 26  # not in segments yet; more are refused
 MAX_APPEND = 1 << 30  # bytes of one append
@@ -28,8 +28,8 @@ class AppendLog:
     def __init__(self, state: State, writer: wal.WalWriter, spares: list[str]) -> None:
         self._state, self._writer, self._spares = state, writer, spares
         self._log = threading.Condition()  # guards the log and the queue behind it
-        self._queue: list[tuple[dict[str, np.ndarray], str, int]] = []
-        self._in_flight: list[tuple[dict[str, np.ndarray], str, int]] = []
+        self._queue: list[Appended] = []
+        self._in_flight: list[Appended] = []
         self._syncing = False
         self._written = self._applied = 0  # appends handed to the log, and visible
 
@@ -64,8 +64,8 @@ class AppendLog:
                 count = 0
             else:
                 self._make_room(len(frame.frame))
-                self._writer.write(frame)
-                self._queue.append((columns, source, offset))
+                self._log_and_stage(frame, columns)
+                self._queue.append((count, source, offset))
                 self._written += 1
                 ticket = self._written
             while self._applied < ticket:
@@ -139,6 +139,15 @@ class AppendLog:
                     self._writer.seal()
             self._writer.close()
 
+    def _log_and_stage(self, frame: wal.Append, columns: dict[str, np.ndarray]) -> None:
+        """Writes a frame; its events are laid down in memory before all wait for the disk."""
+        self._state.stage(columns, self._writer.number)
+        try:
+            self._writer.write(frame)
+        except BaseException:
+            self._state.unstage(frame.count)
+            raise
+
     def _drain(self) -> None:
         """Waits until nothing written is unsynced."""
         while self._syncing or self._queue:
@@ -166,8 +175,7 @@ class AppendLog:
             self._log.acquire()
             self._syncing = False
         if error is None:
-            for columns, source, offset in batch:
-                self._state.apply(columns, source, offset, writer.number)
+            self._state.show(batch)
             self._applied = upto
             self._in_flight = []
         else:

@@ -51,13 +51,18 @@ def _chain_starts(heads, links, starts):
 class Memtable:
     """Columns that only grow; a row never changes once it is there.
 
-    Appends are the store's business to serialise. A reader that got rows under the
-    store's lock may go on reading them without it.
+    Events are *staged* first: laid down behind the visible ones, where nothing leads to them.
+    To *show* them, once they are durable, takes little. Both are the store's business to
+    serialise. A reader that got rows under the store's lock may go on reading them without it.
+
+    Attributes:
+        size: events that readers see.
+        staged: these and those to come.
     """
 
     def __init__(self, schema: Schema) -> None:
         self.schema = schema
-        self.size = 0
+        self.size = self.staged = 0
         self.revision = 0  # counts up whenever an array is replaced by another
         self.slots: np.ndarray
         self.arrivals: np.ndarray
@@ -76,16 +81,16 @@ class Memtable:
         columns = {}
         for name in ("timestamp", *self.schema.names):
             fresh = np.empty(capacity, self.schema.dtype(name))
-            if self.size:
-                fresh[: self.size] = self.columns[name][: self.size]
+            if self.staged:
+                fresh[: self.staged] = self.columns[name][: self.staged]
             columns[name] = fresh
         self.columns = columns
         # where each column is in memory, for kernels
         self.addresses = np.array([column.ctypes.data for column in columns.values()], np.int64)
         for name in ("slots", "arrivals", "links", "files"):
             fresh = np.empty(capacity, np.int64)
-            if self.size:
-                fresh[: self.size] = getattr(self, name)[: self.size]
+            if self.staged:
+                fresh[: self.staged] = getattr(self, name)[: self.staged]
             setattr(self, name, fresh)
 
     def append(
@@ -95,16 +100,32 @@ class Memtable:
         counters: np.ndarray,
         file: int,
     ) -> None:
-        """Adds events of the users ``slots`` and counts up their arrival ``counters``."""
-        first, need = self.size, self.size + len(slots)
+        """Adds events, visible at once; nothing may be staged."""
+        self.stage(slots, columns, file)
+        self.show(len(slots), counters)
+
+    def stage(self, slots: np.ndarray, columns: dict[str, np.ndarray], file: int) -> None:
+        """Lays down events of the users ``slots``, from the log file ``file``."""
+        first, need = self.staged, self.staged + len(slots)
         self.make_room(need)
         for name, column in self.columns.items():
             column[first:need] = columns[name]
         self.slots[first:need] = slots
         self.files[first:need] = file
+        self.staged = need
+
+    def unstage(self, count: int) -> None:
+        """Takes back the last ``count`` staged events."""
+        self.staged -= count
+
+    def show(self, count: int, counters: np.ndarray) -> None:
+        """Makes the first ``count`` staged events visible, and counts up the arrival
+        ``counters`` of their users."""
+        first, end = self.size, self.size + count
+        assert end <= self.staged, (first, end, self.staged)
         self._grow_heads(len(counters))
-        _link(slots, first, self.heads, self.links, self.arrivals, counters)
-        self.size = need
+        _link(self.slots[first:end], first, self.heads, self.links, self.arrivals, counters)
+        self.size = end
 
     def _grow_heads(self, slots: int) -> None:
         before = self.heads
@@ -150,19 +171,26 @@ class Memtable:
         return fresh
 
     def extend(self, other: "Memtable", first: int) -> None:
-        """Adds another one's rows from ``first`` on, arrival numbers kept."""
+        """Adds another one's rows from ``first`` on, arrival numbers kept, and what it staged."""
         self._grow_heads(len(other.heads))
         self._take(other, np.arange(first, other.size))
+        self._copy(other, np.arange(other.size, other.staged))
 
     def _take(self, other: "Memtable", rows: np.ndarray) -> None:
-        first, need = self.size, self.size + len(rows)
+        first = self.size
+        self._copy(other, rows)
+        _relink(self.slots[first : self.staged], first, self.heads, self.links)
+        self.size = self.staged
+
+    def _copy(self, other: "Memtable", rows: np.ndarray) -> None:
+        """Stages rows of another one."""
+        first, need = self.staged, self.staged + len(rows)
         self.make_room(need)
         for name, column in self.columns.items():
             column[first:need] = np.take(other.columns[name], rows)
         for name in ("slots", "arrivals", "files"):
             getattr(self, name)[first:need] = np.take(getattr(other, name), rows)
-        _relink(self.slots[first:need], first, self.heads, self.links)
-        self.size = need
+        self.staged = need
 
     @property
     def bytes(self) -> int:

@@ -160,7 +160,8 @@ def replay(state: State, covered: np.ndarray) -> tuple[int, int, np.ndarray | No
                 raise wal.malformed(path, frame.start, "came before the file before said so")
             columns = decode_frame(frame, state.schemas, path)
             columns = not_covered(state, columns, covered, number)
-            state.apply(columns, frame.source, frame.offset, number)
+            state.stage(columns, number)
+            state.show([(len(columns["user_id"]), frame.source, frame.offset)])
             end = frame.end
         goes_on = wal.goes_on(data, end, number)
         # one that says nothing of the next was closed, or a crash came in between

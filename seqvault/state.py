@@ -2,7 +2,7 @@
 
 import errno
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import NoReturn
 
@@ -22,6 +22,8 @@ from seqvault.read_view import ReadView
 from seqvault.schema import Schema
 from seqvault.segment import Segment
 from seqvault.wal import LogSyncError
+
+Appended = tuple[int, str, int]  # number of events, their source, their offset there
 
 
 class State:
@@ -102,13 +104,23 @@ class State:
         self.count_stored()
         return covered
 
-    def apply(self, columns: dict[str, np.ndarray], source: str, offset: int, file: int) -> None:
-        """Makes events of the log file with the number ``file`` visible."""
+    def stage(self, columns: dict[str, np.ndarray], file: int) -> None:
+        """Lays down events of the log file with the number ``file``; nobody sees them yet."""
         with self.lock:
-            slots = self.index.add_users(columns["user_id"])
-            self.memtable.append(slots, columns, self.index.arrivals, file)
-            if source:
-                self.sources[source] = max(self.sources.get(source, -1), offset)
+            self.memtable.stage(self.index.add_users(columns["user_id"]), columns, file)
+
+    def unstage(self, count: int) -> None:
+        """Takes back the last ``count`` staged events."""
+        with self.lock:
+            self.memtable.unstage(count)
+
+    def show(self, appends: Sequence[Appended]) -> None:
+        """Makes the first staged events visible: those of these appends, in their order."""
+        with self.lock:
+            self.memtable.show(sum(count for count, _, _ in appends), self.index.arrivals)
+            for _, source, offset in appends:
+                if source:
+                    self.sources[source] = max(self.sources.get(source, -1), offset)
 
     def count_stored(self) -> None:
         """Sums for ``stats``; to be called where nothing else changes the index."""

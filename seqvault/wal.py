@@ -24,6 +24,7 @@ HEAD = struct.Struct("<HHQQqIIII")  # of a frame, behind its length
 FILE_SIZE = 16 << 20
 ZEROS_AHEAD = 4 << 20  # bytes of a new file written at a time, before frames come there
 FIRST = 32  # bytes of the file header
+_ROOM_FOR_HEAD = bytes(FRAME.itemsize)
 _MAGIC = FRAME_MAGIC.to_bytes(4, "little")
 
 
@@ -101,16 +102,8 @@ def prepare(
     """Lays out a frame of events: the columns, one behind the other."""
     name = source.encode()
     length = len(name) + sum(column.nbytes for column in columns)
-    frame = np.empty(FRAME.itemsize + -(-length // 8) * 8, np.uint8)
-    position = FRAME.itemsize
-    if name:
-        frame[position : position + len(name)] = np.frombuffer(name, np.uint8)
-        position += len(name)
-    for column in columns:
-        size = column.nbytes
-        frame[position : position + size].view(column.dtype)[:] = column
-        position += size
-    frame[position:] = 0
+    parts = (_ROOM_FOR_HEAD, name, *map(np.ascontiguousarray, columns), bytes(-length % 8))
+    frame = np.frombuffer(bytearray().join(parts), np.uint8)  # type: ignore[arg-type]
     check = int(crc32c(frame, FRAME.itemsize, len(frame)))
     return Append(schema_id, name, offset, count, frame, length, check)
 

@@ -50,7 +50,10 @@ def _first(part: Mapping[str, float]) -> str:
 
 
 def _append(part: Mapping[str, float]) -> str:
-    steps = ("check columns", "lay out and checksum", "write", "make visible")
+    steps = (
+        "check columns", "lay out and checksum", "look users up, lay down in memory", "write",
+        "make visible",
+    )  # fmt: skip
     return (
         f"of {part['append']:g} us wall fdatasync is {part['fdatasync']:g}; CPU "
         f"{part['append, CPU']:g} us: "

@@ -167,9 +167,12 @@ def of_appends(histories: Histories, root: str) -> dict[str, float]:
     def prepare() -> None:
         made["frame"] = wal.prepare(0, "", -1, BATCH, tuple(following("p", columns).values()))
 
-    def apply() -> None:
+    def lay_down() -> None:
         own = following("a", columns)
-        memtable.append(index.add_users(own["user_id"]), own, index.arrivals, 1)
+        memtable.stage(index.add_users(own["user_id"]), own, 1)
+
+    def show() -> None:
+        memtable.show(memtable.staged - memtable.size, index.arrivals)
 
     def write() -> None:
         if writer.position + len(made["frame"].frame) > wal.FILE_SIZE:
@@ -180,9 +183,10 @@ def of_appends(histories: Histories, root: str) -> dict[str, float]:
         "append": lambda: store.append(following("s", parts)),
         "check columns": lambda: to_columns(following("c", parts), schema),
         "lay out and checksum": prepare,
+        "look users up, lay down in memory": lay_down,
         "write": write,
         "fdatasync": writer.sync,
-        "make visible": apply,
+        "make visible": show,
     }
     told = medians(work, 400, time.perf_counter)
     cpu = medians(work, 400, time.process_time)
@@ -283,10 +287,8 @@ def of_recovery(users: int, root: str) -> dict[str, float]:
         for frame in frames:
             columns = recovery.decode_frame(frame, [schema], "the log")
             slots = timed("look users up", lambda c=columns: index.add_users(c["user_id"]))
-            timed(
-                "make events visible",
-                lambda c=columns, s=slots: memtable.append(s, c, index.arrivals, 1),
-            )
+            timed("lay events down", lambda c=columns, s=slots: memtable.stage(s, c, 1))
+            timed("make events visible", lambda n=frame.count: memtable.show(n, index.arrivals))
     return told
 
 

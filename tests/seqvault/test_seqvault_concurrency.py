@@ -7,6 +7,8 @@ import time
 import numpy as np
 
 from seqvault import SeqVault
+from seqvault.errors import StoreFailedError
+from seqvault.files import Files
 from seqvault.testing.workload import NOW, SCHEMA
 
 USERS = 4
@@ -179,3 +181,91 @@ def test_another_process_reads_prefixes_while_this_one_writes(tmp_path):
         assert faults.get(timeout=60) == ""
         reader.join(timeout=60)
         assert reader.exitcode == 0
+
+
+class SlowDisk(Files):
+    """The sync of one thread's append waits until ``go``; and something happens at a rename."""
+
+    def __init__(self) -> None:
+        self.waiting, self.go = threading.Event(), threading.Event()
+        self.slow: threading.Thread | None = None
+        self.at_rename = lambda path: None
+        self.fails = False
+
+    def fdatasync(self, fd: int) -> None:
+        if threading.current_thread() is self.slow:
+            self.waiting.set()
+            assert self.go.wait(timeout=60)
+            if self.fails:
+                raise OSError(5, "no disk any more")
+        super().fdatasync(fd)
+
+    def rename(self, old: str, new: str) -> None:
+        self.at_rename(new)
+        super().rename(old, new)
+
+    def begin(self, vault: SeqVault, user: int, number: int, raised: list[BaseException]) -> None:
+        """An append that is under way when this returns."""
+
+        def append() -> None:
+            try:
+                vault.append(part_of(user, number))
+            except BaseException as error:
+                raised.append(error)
+
+        self.slow = threading.Thread(target=append)
+        self.slow.start()
+        assert self.waiting.wait(timeout=60)
+
+    def end(self) -> None:
+        self.go.set()
+        assert self.slow is not None
+        self.slow.join(timeout=60)
+        assert not self.slow.is_alive()
+
+
+def test_an_append_is_unseen_until_it_is_on_the_disk(tmp_path):
+    disk, raised = SlowDisk(), []
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA, files=disk) as vault:
+        vault.append(part_of(0, 0))
+        disk.begin(vault, 0, 1, raised)
+        assert vault.read([0], before=None, last_n=9).lengths.tolist() == [PER_APPEND]
+        assert vault.stats()["events"] == PER_APPEND
+        disk.end()
+        assert not raised
+        assert not fault_in(vault, np.array([2 * PER_APPEND, 0, 0, 0]))
+
+
+def test_an_append_that_waits_for_the_disk_outlives_the_merge_that_ends_meanwhile(tmp_path):
+    """A merge puts another memtable in the place of the one that the append was laid down in."""
+    disk, raised = SlowDisk(), []
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA, files=disk) as vault:
+        vault.append(part_of(0, 0))
+        vault.append(part_of(1, 0))
+
+        def at_rename(path: str) -> None:
+            # the segment gets its name: the log was cut before, so what comes now is not merged
+            if "/segments/" in path and disk.slow is None:
+                disk.begin(vault, 0, 1, raised)
+
+        disk.at_rename = at_rename
+        vault.merge()
+        assert disk.slow is not None
+        assert vault.read([0, 1], before=None, last_n=9).lengths.tolist() == [PER_APPEND] * 2
+        disk.end()
+        assert not raised
+        expected = np.array([2 * PER_APPEND, PER_APPEND, 0, 0])
+        assert not fault_in(vault, expected)
+    with SeqVault.open(tmp_path / "vault") as vault:
+        assert not fault_in(vault, expected)
+
+
+def test_an_append_whose_sync_fails_is_never_seen(tmp_path):
+    disk, raised = SlowDisk(), []
+    disk.fails = True
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA, files=disk) as vault:
+        vault.append(part_of(0, 0))
+        disk.begin(vault, 0, 1, raised)
+        disk.end()
+        assert isinstance(raised[0], StoreFailedError)
+        assert vault.read([0], before=None, last_n=9).lengths.tolist() == [PER_APPEND]

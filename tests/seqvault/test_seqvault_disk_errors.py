@@ -139,6 +139,9 @@ def test_with_room_again_the_same_call_works_in_the_same_process(call, monkeypat
                 continue
             disk.fault = lambda operation: None
             assert not after.difference(vault), (fault.at, point)
+            other = random_events(random.Random(11), 40)
+            vault.append(other)  # nothing of the failed call comes in its place
+            assert not after.after(other).difference(vault), (fault.at, point)
             vault.verify()
         if not fault.at:
             break
