@@ -24,9 +24,10 @@ from numba import njit
 from benchmarks.seqvault.appends import BATCH, batches
 from benchmarks.seqvault.peers.seqvault import SeqVaultPeer
 from benchmarks.seqvault.recovery import events as recovered_events
-from benchmarks.seqvault.timing import MICRO, provenance
+from benchmarks.seqvault.timing import MICRO, drop_page_cache, provenance
 from benchmarks.seqvault.workload import LAST_N, Histories, generate
 from seqvault import Field, Schema, SeqVault, recovery, wal
+from seqvault.codec.direct import WILL_NEED, advise
 from seqvault.codec.pread import read_pieces
 from seqvault.codec.primitives import crc32c
 from seqvault.direct_reader import DirectReader
@@ -131,6 +132,59 @@ def of_reads(store: SeqVaultPeer, histories: Histories, batch: int, rounds: int)
     events = float(np.minimum(np.diff(histories.starts), LAST_N).mean()) * batch
     told["values unpacked"] = round(events * len(histories.names))
     return told
+
+
+def of_fields(store: SeqVaultPeer, histories: Histories, rounds: int) -> dict[str, float]:
+    """CPU time of a warm read of 64 users without fields, and what each field adds."""
+    rng = np.random.default_rng([SEED, 6])
+    held: dict[str, Any] = {}
+
+    def read(name: str) -> Callable[[], None]:
+        # others for each: who came second to the same users would find their bytes at hand
+        asked = iter([rng.choice(histories.users, 64, replace=False) for _ in range(rounds)])
+
+        def work() -> None:
+            held[name] = store.vault.read(next(asked), None, LAST_N, fields=[name] if name else [])
+
+        return work
+
+    names = ["", *histories.names]
+    told = medians({name: read(name) for name in names}, rounds, time.process_time)
+    none = told.pop("")
+    return {"no field": none, **{name: round(us - none, 1) for name, us in told.items()}}
+
+
+@njit(nogil=True)
+def _ask(fds: np.ndarray, offsets: np.ndarray, lengths: np.ndarray) -> None:
+    for i in range(len(fds)):
+        advise(fds[i], offsets[i], lengths[i], WILL_NEED)
+
+
+def of_cold(store: SeqVaultPeer, histories: Histories, rounds: int) -> dict[str, float]:
+    """Wall and CPU time of a read of 64 users whose records are not in the page cache, the
+    whole, and by itself what only the kernel and the disk do: to be asked, and to deliver."""
+    state = store.vault._state
+    rng = np.random.default_rng([SEED, 7])
+    buffer = np.empty(1 << 24, np.uint8)
+    samples: dict[str, list[float]] = {}
+
+    def timed(name: str, work: Callable[[], Any]) -> None:
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        samples.setdefault(f"{name}, CPU", []).append((time.process_time() - cpu) * MICRO)
+        samples.setdefault(name, []).append((time.perf_counter() - wall) * MICRO)
+
+    for _ in range(rounds):
+        users = rng.choice(histories.users, 64, replace=False)
+        _, numbers, offsets, lengths, _ = state.index.extents(state.index.users.find(users))
+        fds = np.array([state.segments[n].fd for n in numbers.tolist()], np.int64)
+        starts = np.cumsum(lengths) - lengths
+        drop_page_cache(store.path)
+        timed("ask for the records", lambda w=(fds, offsets, lengths): _ask(*w))
+        timed("pread", lambda w=(fds, offsets, lengths, buffer, starts): read_pieces(*w))
+        drop_page_cache(store.path)
+        timed("read", lambda u=users: store.read(u))
+    return {name: round(float(np.median(own[3:])), 1) for name, own in samples.items()}
 
 
 def of_opening(store: SeqVaultPeer, users: np.ndarray) -> dict[str, float]:
@@ -314,6 +368,8 @@ def main() -> None:
         result: dict[str, Any] = {**provenance("shares", SEED), "users": arguments.users}
         for batch, rounds in ((1, 4 * arguments.rounds), (64, arguments.rounds)):
             result[f"read of {batch}, CPU us"] = of_reads(store, histories, batch, rounds)
+        result["read of 64 by field, CPU us"] = of_fields(store, histories, arguments.rounds)
+        result["cold read of 64, us"] = of_cold(store, histories, arguments.rounds // 4)
         opened = of_opening(store, histories.users[:64])
         result["first read after opening, CPU us"] = opened
         store.close()

@@ -45,7 +45,7 @@ FD, OFFSET, LENGTH, COUNT, SCHEMA = 0, 1, 2, 3, 4
 
 NO_ROOM, UNREADABLE = 10, 11
 LONG_RECORD = 1 << 15  # bytes; of longer ones only the blocks needed are read
-_WILL_NEED, _NOT_WAITING = 3, 8  # POSIX_FADV_WILLNEED, RWF_NOWAIT
+WILL_NEED, _NOT_WAITING = 3, 8  # POSIX_FADV_WILLNEED, RWF_NOWAIT
 
 # of the C library; pointers are passed as integers of their size
 _pread = types.ExternalFunction(
@@ -54,7 +54,7 @@ _pread = types.ExternalFunction(
 _preadv2 = types.ExternalFunction(
     "preadv2", types.intp(types.intc, types.uintp, types.intc, types.intp, types.intc)
 )
-_advise = types.ExternalFunction(
+advise = types.ExternalFunction(
     "posix_fadvise", types.intc(types.intc, types.intp, types.intp, types.intc)
 )
 
@@ -76,11 +76,11 @@ def _ask_for(rows, many_rows, records, first_row, last_n):
     for r in range(first, rows[many_rows - 1, RECORDS_END]):
         fd, offset, length = records[r, FD], records[r, OFFSET], records[r, LENGTH]
         if length <= LONG_RECORD:
-            _advise(fd, offset, length, _WILL_NEED)
+            advise(fd, offset, length, WILL_NEED)
             continue
         share = (last_n + 2 * BLOCK) * length // records[r, COUNT] + 1
-        _advise(fd, offset, 4096, _WILL_NEED)
-        _advise(fd, offset + max(length - share, 0), min(share, length), _WILL_NEED)
+        advise(fd, offset, 4096, WILL_NEED)
+        advise(fd, offset + max(length - share, 0), min(share, length), WILL_NEED)
 
 
 @inner
