@@ -21,6 +21,8 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
+from tfx_pipeline.datasets.generator import GeneratorSettings
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 
@@ -52,6 +54,7 @@ def main() -> None:
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
     result = {
         "command": "python -m benchmarks.demo.run",
+        "seed": GeneratorSettings().seed,
         "commit": commit,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": {"processor": processor(), "cores": os.cpu_count()},
