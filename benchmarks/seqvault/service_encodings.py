@@ -30,7 +30,7 @@ from seqvault.service import seqvault_pb2 as pb
 from seqvault.service.server import Server
 
 SEED = 0
-SHAPES = ((1, 20), (1, 200), (1, 1000), (64, 50), (64, 200), (64, 1000))
+SHAPES = ((1, 20), (1, 200), (1, 1000), (8, 1000), (64, 50), (64, 200), (64, 1000))
 ENCODINGS = {"dense": pb.DENSE, "dense_zstd": pb.DENSE_ZSTD, "packed": pb.PACKED}
 LINKS = {"1 Gbit/s": 1e9, "100 Mbit/s": 1e8}
 
@@ -52,7 +52,7 @@ def measure(
     sizes = dict.fromkeys(ENCODINGS, 0)
     for number, users in enumerate(draws):
         for name, encoding in ENCODINGS.items():
-            client._encoding_for = lambda _, encoding=encoding: encoding
+            client._encoding_for = lambda *_, encoding=encoding: encoding
             pipe.send(True)
             before = pipe.recv() + time.process_time()
             start = time.perf_counter()

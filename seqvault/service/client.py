@@ -22,7 +22,7 @@ from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
 from seqvault.service.call import REQUEST_ID
-from seqvault.service.read_replies import PACKED_FROM, batch_of
+from seqvault.service.read_replies import PACKED_EVENTS, PACKED_FROM, batch_of
 
 LONG_SECONDS = 3600.0  # for what may go through the whole store
 
@@ -131,17 +131,17 @@ class SeqVaultClient:
             actions=None if actions is None else pb.IntegerList(values=actions),
             fields=None if fields is None else pb.StringList(values=fields),
             version=b"" if version is None else ids_of(version, "version").tobytes(),
-            encoding=self._encoding_for(int(last_n)),
+            encoding=self._encoding_for(len(users), int(last_n)),
         )
         reply = self._call("Read", request, pb.ReadReply)
         return batch_of(reply, users, int(last_n))
 
-    def _encoding_for(self, last_n: int) -> int:
+    def _encoding_for(self, users: int, last_n: int) -> int:
         """What takes the least: fewest bytes for a link, else the least time."""
         if self._compress:
             return int(pb.DENSE_ZSTD)
-        packed = last_n >= PACKED_FROM and pb.PACKED in self._offered
-        return int(pb.PACKED if packed else pb.DENSE)
+        large = last_n >= PACKED_FROM and users * last_n >= PACKED_EVENTS
+        return int(pb.PACKED if large and pb.PACKED in self._offered else pb.DENSE)
 
     def put_items(self, table: Any) -> int:
         """See ``SeqVault.put_items``."""

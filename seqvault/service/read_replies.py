@@ -14,8 +14,10 @@ from seqvault.store import SeqVault
 
 OFFERED = (pb.DENSE, pb.DENSE_ZSTD, pb.PACKED)
 ZSTD_LEVEL = 1
-# Chunks travel whole: for fewer events than a chunk has, dense answers are smaller and quicker.
+# Chunks travel whole: for fewer events of a user than a chunk has, dense answers are smaller.
 PACKED_FROM = 256
+# To pack and unpack takes time of its own, which fewer bytes make up for in large answers only.
+PACKED_EVENTS = 8192
 
 
 def read_reply(vault: SeqVault, arguments: Mapping[str, Any], encoding: int) -> Any:

@@ -76,8 +76,9 @@ def test_a_client_answers_as_the_store_does(server, compress):
             {"before": [NOW + 100 * u for u in range(10)], "last_n": 3, "scenarios": [1]},
             {"before": None, "last_n": 99, "fields": ["score"]},
             {"before": None, "last_n": 9, "scenarios": [], "version": np.full(10, 5)},
-            {"before": NOW + 500, "last_n": 300},  # from 256 on the stored chunks travel
-            {"before": None, "last_n": 256, "actions": None, "scenarios": [0, 2]},
+            {"before": NOW + 500, "last_n": 300},
+            {"before": NOW + 500, "last_n": 900},  # of so many events the stored chunks travel
+            {"before": None, "last_n": 820, "actions": None, "scenarios": [0, 2]},
             {"before": None, "last_n": 999, "fields": ["score"], "version": np.full(10, 20)},
         ):
             here, there = (store.read(range(10), **arguments) for store in (server.vault, client))
@@ -93,6 +94,24 @@ def test_a_client_answers_as_the_store_does(server, compress):
             assert here[name].tolist() == there[name].tolist()
         assert client.merge()["events"] == 400
         assert client.verify()["events"] == 400 == client.stats()["events"]
+
+
+@pytest.mark.parametrize(
+    ("users", "last_n", "encoding"),
+    [
+        (1, 1000, seqvault_pb2.DENSE),  # one user's newest events: the least time
+        (64, 255, seqvault_pb2.DENSE),  # chunks of 256 events would travel whole
+        (8, 1024, seqvault_pb2.PACKED),
+        (1, 8192, seqvault_pb2.PACKED),
+    ],
+)
+def test_large_answers_travel_packed(server, users, last_n, encoding, monkeypatch):
+    asked = []
+    with seqvault.connect(f"localhost:{server.port}") as client:
+        call = client._call
+        monkeypatch.setattr(client, "_call", lambda *a, **b: asked.append(a[1]) or call(*a, **b))
+        client.read(range(users), before=None, last_n=last_n)
+    assert [request.encoding for request in asked] == [encoding]
 
 
 @pytest.mark.parametrize(
