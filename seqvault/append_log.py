@@ -64,7 +64,11 @@ class AppendLog:
                 count = 0
             else:
                 self._make_room(len(frame.frame))
-                self._log_and_stage(frame, columns)
+                # laid down in memory before the wait; behind those who wait already, over
+                # what a write that failed here left there
+                waiting = sum(events for events, _, _ in self._in_flight + self._queue)
+                self._state.stage(columns, self._writer.number, waiting)
+                self._writer.write(frame)
                 self._queue.append((count, source, offset))
                 self._written += 1
                 ticket = self._written
@@ -139,15 +143,6 @@ class AppendLog:
                     self._writer.seal()
             self._writer.close()
 
-    def _log_and_stage(self, frame: wal.Append, columns: dict[str, np.ndarray]) -> None:
-        """Writes a frame; its events are laid down in memory before all wait for the disk."""
-        self._state.stage(columns, self._writer.number)
-        try:
-            self._writer.write(frame)
-        except BaseException:
-            self._state.unstage(frame.count)
-            raise
-
     def _drain(self) -> None:
         """Waits until nothing written is unsynced."""
         while self._syncing or self._queue:
@@ -175,7 +170,11 @@ class AppendLog:
             self._log.acquire()
             self._syncing = False
         if error is None:
-            self._state.show(batch)
+            try:
+                self._state.show(batch)
+            except BaseException as caught:  # on the disk but not seen: the next open tells right
+                error = caught
+        if error is None:
             self._applied = upto
             self._in_flight = []
         else:

@@ -115,8 +115,8 @@ class Memtable:
         self.staged = need
 
     def unstage(self, count: int) -> None:
-        """Takes back the last ``count`` staged events."""
-        self.staged -= count
+        """Gives up all but the first ``count`` staged events."""
+        self.staged = min(self.staged, self.size + count)
 
     def show(self, count: int, counters: np.ndarray) -> None:
         """Makes the first ``count`` staged events visible, and counts up the arrival

@@ -104,15 +104,14 @@ class State:
         self.count_stored()
         return covered
 
-    def stage(self, columns: dict[str, np.ndarray], file: int) -> None:
-        """Lays down events of the log file with the number ``file``; nobody sees them yet."""
-        with self.lock:
-            self.memtable.stage(self.index.add_users(columns["user_id"]), columns, file)
+    def stage(self, columns: dict[str, np.ndarray], file: int, waiting: int = 0) -> None:
+        """Lays down events of the log file with the number ``file``; nobody sees them yet.
 
-    def unstage(self, count: int) -> None:
-        """Takes back the last ``count`` staged events."""
+        Behind the first ``waiting`` events that are staged already; others are given up.
+        """
         with self.lock:
-            self.memtable.unstage(count)
+            self.memtable.unstage(waiting)
+            self.memtable.stage(self.index.add_users(columns["user_id"]), columns, file)
 
     def show(self, appends: Sequence[Appended]) -> None:
         """Makes the first staged events visible: those of these appends, in their order."""

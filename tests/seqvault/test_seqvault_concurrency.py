@@ -5,10 +5,12 @@ import threading
 import time
 
 import numpy as np
+import pytest
 
-from seqvault import SeqVault
+from seqvault import SeqVault, wal
 from seqvault.errors import StoreFailedError
 from seqvault.files import Files
+from seqvault.memtable import Memtable
 from seqvault.testing.workload import NOW, SCHEMA
 
 USERS = 4
@@ -269,3 +271,38 @@ def test_an_append_whose_sync_fails_is_never_seen(tmp_path):
         disk.end()
         assert isinstance(raised[0], StoreFailedError)
         assert vault.read([0], before=None, last_n=9).lengths.tolist() == [PER_APPEND]
+
+
+def test_an_interrupt_amid_an_append_moves_no_later_events(tmp_path, monkeypatch):
+    write = wal.WalWriter.write
+
+    def interrupted(self, frame):
+        write(self, frame)
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA) as vault:
+        vault.append(part_of(0, 0))
+        monkeypatch.setattr(wal.WalWriter, "write", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            vault.append(part_of(1, 0))
+        vault.append(part_of(0, 1))
+        assert not fault_in(vault, np.array([2 * PER_APPEND, 0, 0, 0]))
+        # not acknowledged, so not seen, though it is on the disk by now
+        assert vault.read([1], before=None, last_n=9).lengths.tolist() == [0]
+
+
+def test_events_on_the_disk_that_cannot_be_shown_fail_the_store(tmp_path, monkeypatch):
+    def no_memory(self, count, counters):
+        monkeypatch.undo()
+        raise MemoryError
+
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA) as vault:
+        vault.append(part_of(0, 0))
+        monkeypatch.setattr(Memtable, "show", no_memory)
+        for _ in range(2):
+            with pytest.raises(StoreFailedError, match="reopened"):
+                vault.append(part_of(0, 1))
+        assert not fault_in(vault, np.array([PER_APPEND, 0, 0, 0]))
+    with SeqVault.open(tmp_path / "vault") as vault:
+        assert not fault_in(vault, np.array([2 * PER_APPEND, 0, 0, 0]))
