@@ -24,7 +24,7 @@ from seqvault.errors import DamagedFileError
 from seqvault.events import NO_BOUND, to_bits
 from seqvault.reader import Reader
 from seqvault.requests import MAX_LAST_N, MAX_READ_EVENTS, bounds_of, check_last_n, ids_of
-from seqvault.schema import DTYPES
+from seqvault.schema import DTYPE_NAMES, DTYPES
 from seqvault.sequence_batch import SequenceBatch
 
 MAGIC = b"SEQVPCK\x01"
@@ -174,7 +174,7 @@ def _message(
     description = json.dumps(
         {
             "names": names,
-            "dtypes": [dtype.name for dtype in layout.dtypes],
+            "dtypes": [DTYPE_NAMES[dtype] for dtype in layout.dtypes],
             "defaults": layout.defaults.tolist(),
             "last_n": last_n,
             "oldest": oldest,

@@ -8,6 +8,7 @@ import zstandard
 
 from seqvault.errors import InvalidRequestError
 from seqvault.packed import unpack_batch
+from seqvault.schema import DTYPE_NAMES
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.store import SeqVault
@@ -42,7 +43,7 @@ def read_reply(vault: SeqVault, arguments: Mapping[str, Any], encoding: int) -> 
         lengths=lengths.tobytes(),
         version=version.tobytes(),
         columns=[
-            pb.Column(name=name, dtype=values.dtype.name, values=pack(values.tobytes()))
+            pb.Column(name=name, dtype=DTYPE_NAMES[values.dtype], values=pack(values.tobytes()))
             for name, values in columns.items()
         ],
         encoding=encoding,
