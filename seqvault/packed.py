@@ -185,16 +185,15 @@ def _message(
         },
         separators=(",", ":"),
     ).encode()
-    body = b"".join(
-        (
-            len(description).to_bytes(4, "little"),
-            description,
-            *(np.ascontiguousarray(array, "<i8").tobytes() for array in (*rows, schemas, lengths)),
-            records.tobytes(),
-            bytes(PADDING),
-        )
-    )
-    return b"".join((MAGIC, checksum(body).to_bytes(4, "little"), body))
+    parts: list[Any] = [
+        MAGIC, bytes(4), len(description).to_bytes(4, "little"), description,
+        *(np.ascontiguousarray(array, "<i8") for array in (*rows, schemas, lengths)),
+        np.ascontiguousarray(records), bytes(PADDING),
+    ]  # fmt: skip
+    message = bytearray().join(parts)
+    start = len(MAGIC) + 4
+    message[start - 4 : start] = checksum(memoryview(message)[start:]).to_bytes(4, "little")
+    return bytes(message)
 
 
 def unpack_batch(message: bytes) -> SequenceBatch:

@@ -13,8 +13,9 @@ from seqvault.codec.records import check_block, check_record, chunk_of
 
 @inner
 def _copy(data, start, end, out, target):
-    for i in range(end - start):
-        out[target + i] = data[start + i]
+    """Copies bytes, in whole words: up to 7 more are written behind. Returns where they end."""
+    for i in range(0, end - start, 8):
+        store_u64(out, target + i, load_u64(data, start + i))
     return target + end - start
 
 
@@ -101,9 +102,15 @@ def cut_records(
             if not check_block(data, start, end, columns):
                 return BAD_BLOCK, r
             block, chunk = target, start + 4 + 2 * columns
-            target += 4 + 2 * kept
             k = 0
-            for c in range(columns):
+            if kept == columns:  # all of it goes on as it is, its checksum too
+                if target + end - start + PADDING > len(out):
+                    return BAD_BLOCK, r
+                target = _copy(data, start, end, out, target)
+                k = columns
+            else:
+                target += 4 + 2 * kept
+            for c in range(columns if k < kept else 0):
                 length = np.int64(load_u64(data, start + 4 + 2 * c) & MASK16)
                 if k < kept and kept_columns[schema, k] == c:
                     if target + length + PADDING > len(out):
@@ -117,7 +124,8 @@ def cut_records(
                     target = end_k
                     k += 1
                 chunk += length
-            store_u32(out, block, crc32c(out, block + 4, target))
+            if kept < columns:
+                store_u32(out, block, crc32c(out, block + 4, target))
             entry_out = write + 12 + 12 * (b - first)
             store_u64(out, entry_out, load_u64(data, entry))
             store_u32(out, entry_out + 8, np.uint64(target - write))
