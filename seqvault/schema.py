@@ -19,7 +19,7 @@ DTYPES = (
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64",
 )  # fmt: skip
-# NumPy works a type's name out anew each time, which takes longer than to read a column.
+# Looked up here: NumPy works the name of a type out anew each time.
 DTYPE_NAMES = {np.dtype(name): name for name in DTYPES}
 
 

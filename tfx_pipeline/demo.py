@@ -66,7 +66,7 @@ def run_demo(
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
-    with _child(_COMPILE_KERNELS, subprocess.DEVNULL):
+    with _child(_COMPILE_KERNELS, errors=None):  # it says why the first time takes long
         with console.stage("1/5 dataset"):
             dataset = _prepare(work, source, generator or GeneratorSettings(), console)
             counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())

@@ -47,7 +47,7 @@ def main() -> None:
                 ["make", target], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
             )
             seconds[target] = round(time.monotonic() - started, 1)
-            text = done.stdout
+            text = done.stdout.replace(os.path.realpath(folder), ".")
             print(text)
             if done.returncode:
                 sys.exit(f"make {target} ended with {done.returncode}")

@@ -48,6 +48,35 @@ def _cut_chunk(data, block, columns, chunk, length, column, kept, k, out, target
     return _copy(data, lead + skip, lead + lead_length, out, end)
 
 
+@inner
+def _cut_block(data, start, end, columns, kept_columns, kept, out, block):
+    """Copies a checked block with the first ``kept`` of ``kept_columns``.
+
+    Returns:
+        Where it ends, -1: it is not sound, or there is no room.
+    """
+    if kept == columns:  # all of it goes on as it is, its checksum too
+        if block + end - start + PADDING > len(out):
+            return -1
+        return _copy(data, start, end, out, block)
+    chunk, target, k = start + 4 + 2 * columns, block + 4 + 2 * kept, 0
+    for c in range(columns):
+        length = np.int64(load_u64(data, start + 4 + 2 * c) & MASK16)
+        if k < kept and kept_columns[k] == c:
+            if target + length + PADDING > len(out):
+                return -1
+            last = _cut_chunk(data, start, columns, chunk, length, c, kept_columns, k, out, target)
+            if last < 0:
+                return -1
+            out[block + 4 + 2 * k] = (last - target) & 255
+            out[block + 5 + 2 * k] = (last - target) >> 8
+            target = last
+            k += 1
+        chunk += length
+    store_u32(out, block, crc32c(out, block + 4, target))
+    return target
+
+
 @njit(nogil=True, cache=True)
 def cut_records(
     data, records, lengths, shifts, first_blocks, columns_in, schemas, users, before, last_n,
@@ -101,31 +130,9 @@ def cut_records(
             end = start_of + np.int64(load_u64(data, entry + 8) & MASK32)
             if not check_block(data, start, end, columns):
                 return BAD_BLOCK, r
-            block, chunk = target, start + 4 + 2 * columns
-            k = 0
-            if kept == columns:  # all of it goes on as it is, its checksum too
-                if target + end - start + PADDING > len(out):
-                    return BAD_BLOCK, r
-                target = _copy(data, start, end, out, target)
-                k = columns
-            else:
-                target += 4 + 2 * kept
-            for c in range(columns if k < kept else 0):
-                length = np.int64(load_u64(data, start + 4 + 2 * c) & MASK16)
-                if k < kept and kept_columns[schema, k] == c:
-                    if target + length + PADDING > len(out):
-                        return BAD_BLOCK, r
-                    end_k = _cut_chunk(data, start, columns, chunk, length, c, kept_columns[schema],
-                                       k, out, target)  # fmt: skip
-                    if end_k < 0:
-                        return BAD_BLOCK, r
-                    out[block + 4 + 2 * k] = (end_k - target) & 255
-                    out[block + 5 + 2 * k] = (end_k - target) >> 8
-                    target = end_k
-                    k += 1
-                chunk += length
-            if kept < columns:
-                store_u32(out, block, crc32c(out, block + 4, target))
+            target = _cut_block(data, start, end, columns, kept_columns[schema], kept, out, target)
+            if target < 0:
+                return BAD_BLOCK, r
             entry_out = write + 12 + 12 * (b - first)
             store_u64(out, entry_out, load_u64(data, entry))
             store_u32(out, entry_out + 8, np.uint64(target - write))
