@@ -136,7 +136,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.console import Console
-    from tfx_pipeline.store import load_store
+    from tfx_pipeline.load_store import load_store
 
     console = Console()
     loaded = load_store(
@@ -170,7 +170,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _status(arguments: argparse.Namespace) -> int:
-    from tfx_pipeline.metadata import read_runs
+    from tfx_pipeline.results.past_runs import read_runs
 
     for run in read_runs(arguments.work / "metadata.sqlite"):
         outcome = f"pushed {run.pushed}" if run.pushed else "; ".join(run.problems)
@@ -194,7 +194,7 @@ def _compile(arguments: argparse.Namespace) -> int:
 
 
 def _demo(arguments: argparse.Namespace) -> int:
-    from tfx_pipeline.demo import run_demo
+    from tfx_pipeline.demo.demo import run_demo
 
     # Models of different datasets are never compared, so each has metadata of its own.
     name = arguments.data.resolve().name if arguments.data else "generated"

@@ -19,9 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from tfx_pipeline.config import load_config, with_training
 from tfx_pipeline.datasets.prepare import prepare
-from tfx_pipeline.floors import click_rate_floors
+from tfx_pipeline.load_store import load_store
+from tfx_pipeline.results.click_rate_floors import click_rate_floors
 from tfx_pipeline.runners.local import run_local
-from tfx_pipeline.store import load_store
 
 HERE = Path(__file__).parent
 # Test AUC of other models on the same split, from the dataset's published floors.

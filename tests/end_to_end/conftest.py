@@ -7,7 +7,7 @@ import pytest
 
 from tfx_pipeline.config import load_config
 from tfx_pipeline.datasets import GeneratorSettings
-from tfx_pipeline.demo import run_demo
+from tfx_pipeline.demo.demo import run_demo
 
 SETTINGS = GeneratorSettings(
     users=80, items=1000, min_events=20, max_events=300, requests=500, max_history=60

@@ -13,10 +13,10 @@ import tensorflow as tf
 
 from laser_features import FeatureSpec
 from tfx_pipeline.errors import PipelineError
-from tfx_pipeline.metadata import read_runs
+from tfx_pipeline.load_store import load_store
 from tfx_pipeline.ranking_metrics import auc, calibration, group_auc, log_loss
+from tfx_pipeline.results.past_runs import read_runs
 from tfx_pipeline.runners.local import run_local
-from tfx_pipeline.store import load_store
 from tfx_pipeline.training.parsing import parse_examples
 
 # A busy machine takes minutes for what a quiet one does in one.

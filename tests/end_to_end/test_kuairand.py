@@ -8,8 +8,8 @@ import pytest
 
 from tfx_pipeline.config import load_config
 from tfx_pipeline.datasets import prepare
+from tfx_pipeline.load_store import load_store
 from tfx_pipeline.runners.local import run_local
-from tfx_pipeline.store import load_store
 
 ONE_USER_IN = 24
 

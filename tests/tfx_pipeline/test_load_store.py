@@ -8,7 +8,7 @@ import pytest
 from laser_features import FeatureSpec
 from seqvault import SeqVault
 from tfx_pipeline.errors import PipelineError
-from tfx_pipeline.store import load_store, store_fingerprint
+from tfx_pipeline.load_store import load_store, store_fingerprint
 
 HOUR = 3_600_000
 NEWEST = 1_650_000_000_000

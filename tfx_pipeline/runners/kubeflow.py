@@ -11,7 +11,7 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import (
 )
 
 from tfx_pipeline.config import PipelineConfig
-from tfx_pipeline.pipeline import create_pipeline
+from tfx_pipeline.definition.pipeline import create_pipeline
 
 DEFAULT_IMAGE = "laser-ranking:latest"
 

@@ -18,10 +18,10 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
 from tfx_pipeline.config import PipelineConfig
+from tfx_pipeline.definition.pipeline import PREPROCESSING_FN, RUN_FN, create_pipeline
 from tfx_pipeline.errors import PipelineError
-from tfx_pipeline.metadata import read_runs
-from tfx_pipeline.pipeline import PREPROCESSING_FN, RUN_FN, create_pipeline
-from tfx_pipeline.report import make_report, write_report
+from tfx_pipeline.results.past_runs import read_runs
+from tfx_pipeline.results.report import make_report, write_report
 
 
 def run_local(
@@ -41,7 +41,7 @@ def run_local(
         run_fn: As in ``create_pipeline``.
 
     Returns:
-        The run's report (see ``tfx_pipeline.report``), also written to ``config.work``.
+        The run's report (see ``tfx_pipeline.results.report``), also written to ``config.work``.
 
     Raises:
         PipelineError: No model was pushed; the message says why.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
-from tfx_pipeline.training.state import TrainingState
+from tfx_pipeline.training.training_state import TrainingState
 
 
 @dataclass(frozen=True, order=True)

@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from laser_features import FeatureSpec
-from tfx_pipeline.ranker import CONTENT, tower_inputs
 from tfx_pipeline.training.parsing import CANDIDATE_COUNT, parse_examples, without_padding
+from tfx_pipeline.training.ranking_step import dropout_seeds
 from tfx_pipeline.training.row_lookup import RowLookup
-from tfx_pipeline.training.state import TrainingState
-from tfx_pipeline.training.step import dropout_seeds
+from tfx_pipeline.training.tower import CONTENT, tower_inputs
+from tfx_pipeline.training.training_state import TrainingState
 
 
 class ServingModel(tf.Module):

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.example_files import batches_of_file, epoch_order, file_seed
-from tfx_pipeline.training.metrics import BINS, RunningTotals, Totals, probability_histogram
-from tfx_pipeline.training.step import RankingStep, cross_entropy, valid_candidates
+from tfx_pipeline.training.ranking_step import RankingStep, cross_entropy, valid_candidates
+from tfx_pipeline.training.running_totals import BINS, RunningTotals, Totals, probability_histogram
 
 _BEGINNING = Position()
 REPORT_STEPS = 20

@@ -45,7 +45,7 @@ class RowLookup:
 
     @classmethod
     def from_transform(cls, directory: str | None, spec: FeatureSpec) -> RowLookup:
-        """Read what ``tfx_pipeline.preprocessing`` made Transform find.
+        """Read what ``tfx_pipeline.definition.preprocessing`` made Transform find.
 
         Args:
             directory: Transform's output; not looked at if the spec asks for nothing.

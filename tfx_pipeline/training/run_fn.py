@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from laser_features import FeatureSpec
-from tfx_pipeline.ranker import content_vectors
 from tfx_pipeline.training.cluster import Cluster, exit_when_server_lost
 from tfx_pipeline.training.example_files import find_files
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.settings import TrainingSettings
+from tfx_pipeline.training.tower import content_vectors
 from tfx_pipeline.training.trainer import Trainer
 
 _CONFIG_KEYS = {"feature_spec", "items", "training", "fingerprint"}

@@ -10,17 +10,17 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
-from tfx_pipeline.ranker import build_ranker
 from tfx_pipeline.training.checkpoint import Checkpoints
 from tfx_pipeline.training.cluster import Cluster
+from tfx_pipeline.training.embedding_tables import shards_of
 from tfx_pipeline.training.export import ServingModel, as_variable
 from tfx_pipeline.training.loop import TrainingLoop
-from tfx_pipeline.training.metrics import RunningTotals, Totals
+from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.row_lookup import RowLookup
+from tfx_pipeline.training.running_totals import RunningTotals, Totals
 from tfx_pipeline.training.settings import TrainingSettings
-from tfx_pipeline.training.state import TrainingState
-from tfx_pipeline.training.step import RankingStep
-from tfx_pipeline.training.tables import shards_of
+from tfx_pipeline.training.tower import build_ranker
+from tfx_pipeline.training.training_state import TrainingState
 
 
 class Trainer:

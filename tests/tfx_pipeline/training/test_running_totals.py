@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_pipeline.training.metrics import (
+from tfx_pipeline.training.running_totals import (
     BINS,
     RunningTotals,
     auc_of_histogram,

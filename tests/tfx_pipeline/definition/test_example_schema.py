@@ -4,7 +4,7 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from laser_features import FeatureSpec
-from tfx_pipeline.schema import make_schema, write_schema
+from tfx_pipeline.definition.example_schema import make_schema, write_schema
 
 SPEC = {
     "name": "tiny",

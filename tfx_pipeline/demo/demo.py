@@ -29,8 +29,8 @@ from tfx_pipeline.console import Console
 from tfx_pipeline.datasets import GeneratorSettings, PreparedDataset, prepare
 from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.fingerprint import code_fingerprint, combine
-from tfx_pipeline.floors import click_rate_floors
-from tfx_pipeline.store import LoadSummary, load_store
+from tfx_pipeline.load_store import LoadSummary, load_store
+from tfx_pipeline.results.click_rate_floors import click_rate_floors
 
 _CANDIDATES = 10
 _MEASURED_REQUESTS = 50

@@ -24,28 +24,27 @@ from components.seqvault_example_gen.component import SeqVaultExampleGen
 from components.seqvault_example_gen.settings import Settings
 from components.serving_check.component import ServingCheck
 from laser_features import FeatureSpec
-from tfx_pipeline.baseline_strategy import BaselineStrategy
 from tfx_pipeline.config import PipelineConfig
+from tfx_pipeline.definition.baseline_strategy import BaselineStrategy
+from tfx_pipeline.definition.evaluation import make_eval_config
+from tfx_pipeline.definition.example_schema import statistics_features, write_schema
 from tfx_pipeline.errors import PipelineError
-from tfx_pipeline.evaluation import make_eval_config
 from tfx_pipeline.fingerprint import code_fingerprint, combine, file_fingerprint
-from tfx_pipeline.schema import statistics_features, write_schema
-from tfx_pipeline.store import store_fingerprint
+from tfx_pipeline.load_store import store_fingerprint
 from tfx_pipeline.training.settings import TrainingSettings
 
-PREPROCESSING_FN = "tfx_pipeline.preprocessing.preprocessing_fn"
+PREPROCESSING_FN = "tfx_pipeline.definition.preprocessing.preprocessing_fn"
 RUN_FN = "tfx_pipeline.training.run_fn.run_fn"
 _JOIN_CODE = ("components.seqvault_example_gen", "laser_features", "seqvault")
-_TRANSFORM_CODE = ("laser_features", "tfx_pipeline.preprocessing")
+_TRANSFORM_CODE = ("laser_features", "tfx_pipeline.definition.preprocessing")
 _TRAINER_CODE = (
     "laser_features",
     "laser_keras",
-    "tfx_pipeline.preprocessing",
-    "tfx_pipeline.ranker",
+    "tfx_pipeline.definition.preprocessing",
     "tfx_pipeline.training",
 )
 _SERVING_CODE = ("components.serving_check", "serving")
-_EVALUATION_CODE = ("tfx_pipeline.evaluation", "tfx_pipeline.ranking_metrics")
+_EVALUATION_CODE = ("tfx_pipeline.definition.evaluation", "tfx_pipeline.ranking_metrics")
 
 
 def create_pipeline(
@@ -127,7 +126,7 @@ def create_pipeline(
             max_auc_drop=config.max_auc_drop,
             code_fingerprint=code_fingerprint(_EVALUATION_CODE),
         ),
-        module_path="tfx_pipeline.evaluation",
+        module_path="tfx_pipeline.definition.evaluation",
     )
     serving_check = ServingCheck(
         model=model,

@@ -46,7 +46,7 @@ def test_the_status_of_nothing(fails, tmp_path):
 
 
 def test_what_nobody_expected_leaves_a_traceback_in_a_file(fails, tmp_path, monkeypatch):
-    monkeypatch.setattr("tfx_pipeline.metadata.read_runs", lambda database: 1 / 0)
+    monkeypatch.setattr("tfx_pipeline.results.past_runs.read_runs", lambda database: 1 / 0)
     line = fails("status", "--work", tmp_path)
     assert line.startswith("ZeroDivisionError: division by zero")
     assert "read_runs" in (tmp_path / "error.log").read_text()
@@ -56,7 +56,7 @@ def test_a_full_disk_is_named(fails, tmp_path, monkeypatch):
     def full(database):
         raise OSError(28, "No space left on device", "metadata.sqlite")
 
-    monkeypatch.setattr("tfx_pipeline.metadata.read_runs", full)
+    monkeypatch.setattr("tfx_pipeline.results.past_runs.read_runs", full)
     assert fails("status", "--work", tmp_path) == (
         "the disk is full (metadata.sqlite): free some space"
     )
@@ -69,7 +69,7 @@ def test_a_full_disk_is_named_whoever_met_it(fails, tmp_path, monkeypatch, words
     def full(database):
         raise RuntimeError(words)
 
-    monkeypatch.setattr("tfx_pipeline.metadata.read_runs", full)
+    monkeypatch.setattr("tfx_pipeline.results.past_runs.read_runs", full)
     assert (
         fails("status", "--work", tmp_path) == "the disk is full (while writing): free some space"
     )
@@ -83,7 +83,7 @@ def test_the_command_line_starts_without_tensorflow():
 
 def test_the_demo_shows_something_before_tensorflow_is_imported() -> None:
     code = (
-        "import sys, tfx_pipeline.demo;"
+        "import sys, tfx_pipeline.demo.demo;"
         "print([m for m in ('tensorflow', 'tfx', 'apache_beam', 'keras') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

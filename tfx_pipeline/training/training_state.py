@@ -10,9 +10,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
-from tfx_pipeline.training.dense import DenseWeights
+from tfx_pipeline.training.dense_weights import DenseWeights
+from tfx_pipeline.training.embedding_tables import EmbeddingTable
 from tfx_pipeline.training.settings import TrainingSettings
-from tfx_pipeline.training.tables import EmbeddingTable
 
 
 class TrainingState(tf.Module):

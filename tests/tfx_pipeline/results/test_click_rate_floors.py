@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from laser_features import FeatureSpec
-from tfx_pipeline.floors import click_rate_floors, smoothed_rates
+from tfx_pipeline.results.click_rate_floors import click_rate_floors, smoothed_rates
 
 SPEC = FeatureSpec.from_dict(
     {

@@ -50,8 +50,8 @@ def test_transform_finds_vocabularies_and_quantiles(spec, write_files, tmp_path)
     from apache_beam.options.pipeline_options import PipelineOptions
     from tfx_bsl.public import tfxio
 
-    from tfx_pipeline.preprocessing import preprocessing_fn
-    from tfx_pipeline.schema import make_schema
+    from tfx_pipeline.definition.example_schema import make_schema
+    from tfx_pipeline.definition.preprocessing import preprocessing_fn
     from tfx_pipeline.training.parsing import parse_examples
 
     files = write_files(tmp_path, spec, files=1, requests=60)

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
-from tfx_pipeline.ranker import content_vectors, tower_widths
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.parsing import parse_examples
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.run_fn import run_fn
+from tfx_pipeline.training.tower import content_vectors, tower_widths
 from tfx_pipeline.training.trainer import Trainer
 
 PREDICT = """

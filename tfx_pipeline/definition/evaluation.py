@@ -67,7 +67,7 @@ def make_eval_config(
     )
     metric = tfma.MetricConfig(
         class_name="RankingMetrics",
-        module="tfx_pipeline.evaluation",
+        module="tfx_pipeline.definition.evaluation",
         config=json.dumps({"code_fingerprint": code_fingerprint}),
     )
     slices = [[], [HISTORY_BUCKET], *([name] for name in slice_features)]

@@ -15,8 +15,8 @@ from tensorflow_metadata.proto.v0 import anomalies_pb2
 
 from laser_features import FeatureSpec
 from tfx_pipeline.config import REPORT
-from tfx_pipeline.evaluation import METRICS
-from tfx_pipeline.metadata import PipelineRun
+from tfx_pipeline.definition.evaluation import METRICS
+from tfx_pipeline.results.past_runs import PipelineRun
 
 _COUNT = "count_"
 

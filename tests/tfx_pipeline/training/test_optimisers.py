@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tfx_pipeline.training.dense import DenseWeights
-from tfx_pipeline.training.tables import (
+from tfx_pipeline.training.dense_weights import DenseWeights
+from tfx_pipeline.training.embedding_tables import (
     EmbeddingTable,
     gather_rows,
     initial_embeddings,

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from tfx_pipeline.training.tables import shards_of
+from tfx_pipeline.training.embedding_tables import shards_of
 
 BETA_1, BETA_2, EPSILON = 0.9, 0.9999, 1e-7
 """The paper's Adam(0.9, 0.9999)."""

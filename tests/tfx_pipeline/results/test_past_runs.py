@@ -2,7 +2,7 @@
 
 import pytest
 
-from tfx_pipeline.metadata import NodeRun, PipelineRun
+from tfx_pipeline.results.past_runs import NodeRun, PipelineRun
 
 
 @pytest.fixture

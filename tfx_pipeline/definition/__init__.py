@@ -1,0 +1,1 @@
+"""The pipeline's definition: its components, schema, preprocessing and evaluation."""

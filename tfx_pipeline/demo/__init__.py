@@ -1,0 +1,1 @@
+"""The whole way in one command, from events to a rank answer."""
