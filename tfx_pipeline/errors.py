@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class PipelineError(Exception):
     """A run that cannot start, or that ended without what it was for."""
+
+
+class DatasetError(ValueError):
+    """A dataset that cannot be prepared: one line with what was found and what to do."""

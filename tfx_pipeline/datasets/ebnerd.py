@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
-from tfx_pipeline.datasets.errors import DatasetError
 from tfx_pipeline.datasets.first_rows import first_rows
 from tfx_pipeline.datasets.id_tables import id_table
 from tfx_pipeline.datasets.reading import column, read_parquet, strings, timestamps_ms
+from tfx_pipeline.errors import DatasetError
 
 TRAIN_SHARE = 0.8  # of a folder without a validation split, by time
 _BEHAVIORS = [

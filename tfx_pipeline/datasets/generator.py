@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from laser_features import FeatureSpec
 from laser_features.time import MS_PER_DAY, MS_PER_HOUR
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
-from tfx_pipeline.datasets.errors import DatasetError
 from tfx_pipeline.datasets.id_tables import id_table
+from tfx_pipeline.errors import DatasetError
 from tfx_pipeline.ranking_metrics import auc
 
 SCENARIOS = ("double_column_feed", "single_column_video", "search")

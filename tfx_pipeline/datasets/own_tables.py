@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from laser_features import FeatureSpec, FeatureSpecError
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
-from tfx_pipeline.datasets.errors import DatasetError
 from tfx_pipeline.datasets.reading import checked_ms, column, find_file, read_parquet
+from tfx_pipeline.errors import DatasetError
 
 TRAIN_SHARE = 0.8
 

@@ -10,7 +10,6 @@ import pyarrow.parquet as pq
 
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
 from tfx_pipeline.datasets.ebnerd import read_ebnerd
-from tfx_pipeline.datasets.errors import DatasetError
 from tfx_pipeline.datasets.generator import GeneratorSettings, generate
 from tfx_pipeline.datasets.kuairand import (
     is_kuairand,
@@ -20,6 +19,7 @@ from tfx_pipeline.datasets.kuairand import (
 from tfx_pipeline.datasets.movielens import read_movielens_csv, read_movielens_parquet
 from tfx_pipeline.datasets.own_tables import is_own_tables, read_own_tables
 from tfx_pipeline.datasets.prepared_dataset import SUMMARY, PreparedDataset
+from tfx_pipeline.errors import DatasetError
 
 Reader = Callable[[Path, Progress], DatasetTables]
 _KNOWN = (

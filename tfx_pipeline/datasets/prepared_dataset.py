@@ -23,7 +23,7 @@ from laser_features import (
     check_milliseconds,
 )
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
-from tfx_pipeline.datasets.errors import DatasetError
+from tfx_pipeline.errors import DatasetError
 
 SUMMARY = "dataset.json"
 SPEC = "features.yaml"

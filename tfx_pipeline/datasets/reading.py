@@ -14,7 +14,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from laser_features import TimeUnitError, check_milliseconds
 from laser_features.time import EARLIEST_MS
-from tfx_pipeline.datasets.errors import DatasetError
+from tfx_pipeline.errors import DatasetError
 
 
 def find_file(folder: Path, name: str) -> Path:
