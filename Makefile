@@ -60,6 +60,9 @@ lint: env  ## style, types, import directions
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 
+package:  ## build sdist and wheel into dist/, check them, install the wheel into empty environments
+	@tools/package.sh
+
 lock: env  ## refresh requirements/pipeline.lock from setup.py
 	$(or $(wildcard .venv-tools/bin/uv),uv) pip compile setup.py --extra pipeline --extra dev --python-version 3.10 --python $(PY) \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements/pipeline.lock
@@ -67,4 +70,4 @@ lock: env  ## refresh requirements/pipeline.lock from setup.py
 clean:  ## remove environments, caches and demo output
 	rm -rf .venv .venv-* .laser build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help env demo test test-crash test-layers test-store test-serving test-light lint lock clean
+.PHONY: help env demo test test-crash test-layers test-store test-serving test-light lint package lock clean

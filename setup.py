@@ -4,6 +4,8 @@
 add what the other rooms need (see the rooms in ``docs/architecture.md``).
 """
 
+from pathlib import Path
+
 from setuptools import find_packages, setup
 
 SEQVAULT = [
@@ -36,6 +38,11 @@ PIPELINE = [
     "tfx[kfp]==1.16.0",
     *KAFKA,
 ]
+DOCS = [
+    "mkdocs>=1.6",
+    "mkdocs-material>=9.5",
+    "mkdocstrings[python]>=0.27",
+]
 DEV = [
     *KAFKA,
     "grpcio-tools>=1.48",
@@ -56,6 +63,35 @@ setup(
     name="laser-ranking",
     version="0.1.0",
     description="A ranking stack for long user histories: store, layers, pipeline, serving.",
+    long_description=Path(__file__).with_name("README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license_expression="Apache-2.0",
+    license_files=["LICENSE", "NOTICE"],
+    author="The LASER authors",
+    keywords=[
+        "recommender systems",
+        "click-through rate",
+        "long user sequences",
+        "feature store",
+        "keras",
+        "tfx",
+    ],
+    project_urls={"Paper": "https://arxiv.org/abs/2602.11562"},
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Database :: Database Engines/Servers",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.10",
     packages=find_packages(
         include=[
@@ -67,13 +103,18 @@ setup(
             "serving*",
         ]
     ),
-    package_data={"": ["*.proto", "*.yaml", "*.yml", "*.json", "*.pbtxt", "py.typed"]},
+    package_data={
+        "": ["*.proto", "*.yaml", "*.yml", "*.json", "*.pbtxt", "py.typed"],
+        "serving": ["tf_serving/*", "deploy/*"],
+        "tfx_pipeline": ["configs/*", "deploy/*"],
+    },
     install_requires=["keras>=3.5", "numpy>=1.26"],
     extras_require={
         "seqvault": SEQVAULT,
         "kafka": [*SEQVAULT, *KAFKA],
         "serving": SERVING,
         "pipeline": PIPELINE,
+        "docs": DOCS,
         "dev": DEV,
     },
     entry_points={

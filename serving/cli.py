@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 # What a SeqVault server may ask for; named as `seqvault`'s own flags are.
@@ -53,6 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="laser-serving", description=__doc__, allow_abbrev=False)
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {version('laser-ranking')}"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_model_server(commands)
     _add_gateway(commands)

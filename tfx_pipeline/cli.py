@@ -11,6 +11,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 # TensorFlow and TFX take half a minute of processor time to import: only commands that need them
@@ -43,6 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="laser-pipeline", description=__doc__)
+    parser.add_argument(
+        "--version", action="version", version=f"%(prog)s {version('laser-ranking')}"
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     prepare = commands.add_parser("prepare", help="turn a dataset into a prepared dataset")

@@ -4,6 +4,7 @@ Functions are named, not imported: ``module:function`` below ``seqvault.cli``.
 """
 
 import argparse
+from importlib.metadata import version
 from typing import Any
 
 TARGET = "directory of the store, or host:port of a server"
@@ -16,6 +17,9 @@ def parser() -> argparse.ArgumentParser:
         description="A durable store of user behaviour sequences.",
         epilog="`seqvault COMMAND --help` shows an example of each. Exit codes: 0 done, 2 bad "
         "request or store, 3 damaged file, 4 try again later, 130 interrupted.",
+    )
+    whole.add_argument(
+        "--version", action="version", version=f"%(prog)s {version('laser-ranking')}"
     )
     commands = whole.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_init(commands)

@@ -1,7 +1,7 @@
 # The gateway alone: no TensorFlow, which only the model server needs.
 FROM python:3.12-slim
 WORKDIR /app
-COPY setup.py pyproject.toml ./
+COPY setup.py pyproject.toml README.md LICENSE NOTICE ./
 COPY laser_keras laser_keras
 COPY seqvault seqvault
 COPY laser_features laser_features

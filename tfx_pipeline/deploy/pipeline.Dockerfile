@@ -4,7 +4,7 @@ WORKDIR /app
 RUN pip install --no-cache-dir uv
 COPY requirements/pipeline.lock requirements/pipeline.lock
 RUN uv pip install --system --no-cache -r requirements/pipeline.lock
-COPY setup.py pyproject.toml ./
+COPY setup.py pyproject.toml README.md LICENSE NOTICE ./
 COPY laser_keras laser_keras
 COPY seqvault seqvault
 COPY laser_features laser_features

@@ -1,0 +1,66 @@
+"""Rules of the house: public names are a list that only grows on purpose; modules stay readable."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("laser_keras", "seqvault", "laser_features", "components", "tfx_pipeline", "serving")
+PUBLIC_NAMES = Path(__file__).with_name("public_names.txt")
+MOST_LINES = 400
+REASON = f"# Over {MOST_LINES} lines: "
+
+
+def exported(package: Path) -> list[str]:
+    """The names in ``__all__`` of a package, read without importing it."""
+    tree = ast.parse((package / "__init__.py").read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["__all__"]:
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def test_public_names_are_those_of_the_list() -> None:
+    """A new name is added to the list; one that goes follows ``docs/versioning.md`` first."""
+    packages = [init.parent for room in ROOMS for init in (ROOT / room).rglob("__init__.py")]
+    found = {
+        f"{'.'.join(package.relative_to(ROOT).parts)}.{name}"
+        for package in packages
+        for name in exported(package)
+    }
+    listed = set(PUBLIC_NAMES.read_text(encoding="utf-8").split())
+    assert listed - found == set(), "public names that are gone; see docs/versioning.md"
+    assert found - listed == set(), f"new public names; add them to {PUBLIC_NAMES.name}"
+
+
+def too_long(path: Path) -> bool:
+    """Whether a module has more lines than it may and does not say why in its first one."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    said = bool(lines) and lines[0].startswith(REASON) and len(lines[0]) > len(REASON) + 10
+    return len(lines) > MOST_LINES and not said
+
+
+def test_a_long_module_says_why_it_is_long() -> None:
+    sources = [
+        path
+        for folder in (*ROOMS, "examples", "benchmarks", "tools")
+        for path in (ROOT / folder).rglob("*.py")
+        if not path.name.endswith(("_pb2.py", "_pb2_grpc.py"))
+    ]
+    assert len(sources) > 100
+    assert [str(path.relative_to(ROOT)) for path in sources if too_long(path)] == []
+
+
+def test_a_module_that_says_why_it_is_long_is_long(tmp_path: Path) -> None:
+    module = tmp_path / "module.py"
+    module.write_text("pass\n" * (MOST_LINES + 1))
+    assert too_long(module)
+    module.write_text(f"{REASON}a table that is read as a whole.\n" + "pass\n" * MOST_LINES)
+    assert not too_long(module)
+    stale = [
+        str(path.relative_to(ROOT))
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        if path.read_text(encoding="utf-8").startswith(REASON)
+        and len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+    ]
+    assert stale == [], "these give a reason that they do not need any more"
