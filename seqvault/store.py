@@ -1,3 +1,4 @@
+# Over 400 lines: the public store; nearly all of it is the documentation of its calls.
 """SeqVault itself: a readable front that knows all the parts and holds none of their logic."""
 
 import os

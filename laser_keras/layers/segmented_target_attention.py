@@ -1,3 +1,4 @@
+# Over 400 lines: the three execution orders of one formula stand side by side, to be compared.
 """Segmented target attention: a long history compressed to one token per segment."""
 
 import math
