@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 
 from seqvault import items as item_files
-from seqvault import segment as segment_files
-from seqvault import wal
+from seqvault.disk import segment as segment_files
+from seqvault.disk import wal
+from seqvault.disk.files import Files
+from seqvault.disk.manifest import Manifest
+from seqvault.disk.segment import Footer, Segment
 from seqvault.errors import DamagedFileError
-from seqvault.events import NO_BOUND
-from seqvault.files import Files
-from seqvault.manifest import Manifest
-from seqvault.merger import slices
+from seqvault.memory.store_state import State
+from seqvault.merge.merger import slices
 from seqvault.progress import Progress
-from seqvault.reader import Found, Reader
-from seqvault.recovery import decode_frame
-from seqvault.segment import Footer, Segment
-from seqvault.state import State
+from seqvault.read.planned_read import Found, Reader
+from seqvault.upkeep.recovery import decode_frame
+from seqvault.write.event_columns import NO_BOUND
 
 VERIFY_BYTES = 1 << 24  # of records checked at a time
 

@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqvault.codec.primitives import checksum
+from seqvault.disk.files import Files
 from seqvault.errors import (
     DamagedFileError,
     InvalidRequestError,
@@ -14,9 +15,8 @@ from seqvault.errors import (
     UnknownFieldError,
     WrongTypeError,
 )
-from seqvault.files import Files
-from seqvault.index import KeyTable
 from seqvault.item_batch import ItemBatch
+from seqvault.memory.index import KeyTable
 
 MAGIC = b"SEQVITM\x01"
 KEY = "item_id"

@@ -9,23 +9,24 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seqvault import care, recovery
+from seqvault import care
 from seqvault import items as item_files
-from seqvault.append_log import AppendLog
-from seqvault.bulk_loader import bulk_load
+from seqvault.disk.files import Files
 from seqvault.errors import InvalidRequestError, SchemaError
-from seqvault.events import to_columns
-from seqvault.files import Files
 from seqvault.item_batch import ItemBatch
-from seqvault.item_writer import put_items
-from seqvault.merger import Merger
-from seqvault.packed import pack_batch
+from seqvault.memory.store_state import State
+from seqvault.merge.bulk_loader import bulk_load
+from seqvault.merge.merger import Merger
 from seqvault.progress import Progress, untold
-from seqvault.reader import Reader
-from seqvault.requests import USERS_A_PAGE, page_of
+from seqvault.read.packed_answer import pack_batch
+from seqvault.read.planned_read import Reader
+from seqvault.read.read_arguments import USERS_A_PAGE, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
-from seqvault.state import State
+from seqvault.upkeep import recovery
+from seqvault.write.event_columns import to_columns
+from seqvault.write.group_commit import AppendLog
+from seqvault.write.item_writer import put_items
 
 
 class SeqVault:
@@ -237,7 +238,7 @@ class SeqVault:
         fields: Sequence[str] | None = None,
         version: np.ndarray | None = None,
     ) -> bytes:
-        """``read`` as stored chunks, for ``seqvault.packed.unpack_batch`` elsewhere."""
+        """``read`` as stored chunks, for ``seqvault.read.packed_answer.unpack_batch`` elsewhere."""
         return pack_batch(
             self._reader, user_ids, before, last_n, scenarios, actions, fields, version
         )

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 
-from seqvault.packed import unpack_batch
+from seqvault.read.packed_answer import unpack_batch
 from seqvault.schema import Field, Schema
 from seqvault.store import SeqVault
 

@@ -11,7 +11,7 @@ import yaml
 
 from components.seqvault_example_gen.time_range import TimeRange
 from laser_features import FeatureSpec
-from seqvault.address import is_address
+from seqvault.service.address import is_address
 from tfx_pipeline.datasets import DatasetError, PreparedDataset
 from tfx_pipeline.errors import PipelineError
 

@@ -4,7 +4,7 @@ import time
 
 import numpy as np
 
-from seqvault.index import Index
+from seqvault.memory.index import Index
 
 
 def measure(users: int) -> dict[str, float]:

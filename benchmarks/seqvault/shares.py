@@ -26,18 +26,20 @@ from benchmarks.seqvault.peers.seqvault import SeqVaultPeer
 from benchmarks.seqvault.recovery import events as recovered_events
 from benchmarks.seqvault.timing import MICRO, drop_page_cache, provenance
 from benchmarks.seqvault.workload import LAST_N, Histories, generate
-from seqvault import Field, Schema, SeqVault, recovery, wal
-from seqvault.codec.direct import WILL_NEED, advise
+from seqvault import Field, Schema, SeqVault
 from seqvault.codec.pread import read_pieces
 from seqvault.codec.primitives import crc32c
-from seqvault.direct_reader import DirectReader
-from seqvault.events import to_columns
-from seqvault.files import Files
-from seqvault.index import Index
-from seqvault.memtable import Memtable
-from seqvault.segment import Segment
+from seqvault.codec.read_kernel import WILL_NEED, advise
+from seqvault.disk import wal
+from seqvault.disk.files import Files
+from seqvault.disk.segment import Segment
+from seqvault.memory.index import Index
+from seqvault.memory.memtable import Memtable
+from seqvault.read.fast_read import DirectReader
 from seqvault.sequence_batch import SequenceBatch
+from seqvault.upkeep import recovery
 from seqvault.warm_up import warm_up
+from seqvault.write.event_columns import to_columns
 
 SEED = 0
 RESULT = Path(__file__).parent / "results" / "shares.json"

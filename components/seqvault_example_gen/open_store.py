@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 import seqvault
-from seqvault.address import is_address
+from seqvault.service.address import is_address
 
 _SECONDS_PER_CALL = 60.0  # of a busy server: a join has time, and a call that fails costs a bundle
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from seqvault.address import is_address
 from seqvault.cli.store_commands import table
 from seqvault.cli.targets import open_target
 from seqvault.errors import InvalidRequestError
 from seqvault.schema import Schema
+from seqvault.service.address import is_address
 from seqvault.store import SeqVault
 
 FIRST_NEW_USER = 1 << 62

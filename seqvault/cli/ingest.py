@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from seqvault.address import is_address
 from seqvault.cli.targets import open_target
 from seqvault.errors import InvalidRequestError
 from seqvault.ingest.dead_letters import DeadLetters
 from seqvault.ingest.kafka_ingest import KafkaIngest
 from seqvault.ingest.messages import Columns
+from seqvault.service.address import is_address
 from seqvault.service.background_merge import BackgroundMerge
 from seqvault.service.metrics import serve_metrics
 from seqvault.service.sharded_client import ShardedClient

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from seqvault.address import is_address
+from seqvault.service.address import is_address
 
 if TYPE_CHECKING:
     from seqvault import SeqVault

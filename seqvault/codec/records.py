@@ -19,7 +19,7 @@ from seqvault.codec.chunks import (
     pack_chunk,
     put_chunk,
 )
-from seqvault.codec.coding import pack_coded
+from seqvault.codec.coded_chunks import pack_coded
 from seqvault.codec.primitives import address_of, crc32c, inner, load_u8, load_u64, store_u64
 
 TIMESTAMP, ARRIVAL = 0, 1  # the first two columns of every record

@@ -12,8 +12,8 @@ import numpy as np
 import pyarrow as pa
 
 from seqvault.errors import InvalidRequestError, UnknownFieldError, ValueRangeError, WrongTypeError
-from seqvault.events import to_columns
 from seqvault.schema import RESERVED, Schema
+from seqvault.write.event_columns import to_columns
 
 Columns = dict[str, np.ndarray]
 _ARROW_START = b"\xff\xff\xff\xff"

@@ -12,17 +12,17 @@ import numpy as np
 import pyarrow as pa
 
 from seqvault.errors import InvalidRequestError
-from seqvault.events import NO_BOUND, to_columns
 from seqvault.item_batch import ItemBatch
 from seqvault.items import to_numpy, to_table
 from seqvault.progress import Progress, untold
-from seqvault.requests import USERS_A_PAGE, batches_of, bounds_of, ids_of, page_of
+from seqvault.read.read_arguments import USERS_A_PAGE, batches_of, bounds_of, ids_of, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
 from seqvault.service.call import REQUEST_ID
 from seqvault.service.read_replies import PACKED_EVENTS, PACKED_FROM, batch_of
+from seqvault.write.event_columns import NO_BOUND, to_columns
 
 LONG_SECONDS = 3600.0  # for what may go through the whole store
 

@@ -7,7 +7,7 @@ import numpy as np
 import zstandard
 
 from seqvault.errors import InvalidRequestError
-from seqvault.packed import unpack_batch
+from seqvault.read.packed_answer import unpack_batch
 from seqvault.schema import DTYPE_NAMES
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb

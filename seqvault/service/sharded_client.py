@@ -11,15 +11,15 @@ import numpy as np
 import pyarrow as pa
 
 from seqvault.errors import SchemaError, ServerUnavailableError
-from seqvault.events import to_columns
 from seqvault.item_batch import ItemBatch
 from seqvault.progress import Progress, untold
-from seqvault.requests import USERS_A_PAGE, batches_of, bounds_of, ids_of
+from seqvault.read.read_arguments import USERS_A_PAGE, batches_of, bounds_of, ids_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service.client import SeqVaultClient
 from seqvault.service.shards import shard_of
 from seqvault.service.summed_progress import SummedProgress
+from seqvault.write.event_columns import to_columns
 
 Answer = TypeVar("Answer")
 

@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from seqvault import wal
+from seqvault.disk import wal
 from seqvault.errors import SeqVaultError
 from seqvault.store import SeqVault
 from seqvault.testing.kill_run import kill_run
 from seqvault.testing.memory_files import Crash, MemoryFiles
 from seqvault.testing.oracle import Oracle
-from seqvault.testing.workload import SCHEMA, random_step
+from seqvault.testing.random_workload import SCHEMA, random_step
 
 PATH = "/vault"
 COPIES = "/copies"

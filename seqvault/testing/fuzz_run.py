@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 
 from seqvault.errors import SeqVaultError
-from seqvault.packed import unpack_batch
+from seqvault.read.packed_answer import unpack_batch
 from seqvault.schema import Schema
 from seqvault.store import SeqVault
 from seqvault.testing.field_mutations import KINDS, mutate

@@ -12,10 +12,10 @@ import signal
 import tempfile
 import time
 
-from seqvault.files import Files
+from seqvault.disk.files import Files
 from seqvault.store import SeqVault
 from seqvault.testing.oracle import Oracle
-from seqvault.testing.workload import SCHEMA, random_step
+from seqvault.testing.random_workload import SCHEMA, random_step
 from seqvault.warm_up import warm_up
 
 KILLS_PER_STORE = 12

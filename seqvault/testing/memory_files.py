@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from seqvault.files import Files
+from seqvault.disk.files import Files
 
 
 class Crash(BaseException):

@@ -9,8 +9,8 @@ import numpy as np
 
 import seqvault
 from laser_features import FeatureSpec, FeatureSpecError, history_fields
-from seqvault.address import is_address
 from seqvault.errors import InvalidRequestError
+from seqvault.service.address import is_address
 from seqvault.warm_up import warm_up
 from serving.gateway.options import StoreAccess
 

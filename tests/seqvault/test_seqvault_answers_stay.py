@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from seqvault import SeqVault
-from seqvault.testing.workload import NOW, SCHEMA
+from seqvault.testing.random_workload import NOW, SCHEMA
 
 USERS, LENGTH = 8, 300
 

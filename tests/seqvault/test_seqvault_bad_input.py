@@ -12,7 +12,7 @@ import pytest
 
 import seqvault
 from seqvault import Schema, SeqVault, errors
-from seqvault.files import Files
+from seqvault.disk.files import Files
 
 SCHEMA = Schema.from_arrow(
     pa.schema([("item_id", pa.int64()), ("scenario", pa.int8()), ("score", pa.float32())])

@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from seqvault.codec import chunks, coding, records
+from seqvault.codec import chunks, records
+from seqvault.codec import coded_chunks as coding
 from seqvault.codec.primitives import checksum, crc32c_portable
 
 

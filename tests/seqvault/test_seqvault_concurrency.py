@@ -7,11 +7,12 @@ import time
 import numpy as np
 import pytest
 
-from seqvault import SeqVault, wal
+from seqvault import SeqVault
+from seqvault.disk import wal
+from seqvault.disk.files import Files
 from seqvault.errors import StoreFailedError
-from seqvault.files import Files
-from seqvault.memtable import Memtable
-from seqvault.testing.workload import NOW, SCHEMA
+from seqvault.memory.memtable import Memtable
+from seqvault.testing.random_workload import NOW, SCHEMA
 
 USERS = 4
 APPENDS = 120

@@ -8,11 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from seqvault import SeqVault, errors, wal
+from seqvault import SeqVault, errors
+from seqvault.disk import wal
 from seqvault.testing.crash_run import COPIES, PATH, check_after_crash, crash_run
 from seqvault.testing.memory_files import Crash, MemoryFiles
 from seqvault.testing.oracle import Oracle
-from seqvault.testing.workload import SCHEMA, random_events
+from seqvault.testing.random_workload import SCHEMA, random_events
 
 
 @pytest.fixture(autouse=True)

@@ -10,14 +10,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqvault import SeqVault, errors, items, wal
+from seqvault import SeqVault, errors, items
 from seqvault.codec.primitives import checksum
+from seqvault.disk import wal
 from seqvault.items import MAGIC
 from seqvault.testing.crash_run import PATH
 from seqvault.testing.file_regions import regions_of
 from seqvault.testing.memory_files import MemoryFiles
 from seqvault.testing.oracle import Oracle
-from seqvault.testing.workload import SCHEMA, random_events
+from seqvault.testing.random_workload import SCHEMA, random_events
 
 TYPED = (errors.DamagedFileError, errors.NewerFormatError)
 

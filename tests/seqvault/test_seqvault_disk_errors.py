@@ -6,12 +6,13 @@ import signal
 
 import pytest
 
-from seqvault import SeqVault, errors, wal
-from seqvault.files import Files
+from seqvault import SeqVault, errors
+from seqvault.disk import wal
+from seqvault.disk.files import Files
 from seqvault.testing.crash_run import PATH
 from seqvault.testing.memory_files import MemoryFiles
 from seqvault.testing.oracle import Oracle
-from seqvault.testing.workload import SCHEMA, random_events
+from seqvault.testing.random_workload import SCHEMA, random_events
 
 TYPED = (errors.DiskFullError, errors.StoreFailedError)
 

@@ -15,13 +15,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from seqvault import SeqVault, errors, wal
+from seqvault import SeqVault, errors
 from seqvault.codec import chunks
 from seqvault.codec.primitives import checksum
+from seqvault.disk import wal
 from seqvault.testing.crash_run import PATH, small_log_files
 from seqvault.testing.file_regions import Region, regions_of
 from seqvault.testing.memory_files import MemoryFiles
-from seqvault.testing.workload import NOW, SCHEMA, random_events
+from seqvault.testing.random_workload import NOW, SCHEMA, random_events
 
 REFUSED = (errors.SeqVaultError, FileNotFoundError)  # a file that the manifest names wrongly
 

@@ -15,7 +15,7 @@ import pytest
 
 from seqvault import SeqVault, errors
 from seqvault.codec.primitives import checksum
-from seqvault.packed import MAGIC, unpack_batch
+from seqvault.read.packed_answer import MAGIC, unpack_batch
 from seqvault.testing.field_mutations import KINDS, footer_arrays, with_footer
 from seqvault.testing.fuzz_run import COUNTS, make_store
 

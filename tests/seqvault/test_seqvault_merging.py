@@ -8,12 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqvault import Schema, SeqVault, errors, merge_policy
-from seqvault import bulk_loader as loader
-from seqvault import segment as segment_module
-from seqvault.files import Files
-from seqvault.manifest import Manifest
-from seqvault.segment import Segment
+from seqvault import Schema, SeqVault, errors
+from seqvault.disk import segment as segment_module
+from seqvault.disk.files import Files
+from seqvault.disk.manifest import Manifest
+from seqvault.disk.segment import Segment
+from seqvault.merge import bulk_loader as loader
+from seqvault.merge import merge_policy
 from seqvault.testing.crash_run import PATH, crash_run
 from seqvault.testing.memory_files import MemoryFiles
 

@@ -6,7 +6,7 @@ import pytest
 
 from seqvault import Schema, SeqVault
 from seqvault.errors import DamagedFileError, UnknownFieldError
-from seqvault.packed import unpack_batch
+from seqvault.read.packed_answer import unpack_batch
 
 FIELDS = [("item_id", pa.int64()), ("scenario", pa.int8()), ("action", pa.int8())]
 SCHEMA = Schema.from_arrow(pa.schema(FIELDS))

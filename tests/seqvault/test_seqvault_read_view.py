@@ -9,9 +9,9 @@ from numba import njit
 
 from seqvault import SeqVault
 from seqvault.codec.bundles import bundle, int32_part, int64_part, uint8_part, uint64_part
-from seqvault.files import Files
-from seqvault.reader import of_numbers
-from seqvault.testing.workload import NOW, SCHEMA
+from seqvault.disk.files import Files
+from seqvault.read.planned_read import of_numbers
+from seqvault.testing.random_workload import NOW, SCHEMA
 
 
 @njit

@@ -9,8 +9,8 @@ import pytest
 
 from seqvault import Schema, SeqVault
 from seqvault.codec.primitives import checksum
+from seqvault.disk.files import Files
 from seqvault.errors import DamagedFileError, NewerFormatError
-from seqvault.files import Files
 from seqvault.testing.file_regions import regions_of
 
 FIELDS = [

@@ -5,11 +5,12 @@ import random
 import numpy as np
 import pytest
 
-from seqvault import SeqVault, wal
+from seqvault import SeqVault
+from seqvault.disk import wal
 from seqvault.testing.crash_run import PATH
 from seqvault.testing.memory_files import Crash, MemoryFiles
 from seqvault.testing.oracle import USERS
-from seqvault.testing.workload import SCHEMA, random_events
+from seqvault.testing.random_workload import SCHEMA, random_events
 
 PARTITIONS = 3
 

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from seqvault import Schema, SeqVault, errors, manifest
-from seqvault.files import Files
-from seqvault.packed import unpack_batch
+from seqvault import Schema, SeqVault, errors
+from seqvault.disk import manifest
+from seqvault.disk.files import Files
+from seqvault.read.packed_answer import unpack_batch
 
 SCHEMA = Schema.from_arrow(
     pa.schema([("item_id", pa.int64()), ("scenario", pa.int8()), ("action", pa.int8())])

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from seqvault.codec.bundles import bundle
-from seqvault.codec.unpacking import WIDENED
-from seqvault.events import to_bits
+from seqvault.codec.unpack_kernel import WIDENED
 from seqvault.schema import Schema
+from seqvault.write.event_columns import to_bits
 
 _FLOAT_TO_DOUBLE = (np.dtype("float32"), np.dtype("float64"))
 MAX_SHAPES = 256

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from seqvault.codec.chains import collect_chains, sort_chains
-from seqvault.index import EMPTY, grown
+from seqvault.memory.index import EMPTY, grown
 from seqvault.schema import Schema
 
 

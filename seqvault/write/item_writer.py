@@ -5,7 +5,7 @@ from typing import Any
 
 from seqvault import items as item_files
 from seqvault.items import Items
-from seqvault.state import State
+from seqvault.memory.store_state import State
 
 ITEM_FILES = 8  # more are written as one again, so that opening stays quick
 

@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 from seqvault.codec.primitives import checksum
+from seqvault.disk.files import Files
 from seqvault.errors import DamagedFileError, NewerFormatError, SchemaError, StoreNotFoundError
-from seqvault.files import Files
 from seqvault.schema import Schema
 
 NAME = "MANIFEST"

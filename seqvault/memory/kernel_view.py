@@ -3,9 +3,9 @@
 import numpy as np
 
 from seqvault.codec.bundles import bundle
-from seqvault.index import Index
-from seqvault.memtable import Memtable
-from seqvault.segment import Segment
+from seqvault.disk.segment import Segment
+from seqvault.memory.index import Index
+from seqvault.memory.memtable import Memtable
 
 
 class ReadView:

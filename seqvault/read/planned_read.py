@@ -8,17 +8,24 @@ from typing import Any
 import numpy as np
 
 from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, OK, PADDING
-from seqvault.codec.planning import plan_read
-from seqvault.codec.unpacking import unpack_columns
-from seqvault.direct_reader import DirectReader
+from seqvault.codec.plan_kernel import plan_read
+from seqvault.codec.unpack_kernel import unpack_columns
+from seqvault.disk.files import Files
+from seqvault.disk.segment import Segment
 from seqvault.errors import DamagedFileError
-from seqvault.files import Files
-from seqvault.layouts import Layout
-from seqvault.requests import MAX_LAST_N, bounds_of, check_last_n, filters_of, ids_of, versions_of
+from seqvault.memory.field_layout import Layout
+from seqvault.memory.store_state import State
+from seqvault.read.fast_read import DirectReader
+from seqvault.read.read_arguments import (
+    MAX_LAST_N,
+    bounds_of,
+    check_last_n,
+    filters_of,
+    ids_of,
+    versions_of,
+)
 from seqvault.schema import Schema
-from seqvault.segment import Segment
 from seqvault.sequence_batch import SequenceBatch
-from seqvault.state import State
 
 LONG_RECORD = 1 << 15  # bytes; of longer ones only the blocks needed are read
 BUFFER_BYTES = 1 << 24  # of records that a thread keeps room for

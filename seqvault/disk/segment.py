@@ -10,8 +10,8 @@ import numpy as np
 from seqvault.codec.chunks import BLOCK, OK, PADDING
 from seqvault.codec.primitives import checksum
 from seqvault.codec.records import pack_array, pack_records, records_bound, unpack_array
+from seqvault.disk.files import Files
 from seqvault.errors import DamagedFileError, NewerFormatError
-from seqvault.files import Files
 
 MAGIC = b"SEQVSEG\x00"
 FORMAT = 2  # 1 had no coded chunks

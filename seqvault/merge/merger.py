@@ -9,16 +9,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numba import njit
 
-from seqvault import index_walks
-from seqvault import merge_policy as policy
-from seqvault import segment as segment_files
-from seqvault.append_log import AppendLog
+from seqvault.disk import segment as segment_files
+from seqvault.disk.segment import BASE, EXTENT, TAIL, Packed, Segment
 from seqvault.errors import DiskFullError
-from seqvault.events import NO_BOUND, to_bits
+from seqvault.memory import index_scans as index_walks
+from seqvault.memory.store_state import State
+from seqvault.merge import merge_policy as policy
 from seqvault.progress import Progress, untold
-from seqvault.reader import Found, Reader, of_numbers
-from seqvault.segment import BASE, EXTENT, TAIL, Packed, Segment
-from seqvault.state import State
+from seqvault.read.planned_read import Found, Reader, of_numbers
+from seqvault.write.event_columns import NO_BOUND, to_bits
+from seqvault.write.group_commit import AppendLog
 
 PART_EVENTS = 1 << 16  # packed at a time
 RECORD_BYTES = 256  # a small record's own, about

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqvault.codec.primitives import checksum, crc32c
+from seqvault.disk.files import Files
 from seqvault.errors import DamagedFileError
-from seqvault.files import Files
 
 FILE_MAGIC = b"SEQVLOG\x02"
 FRAME_MAGIC = 0x4D524656  # "VFRM"

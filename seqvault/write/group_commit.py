@@ -6,9 +6,9 @@ from contextlib import contextmanager, suppress
 
 import numpy as np
 
-from seqvault import wal
+from seqvault.disk import wal
 from seqvault.errors import LimitError
-from seqvault.state import Appended, State
+from seqvault.memory.store_state import Appended, State
 
 LOG_EVENTS = 1 << 26  # not in segments yet; more are refused
 MAX_APPEND = 1 << 30  # bytes of one append

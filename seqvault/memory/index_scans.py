@@ -8,7 +8,7 @@ Only merges change what is walked here, so that a merge needs no lock for it.
 import numpy as np
 from numba import njit
 
-from seqvault.index import Index
+from seqvault.memory.index import Index
 
 WORN, BASE_WORN, TOO_MANY = 1, 2, 4
 

@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from seqvault.errors import InvalidRequestError, LimitError, WrongTypeError
-from seqvault.events import NO_BOUND, check_times
-from seqvault.index import for_kernel
+from seqvault.memory.index import for_kernel
 from seqvault.schema import Schema
+from seqvault.write.event_columns import NO_BOUND, check_times
 
 MAX_LAST_N = 1 << 20
 MAX_READ_EVENTS = 1 << 28  # cells of one answer

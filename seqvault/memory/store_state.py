@@ -9,19 +9,19 @@ from typing import NoReturn
 import numpy as np
 
 from seqvault import items as item_files
-from seqvault import segment as segment_files
+from seqvault.disk import segment as segment_files
+from seqvault.disk.files import Files, disk_full_is_typed
+from seqvault.disk.manifest import Manifest
+from seqvault.disk.segment import Segment
+from seqvault.disk.wal import LogSyncError
 from seqvault.errors import ReadOnlyError, StoreClosedError, StoreFailedError
-from seqvault.files import Files, disk_full_is_typed
-from seqvault.index import Index, grown
-from seqvault.index_walks import live_bytes
 from seqvault.items import Items
-from seqvault.layouts import Layouts
-from seqvault.manifest import Manifest
-from seqvault.memtable import Memtable
-from seqvault.read_view import ReadView
+from seqvault.memory.field_layout import Layouts
+from seqvault.memory.index import Index, grown
+from seqvault.memory.index_scans import live_bytes
+from seqvault.memory.kernel_view import ReadView
+from seqvault.memory.memtable import Memtable
 from seqvault.schema import Schema
-from seqvault.segment import Segment
-from seqvault.wal import LogSyncError
 
 Appended = tuple[int, str, int]  # number of events, their source, their offset there
 

@@ -12,7 +12,7 @@ from seqvault.codec.chunks import (
     put_value,
     unpack_times,
 )
-from seqvault.codec.coding import ROOM, begin_block, put_column
+from seqvault.codec.coded_chunks import ROOM, begin_block, put_column
 from seqvault.codec.primitives import address_of, inner, load_u64, store_u64, widened
 from seqvault.codec.records import ARRIVAL, TIMESTAMP
 

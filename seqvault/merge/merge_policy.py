@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from seqvault.segment import BASE, EXTENT, TAIL
+from seqvault.disk.segment import BASE, EXTENT, TAIL
 
 MAX_EXTENTS = 2  # beside the base
 FOLD_AT = 2  # fold when the tail reaches 1/2 of the base

@@ -259,7 +259,7 @@ class Index:
     ) -> np.ndarray:
         """Adds the records of a segment that is newer than all before it; returns users' slots.
 
-        Kinds are those of ``seqvault.segment``; a record of 0 events replaces others
+        Kinds are those of ``seqvault.disk.segment``; a record of 0 events replaces others
         without a record of its own.
         """
         slots = self.add_users(users)

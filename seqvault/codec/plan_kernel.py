@@ -15,7 +15,7 @@ from seqvault.codec.chunks import (
     put_chunk,
     unpack_times,
 )
-from seqvault.codec.coding import ROOM, begin_block, put_column
+from seqvault.codec.coded_chunks import ROOM, begin_block, put_column
 from seqvault.codec.primitives import address_of, inner, load_u64
 from seqvault.codec.records import (
     ARRIVAL,

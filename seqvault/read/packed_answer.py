@@ -15,17 +15,23 @@ from typing import Any
 import numpy as np
 
 from seqvault.codec.chunks import BLOCK, OK, PADDING
-from seqvault.codec.cutting import cut_records
-from seqvault.codec.planning import plan_read
+from seqvault.codec.cut_kernel import cut_records
+from seqvault.codec.plan_kernel import plan_read
 from seqvault.codec.primitives import checksum
 from seqvault.codec.records import ARRIVAL, TIMESTAMP, pack_records, records_bound
-from seqvault.codec.unpacking import WIDENED, unpack_columns
+from seqvault.codec.unpack_kernel import WIDENED, unpack_columns
 from seqvault.errors import DamagedFileError
-from seqvault.events import NO_BOUND, to_bits
-from seqvault.reader import Reader
-from seqvault.requests import MAX_LAST_N, MAX_READ_EVENTS, bounds_of, check_last_n, ids_of
+from seqvault.read.planned_read import Reader
+from seqvault.read.read_arguments import (
+    MAX_LAST_N,
+    MAX_READ_EVENTS,
+    bounds_of,
+    check_last_n,
+    ids_of,
+)
 from seqvault.schema import DTYPE_NAMES, DTYPES
 from seqvault.sequence_batch import SequenceBatch
+from seqvault.write.event_columns import NO_BOUND, to_bits
 
 MAGIC = b"SEQVPCK\x01"
 

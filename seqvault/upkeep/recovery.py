@@ -4,19 +4,19 @@ from dataclasses import replace
 
 import numpy as np
 
-from seqvault import wal
-from seqvault.append_log import SPARE, SPARE_FILES
+from seqvault.disk import wal
+from seqvault.disk.files import Files, disk_full_is_typed
+from seqvault.disk.manifest import NAME as MANIFEST_NAME
+from seqvault.disk.manifest import Manifest
 from seqvault.errors import (
     DamagedFileError,
     StoreFailedError,
     StoreLockedError,
     StoreNotFoundError,
 )
-from seqvault.files import Files, disk_full_is_typed
-from seqvault.manifest import NAME as MANIFEST_NAME
-from seqvault.manifest import Manifest
+from seqvault.memory.store_state import State
 from seqvault.schema import Schema
-from seqvault.state import State
+from seqvault.write.group_commit import SPARE, SPARE_FILES
 
 
 def lock_for_writing(files: Files, path: str, schema: Schema | None) -> int:

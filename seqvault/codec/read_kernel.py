@@ -18,7 +18,7 @@ from seqvault.codec.chunks import (
     put_value,
     unpack_times,
 )
-from seqvault.codec.coding import ROOM
+from seqvault.codec.coded_chunks import ROOM
 from seqvault.codec.parts import (
     BUFFER,
     COLUMNS_IN,
@@ -34,10 +34,10 @@ from seqvault.codec.parts import (
     ROWS,
     SIZES,
 )
-from seqvault.codec.planning import plan_read
+from seqvault.codec.plan_kernel import plan_read
 from seqvault.codec.primitives import address_of, bytes_at, crc32c, inner, load_u64
 from seqvault.codec.records import check_record, chunk_places
-from seqvault.codec.unpacking import put_block, unpack_columns
+from seqvault.codec.unpack_kernel import put_block, unpack_columns
 
 # columns of the arrays that ``find_rows`` fills
 RECORDS_END, HEAD, IN_MEMORY = 0, 1, 2

@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, MASK16, MASK32, OK, PADDING
-from seqvault.codec.coding import LISTED, SHARED, SORTED
+from seqvault.codec.coded_chunks import LISTED, SHARED, SORTED
 from seqvault.codec.primitives import crc32c, inner, load_u8, load_u64, store_u32, store_u64
 from seqvault.codec.records import check_block, check_record, chunk_of
 

@@ -7,17 +7,17 @@ from typing import Any
 
 import numpy as np
 
-from seqvault import segment as segment_files
-from seqvault.append_log import AppendLog
-from seqvault.events import to_columns
-from seqvault.index import KeyTable, grown
-from seqvault.memtable import Memtable
-from seqvault.merge_policy import MAX_EXTENTS
-from seqvault.merger import PART_EVENTS, Merger, slices
-from seqvault.reader import Found
-from seqvault.requests import batches_of
-from seqvault.segment import EXTENT, Packed, Segment
-from seqvault.state import State
+from seqvault.disk import segment as segment_files
+from seqvault.disk.segment import EXTENT, Packed, Segment
+from seqvault.memory.index import KeyTable, grown
+from seqvault.memory.memtable import Memtable
+from seqvault.memory.store_state import State
+from seqvault.merge.merge_policy import MAX_EXTENTS
+from seqvault.merge.merger import PART_EVENTS, Merger, slices
+from seqvault.read.planned_read import Found
+from seqvault.read.read_arguments import batches_of
+from seqvault.write.event_columns import to_columns
+from seqvault.write.group_commit import AppendLog
 
 LOAD_EVENTS = 1 << 21  # events of a bulk load held in memory
 

@@ -1,0 +1,1 @@
+"""What an open store keeps in memory: index, memtable, items, the state of the store."""

@@ -1,0 +1,1 @@
+"""Merging of events in the log into segments, and bulk loads."""

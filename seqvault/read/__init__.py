@@ -1,0 +1,1 @@
+"""Reads: arguments, plans, kernels, answers."""

@@ -1,0 +1,1 @@
+"""Recovery, verification, snapshots and statistics."""
