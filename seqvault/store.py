@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seqvault import care
-from seqvault import items as item_files
+from seqvault.disk import item_file as item_files
 from seqvault.disk.files import Files
 from seqvault.errors import InvalidRequestError, SchemaError
 from seqvault.item_batch import ItemBatch
@@ -24,6 +23,9 @@ from seqvault.read.read_arguments import USERS_A_PAGE, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.upkeep import recovery
+from seqvault.upkeep import snapshot as snapshots
+from seqvault.upkeep.stats import stats
+from seqvault.upkeep.verify import verify
 from seqvault.write.event_columns import to_columns
 from seqvault.write.group_commit import AppendLog
 from seqvault.write.item_writer import put_items
@@ -351,7 +353,7 @@ class SeqVault:
             DamagedFileError: names the file and the place.
         """
         self._state.check_open()
-        return care.verify(self._state, self._reader, progress)
+        return verify(self._state, self._reader, progress)
 
     def user_ids(self, after: int | None = None, limit: int = USERS_A_PAGE) -> np.ndarray:
         """Ids of the users that the store knows, page by page.
@@ -393,7 +395,7 @@ class SeqVault:
     def stats(self) -> dict[str, Any]:
         """Sizes and counts of the store, as plain numbers."""
         self._state.check_open()
-        return care.stats(self._state)
+        return stats(self._state)
 
     def snapshot(self, path: str | os.PathLike[str], progress: Progress = untold) -> None:
         """Makes a complete copy of the store as of now at ``path``, a new directory.
@@ -415,4 +417,4 @@ class SeqVault:
             raise InvalidRequestError(f"{target} exists already; name a new directory.")
         with self._state.merging, self._state.writing("take a snapshot"):
             self._merger().merge(progress=progress)
-            care.snapshot(self._state, target, progress)
+            snapshots.snapshot(self._state, target, progress)

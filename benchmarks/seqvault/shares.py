@@ -27,11 +27,10 @@ from benchmarks.seqvault.recovery import events as recovered_events
 from benchmarks.seqvault.timing import MICRO, drop_page_cache, provenance
 from benchmarks.seqvault.workload import LAST_N, Histories, generate
 from seqvault import Field, Schema, SeqVault
-from seqvault.codec.pread import read_pieces
 from seqvault.codec.primitives import crc32c
 from seqvault.codec.read_kernel import WILL_NEED, advise
 from seqvault.disk import wal
-from seqvault.disk.files import Files
+from seqvault.disk.files import Files, read_pieces
 from seqvault.disk.segment import Segment
 from seqvault.memory.index import Index
 from seqvault.memory.memtable import Memtable

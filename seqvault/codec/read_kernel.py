@@ -5,21 +5,7 @@
 import numpy as np
 from numba import njit, types
 
-from seqvault.codec.bundles import int64_part, uint8_part, uint64_part
-from seqvault.codec.chains import collect_chains, sort_chains
-from seqvault.codec.chunks import (
-    BAD_BLOCK,
-    BAD_HEADER,
-    BLOCK,
-    MASK32,
-    OK,
-    PADDING,
-    put_same,
-    put_value,
-    unpack_times,
-)
-from seqvault.codec.coded_chunks import ROOM
-from seqvault.codec.parts import (
+from seqvault.codec.bundles import (
     BUFFER,
     COLUMNS_IN,
     COLUMNS_OF,
@@ -33,7 +19,23 @@ from seqvault.codec.parts import (
     ROW_WIDTH,
     ROWS,
     SIZES,
+    int64_part,
+    uint8_part,
+    uint64_part,
 )
+from seqvault.codec.chains import collect_chains, sort_chains
+from seqvault.codec.chunks import (
+    BAD_BLOCK,
+    BAD_HEADER,
+    BLOCK,
+    MASK32,
+    OK,
+    PADDING,
+    put_same,
+    put_value,
+    unpack_times,
+)
+from seqvault.codec.coded_chunks import ROOM
 from seqvault.codec.plan_kernel import plan_read
 from seqvault.codec.primitives import address_of, bytes_at, crc32c, inner, load_u64
 from seqvault.codec.records import check_record, chunk_places

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from numba import njit, types
 
-from seqvault.codec.pread import read_pieces
 from seqvault.errors import DiskFullError
 
 
@@ -197,3 +197,21 @@ def disk_full_is_typed(what: str) -> Iterator[None]:
             f"no room on the disk to {what}: nothing of this call was stored. "
             "Free some space and call again; reads go on meanwhile."
         ) from error
+
+
+# pread(2) of the C library; pointers are passed as integers of their size
+_pread = types.ExternalFunction(
+    "pread", types.intp(types.intc, types.uintp, types.uintp, types.intp)
+)
+
+
+@njit(nogil=True, cache=True)
+def read_pieces(
+    fds: np.ndarray, offsets: np.ndarray, sizes: np.ndarray, out: np.ndarray, starts: np.ndarray
+) -> int:
+    """Reads pieces until one is short or fails; returns which, or their number."""
+    base = out.ctypes.data
+    for r in range(len(fds)):
+        if _pread(fds[r], base + starts[r], sizes[r], offsets[r]) != sizes[r]:
+            return r
+    return len(fds)

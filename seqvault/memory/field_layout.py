@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from seqvault.codec.bits import to_bits
 from seqvault.codec.bundles import bundle
 from seqvault.codec.unpack_kernel import WIDENED
 from seqvault.schema import Schema
-from seqvault.write.event_columns import to_bits
 
 _FLOAT_TO_DOUBLE = (np.dtype("float32"), np.dtype("float64"))
 MAX_SHAPES = 256
@@ -133,7 +133,7 @@ class Layouts:
         sizes = np.array([dtype.itemsize for dtype in dtypes], np.int64)
         columns_of = self._table[[self._rows[name] for name in names]]
         mem_columns = np.array([max(self._rows[name] - 1, 0) for name in names], np.int64)
-        # in the order of ``codec.parts``
+        # in the order of ``codec.bundles``
         words = bundle((columns_of, sizes, defaults, mem_columns, self.columns_in))
         return Layout(
             names, dtypes, sizes, defaults, columns_of, mem_columns, self.columns_in, words,

@@ -5,8 +5,7 @@
 import numpy as np
 from numba import njit
 
-from seqvault.codec.bundles import int32_part, int64_part
-from seqvault.codec.parts import (
+from seqvault.codec.bundles import (
     ARRIVALS,
     COUNT,
     DESCRIPTORS,
@@ -25,6 +24,8 @@ from seqvault.codec.parts import (
     SCHEMAS,
     SEGMENT,
     TABLE,
+    int32_part,
+    int64_part,
 )
 
 EMPTY = -1

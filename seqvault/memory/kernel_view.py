@@ -18,7 +18,7 @@ class ReadView:
         index, memtable, segments: of the store, under its lock.
 
     Attributes:
-        words: int64, the bundle of them; its parts are those of ``codec.parts``.
+        words: int64, the bundle of them; its parts are those of ``codec.bundles``.
     """
 
     def __init__(self, index: Index, memtable: Memtable, segments: dict[int, Segment]) -> None:

@@ -8,17 +8,17 @@ from typing import NoReturn
 
 import numpy as np
 
-from seqvault import items as item_files
+from seqvault.disk import item_file as item_files
 from seqvault.disk import segment as segment_files
 from seqvault.disk.files import Files, disk_full_is_typed
 from seqvault.disk.manifest import Manifest
 from seqvault.disk.segment import Segment
 from seqvault.disk.wal import LogSyncError
 from seqvault.errors import ReadOnlyError, StoreClosedError, StoreFailedError
-from seqvault.items import Items
 from seqvault.memory.field_layout import Layouts
 from seqvault.memory.index import Index, grown
 from seqvault.memory.index_scans import live_bytes
+from seqvault.memory.item_table import Items
 from seqvault.memory.kernel_view import ReadView
 from seqvault.memory.memtable import Memtable
 from seqvault.schema import Schema

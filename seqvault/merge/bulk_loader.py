@@ -1,21 +1,24 @@
 """Bulk loading: life-cycle history goes into segments past the log, all of it or nothing."""
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from seqvault.disk import segment as segment_files
 from seqvault.disk.segment import EXTENT, Packed, Segment
+from seqvault.errors import WrongTypeError
 from seqvault.memory.index import KeyTable, grown
 from seqvault.memory.memtable import Memtable
 from seqvault.memory.store_state import State
 from seqvault.merge.merge_policy import MAX_EXTENTS
 from seqvault.merge.merger import PART_EVENTS, Merger, slices
-from seqvault.read.planned_read import Found
-from seqvault.read.read_arguments import batches_of
+from seqvault.read.found import Found
 from seqvault.write.event_columns import to_columns
 from seqvault.write.group_commit import AppendLog
 
@@ -122,3 +125,19 @@ def _publish(state: State, written: list[Segment]) -> None:
             state.index.add_records(segment.number, *footer[:-1])
         state.view = None
     state.count_stored()
+
+
+def batches_of(source: Any) -> Iterable[Any]:
+    """Batches of events from Parquet paths, tables or batches."""
+    if isinstance(source, str | os.PathLike):
+        file = pq.ParquetFile(os.fspath(source))
+        yield from file.iter_batches(batch_size=1 << 18)
+    elif isinstance(source, pa.Table | pa.RecordBatch | dict) or hasattr(source, "columns"):
+        yield source
+    elif isinstance(source, Iterable):
+        for one in source:
+            yield from batches_of(one)
+    else:
+        raise WrongTypeError(
+            f"bulk_load takes Parquet paths or Arrow batches; received {type(source).__name__}."
+        )

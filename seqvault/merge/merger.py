@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numba import njit
 
+from seqvault.codec.bits import to_bits
 from seqvault.disk import segment as segment_files
 from seqvault.disk.segment import BASE, EXTENT, TAIL, Packed, Segment
 from seqvault.errors import DiskFullError
@@ -16,8 +17,9 @@ from seqvault.memory import index_scans as index_walks
 from seqvault.memory.store_state import State
 from seqvault.merge import merge_policy as policy
 from seqvault.progress import Progress, untold
-from seqvault.read.planned_read import Found, Reader, of_numbers
-from seqvault.write.event_columns import NO_BOUND, to_bits
+from seqvault.read.found import Found, of_numbers
+from seqvault.read.planned_read import Reader
+from seqvault.times import NO_BOUND
 from seqvault.write.group_commit import AppendLog
 
 PART_EVENTS = 1 << 16  # packed at a time

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from seqvault.codec.bundles import bundle
+from seqvault.codec.bundles import RECORD_WIDTH, ROW_WIDTH, bundle
 from seqvault.codec.chunks import OK, PADDING
-from seqvault.codec.parts import RECORD_WIDTH, ROW_WIDTH
 from seqvault.codec.read_kernel import NO_ROOM, read_rows
 from seqvault.memory.field_layout import Layout
 from seqvault.memory.index import find_rows
@@ -17,7 +16,7 @@ from seqvault.memory.kernel_view import ReadView
 from seqvault.memory.store_state import State
 from seqvault.read.read_arguments import bounds_of, check_last_n, ids_of
 from seqvault.sequence_batch import SequenceBatch
-from seqvault.write.event_columns import NO_BOUND
+from seqvault.times import NO_BOUND
 
 MAX_BUFFER = 1 << 24  # bytes of one user's records
 MAX_KEPT = 1 << 25  # bytes of answers that a thread keeps room for

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from seqvault.codec.bits import to_bits
 from seqvault.codec.chunks import BLOCK, OK, PADDING
 from seqvault.codec.cut_kernel import cut_records
 from seqvault.codec.plan_kernel import plan_read
@@ -31,7 +32,7 @@ from seqvault.read.read_arguments import (
 )
 from seqvault.schema import DTYPE_NAMES, DTYPES
 from seqvault.sequence_batch import SequenceBatch
-from seqvault.write.event_columns import NO_BOUND, to_bits
+from seqvault.times import NO_BOUND
 
 MAGIC = b"SEQVPCK\x01"
 

@@ -1,8 +1,7 @@
 """The read path: find a user's records and events in memory, plan, fetch, unpack."""
 
 import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,11 +10,11 @@ from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, OK, PADDING
 from seqvault.codec.plan_kernel import plan_read
 from seqvault.codec.unpack_kernel import unpack_columns
 from seqvault.disk.files import Files
-from seqvault.disk.segment import Segment
 from seqvault.errors import DamagedFileError
 from seqvault.memory.field_layout import Layout
 from seqvault.memory.store_state import State
 from seqvault.read.fast_read import DirectReader
+from seqvault.read.found import Found, Plan, of_numbers
 from seqvault.read.read_arguments import (
     MAX_LAST_N,
     bounds_of,
@@ -29,47 +28,6 @@ from seqvault.sequence_batch import SequenceBatch
 
 LONG_RECORD = 1 << 15  # bytes; of longer ones only the blocks needed are read
 BUFFER_BYTES = 1 << 24  # of records that a thread keeps room for
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a read needs, taken under the lock; none of it changes afterwards."""
-
-    users: np.ndarray
-    starts: np.ndarray
-    segments: np.ndarray
-    offsets: np.ndarray
-    lengths: np.ndarray
-    counts: np.ndarray
-    open_segments: dict[int, Segment]
-    schema_ids: np.ndarray
-    mem_starts: np.ndarray
-    mem_rows: np.ndarray
-    mem_columns: dict[str, np.ndarray]
-    mem_arrivals: np.ndarray
-    version: np.ndarray
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Which stored event goes where: what ``unpack_column`` needs for each field."""
-
-    found: Found
-    data: np.ndarray
-    blocks: int
-    block_arrays: tuple[np.ndarray, ...]
-    dest: np.ndarray
-    mem_dest: np.ndarray
-    counts: np.ndarray
-
-
-def of_numbers(numbers: np.ndarray, known: Mapping[int, int]) -> np.ndarray:
-    """int64 [R]: what is known of each of these, without a loop that would hold the GIL."""
-    if not len(numbers):
-        return np.empty(0, np.int64)
-    keys = np.array(sorted(known), np.int64)
-    values = np.array([known[key] for key in keys.tolist()], np.int64)
-    return values[np.searchsorted(keys, numbers)]
 
 
 class Reader:

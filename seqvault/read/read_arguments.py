@@ -1,17 +1,14 @@
 """Checks what callers ask for: ids, bounds on time, limits, filters, batches of events."""
 
-import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from seqvault.errors import InvalidRequestError, LimitError, WrongTypeError
 from seqvault.memory.index import for_kernel
 from seqvault.schema import Schema
-from seqvault.write.event_columns import NO_BOUND, check_times
+from seqvault.times import NO_BOUND, check_times
 
 MAX_LAST_N = 1 << 20
 MAX_READ_EVENTS = 1 << 28  # cells of one answer
@@ -107,19 +104,3 @@ def page_of(after: Any, limit: Any) -> tuple[int, int]:
             "with after=."
         )
     return int(after or 0), int(limit)
-
-
-def batches_of(source: Any) -> Iterable[Any]:
-    """Batches of events from Parquet paths, tables or batches."""
-    if isinstance(source, str | os.PathLike):
-        file = pq.ParquetFile(os.fspath(source))
-        yield from file.iter_batches(batch_size=1 << 18)
-    elif isinstance(source, pa.Table | pa.RecordBatch | dict) or hasattr(source, "columns"):
-        yield source
-    elif isinstance(source, Iterable):
-        for one in source:
-            yield from batches_of(one)
-    else:
-        raise WrongTypeError(
-            f"bulk_load takes Parquet paths or Arrow batches; received {type(source).__name__}."
-        )

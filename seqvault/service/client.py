@@ -11,18 +11,21 @@ import grpc
 import numpy as np
 import pyarrow as pa
 
+from seqvault.disk.item_file import to_table
 from seqvault.errors import InvalidRequestError
 from seqvault.item_batch import ItemBatch
-from seqvault.items import to_numpy, to_table
+from seqvault.memory.item_table import to_numpy
+from seqvault.merge.bulk_loader import batches_of
 from seqvault.progress import Progress, untold
-from seqvault.read.read_arguments import USERS_A_PAGE, batches_of, bounds_of, ids_of, page_of
+from seqvault.read.read_arguments import USERS_A_PAGE, bounds_of, ids_of, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
 from seqvault.service.call import REQUEST_ID
 from seqvault.service.read_replies import PACKED_EVENTS, PACKED_FROM, batch_of
-from seqvault.write.event_columns import NO_BOUND, to_columns
+from seqvault.times import NO_BOUND
+from seqvault.write.event_columns import to_columns
 
 LONG_SECONDS = 3600.0  # for what may go through the whole store
 

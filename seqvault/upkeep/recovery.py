@@ -8,6 +8,7 @@ from seqvault.disk import wal
 from seqvault.disk.files import Files, disk_full_is_typed
 from seqvault.disk.manifest import NAME as MANIFEST_NAME
 from seqvault.disk.manifest import Manifest
+from seqvault.disk.wal import SPARE, SPARE_FILES
 from seqvault.errors import (
     DamagedFileError,
     StoreFailedError,
@@ -16,7 +17,6 @@ from seqvault.errors import (
 )
 from seqvault.memory.store_state import State
 from seqvault.schema import Schema
-from seqvault.write.group_commit import SPARE, SPARE_FILES
 
 
 def lock_for_writing(files: Files, path: str, schema: Schema | None) -> int:

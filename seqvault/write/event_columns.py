@@ -8,38 +8,12 @@ import pyarrow as pa
 
 from seqvault.errors import (
     InvalidRequestError,
-    TimeUnitError,
     UnknownFieldError,
     ValueRangeError,
     WrongTypeError,
 )
 from seqvault.schema import RESERVED, Schema
-
-# Seconds since 1970 of 1998 and later would be milliseconds of January 1970, and
-# microseconds of 1973 and later milliseconds of the year 5138 and later.
-SECONDS_FROM, SECONDS_TO, MICROSECONDS_FROM = 900_000_000, 100_000_000_000, 100_000_000_000_000
-NO_BOUND = np.iinfo(np.int64).max
-
-
-def check_times(times: np.ndarray, what: str) -> None:
-    """Raises ``TimeUnitError`` unless all times can be milliseconds since 1970."""
-    if not len(times) or (int(times.min()) >= SECONDS_TO and int(times.max()) < MICROSECONDS_FROM):
-        return
-    wrong = (
-        (times < 0)
-        | ((times >= SECONDS_FROM) & (times < SECONDS_TO))
-        | ((times >= MICROSECONDS_FROM) & (times != NO_BOUND))
-    )
-    if wrong.any():
-        value = int(times[wrong.argmax()])
-        guess = (
-            "looks like seconds: multiply by 1000"
-            if SECONDS_FROM <= value < SECONDS_TO
-            else "is negative: times start at 1970"
-            if value < 0
-            else "looks like microseconds or nanoseconds: divide to milliseconds"
-        )
-        raise TimeUnitError(f"{what} must be int64 milliseconds since 1970; {value} {guess}.")
+from seqvault.times import check_times
 
 
 def to_dtype(values: Any, dtype: np.dtype[Any], what: str) -> np.ndarray:
@@ -144,10 +118,3 @@ def _ready_columns(events: Any, schema: Schema) -> dict[str, np.ndarray] | None:
         columns[name] = column
     check_times(columns["timestamp"], "column 'timestamp'")
     return columns
-
-
-def to_bits(values: np.ndarray) -> np.ndarray:
-    """int64 that the codec packs: the value of an integer, the bits of a float."""
-    if values.dtype.kind == "f":
-        values = values.view(f"u{values.dtype.itemsize}")
-    return values.astype(np.int64)

@@ -7,13 +7,12 @@ from contextlib import contextmanager, suppress
 import numpy as np
 
 from seqvault.disk import wal
+from seqvault.disk.wal import SPARE, SPARE_FILES
 from seqvault.errors import LimitError
 from seqvault.memory.store_state import Appended, State
 
 LOG_EVENTS = 1 << 26  # not in segments yet; more are refused
 MAX_APPEND = 1 << 30  # bytes of one append
-SPARE_FILES = 2  # log files kept to be used again
-SPARE = ".spare"  # what their names end in
 
 
 class AppendLog:

@@ -3,8 +3,8 @@
 from dataclasses import replace
 from typing import Any
 
-from seqvault import items as item_files
-from seqvault.items import Items
+from seqvault.disk import item_file as item_files
+from seqvault.memory.item_table import Items
 from seqvault.memory.store_state import State
 
 ITEM_FILES = 8  # more are written as one again, so that opening stays quick

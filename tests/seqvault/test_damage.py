@@ -10,10 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from seqvault import SeqVault, errors, items
+from seqvault import SeqVault, errors
 from seqvault.codec.primitives import checksum
+from seqvault.disk import item_file as items
 from seqvault.disk import wal
-from seqvault.items import MAGIC
+from seqvault.disk.item_file import MAGIC
 from seqvault.testing.crash_run import PATH
 from seqvault.testing.file_regions import regions_of
 from seqvault.testing.memory_files import MemoryFiles

@@ -10,7 +10,7 @@ from numba import njit
 from seqvault import SeqVault
 from seqvault.codec.bundles import bundle, int32_part, int64_part, uint8_part, uint64_part
 from seqvault.disk.files import Files
-from seqvault.read.planned_read import of_numbers
+from seqvault.read.found import of_numbers
 from seqvault.testing.random_workload import NOW, SCHEMA
 
 

@@ -1,23 +1,19 @@
-"""Looking after a store: checking every byte, sizes and counts, snapshots."""
-
-from dataclasses import replace
-from typing import Any
+"""Checks every byte that a store relies on."""
 
 import numpy as np
 
-from seqvault import items as item_files
-from seqvault.disk import segment as segment_files
+from seqvault.disk import item_file as item_files
 from seqvault.disk import wal
-from seqvault.disk.files import Files
 from seqvault.disk.manifest import Manifest
 from seqvault.disk.segment import Footer, Segment
 from seqvault.errors import DamagedFileError
 from seqvault.memory.store_state import State
 from seqvault.merge.merger import slices
 from seqvault.progress import Progress
-from seqvault.read.planned_read import Found, Reader
+from seqvault.read.found import Found
+from seqvault.read.planned_read import Reader
+from seqvault.times import NO_BOUND
 from seqvault.upkeep.recovery import decode_frame
-from seqvault.write.event_columns import NO_BOUND
 
 VERIFY_BYTES = 1 << 24  # of records checked at a time
 
@@ -89,58 +85,3 @@ def _verify_records(state: State, reader: Reader, segment: Segment, part: Footer
     if not state.oldest() and (plan.counts != part.counts).any():
         raise DamagedFileError(f"{segment.path}: records do not hold what they say.")
     return int(plan.counts.sum())
-
-
-def stats(state: State) -> dict[str, Any]:
-    """See ``SeqVault.stats``."""
-    with state.lock:
-        index, memtable = state.index, state.memtable
-        on_disk = sum(segment.size for segment in state.segments.values())
-        return {
-            "path": state.path,
-            "users": len(index.users),
-            "events": state.stored_events + memtable.size,
-            "events_in_log": memtable.size,
-            "segments": len(state.segments),
-            "segment_bytes": on_disk,
-            "live_bytes": state.live_bytes,
-            "bytes_per_event": on_disk / state.stored_events if state.stored_events else 0.0,
-            "index_bytes": index.bytes,
-            "memtable_bytes": memtable.bytes,
-            "items": len(state.items),
-            "items_version": state.items.version,
-            "sources": dict(state.sources),
-            "fields": list(state.schema.names),
-        }
-
-
-def snapshot(state: State, target: str, progress: Progress) -> None:
-    """Copies a merged store to ``target``. The caller holds ``state.merging``."""
-    files, manifest = state.files, state.manifest
-    for folder in ("", "/segments", "/wal", "/items"):
-        files.make_directory(target + folder)
-    done, total = 0, sum(state.segments[number].size for number in manifest.segments)
-    for number in manifest.segments:
-        _copy(
-            files,
-            segment_files.path_of(state.path, number),
-            segment_files.path_of(target, number),
-        )
-        done += state.segments[number].size
-        progress("bytes", done, total)
-    for number in manifest.items:
-        _copy(files, item_files.path_of(state.path, number), item_files.path_of(target, number))
-    for folder in ("/segments", "/items"):
-        files.sync_directory(target + folder)
-    replace(manifest, wal_last=0).save(files, target)  # the copy has no log
-
-
-def _copy(files: Files, old: str, new: str) -> None:
-    try:
-        files.link(old, new)
-    except OSError:
-        source = files.open_read(old)
-        try:
-            files.publish(new, files.pieces(source))
-        finally:
-            files.close(source)

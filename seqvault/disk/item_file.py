@@ -1,0 +1,135 @@
+"""Files of the side information of items, and the checks of their tables."""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from seqvault.codec.primitives import checksum
+from seqvault.disk.files import Files
+from seqvault.errors import (
+    DamagedFileError,
+    InvalidRequestError,
+    UnknownFieldError,
+    WrongTypeError,
+)
+
+MAGIC = b"SEQVITM\x01"
+KEY = "item_id"
+
+
+def path_of(directory: str, number: int) -> str:
+    """Path of an item file."""
+    return f"{directory}/items/{number:010d}.items"
+
+
+def to_table(items: Any) -> pa.Table:
+    """Makes a checked Arrow table of item rows.
+
+    Raises:
+        WrongTypeError: not a table, or a column of a type that cannot be stored.
+        UnknownFieldError: no ``item_id`` column.
+        InvalidRequestError: missing values, or an item given twice.
+    """
+    if isinstance(items, pa.RecordBatch):
+        table = pa.Table.from_batches([items])
+    elif isinstance(items, pa.Table):
+        table = items
+    elif isinstance(items, dict):
+        table = pa.table(
+            {
+                name: pa.FixedSizeListArray.from_arrays(
+                    pa.array(np.ascontiguousarray(values).reshape(-1)), values.shape[1]
+                )
+                if isinstance(values, np.ndarray) and values.ndim == 2
+                else values
+                for name, values in items.items()
+            }
+        )
+    elif hasattr(items, "columns"):
+        table = pa.Table.from_pandas(items, preserve_index=False)
+    else:
+        raise WrongTypeError(
+            f"items have type {type(items).__name__}; expected an Arrow table, a record batch, "
+            "a pandas data frame or a dict of arrays."
+        )
+    if KEY not in table.column_names:
+        raise UnknownFieldError(f"items have no column {KEY!r}; they have {table.column_names}.")
+    if table.schema.field(KEY).type != pa.int64():
+        raise WrongTypeError(
+            f"column {KEY!r} has type {table.schema.field(KEY).type}; expected int64."
+        )
+    for field in table.schema:
+        kind = field.type
+        vector = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
+        if not (
+            pa.types.is_integer(kind)
+            or pa.types.is_floating(kind)
+            or pa.types.is_string(kind)
+            or pa.types.is_large_string(kind)
+            or vector
+        ):
+            raise WrongTypeError(
+                f"item column {field.name!r} has type {kind}; expected an integer, a float, a "
+                "string or a fixed-size list of floats."
+            )
+        if table.column(field.name).null_count:
+            raise InvalidRequestError(
+                f"item column {field.name!r} has missing values; fill them before the call."
+            )
+    if len(table.column(KEY).unique()) != len(table):
+        raise InvalidRequestError(f"an item is given twice in one call; {KEY!r} must be unique.")
+    return table.replace_schema_metadata(None)
+
+
+def describe(schema: pa.Schema) -> str:
+    """Names and types of columns, for messages."""
+    return ", ".join(f"{field.name}: {field.type}" for field in schema)
+
+
+def save(files: Files, directory: str, number: int, table: pa.Table) -> None:
+    """Writes an item file, durable when this returns."""
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
+        writer.write_table(table)
+    body = sink.getvalue().to_pybytes()
+    head = MAGIC + len(body).to_bytes(8, "little") + checksum(body).to_bytes(8, "little")
+    files.publish(path_of(directory, number), head + body)
+
+
+def load(files: Files, directory: str, number: int, expected: pa.Schema | None = None) -> pa.Table:
+    """Reads and checks an item file.
+
+    Args:
+        expected: columns of the files before it; None: it is the first.
+
+    Raises:
+        DamagedFileError: it is not what was written, or has other columns than those
+            before it.
+    """
+    path = path_of(directory, number)
+    fd = files.open_read(path)
+    try:
+        data = files.read_all(fd, files.size(fd), 0).tobytes()
+    finally:
+        files.close(fd)
+    body = data[24:]
+    head = MAGIC + len(body).to_bytes(8, "little") + checksum(body).to_bytes(8, "little")
+    if data[:24] != head:
+        raise DamagedFileError(f"{path} is damaged: its checksum does not fit; restore it.")
+    try:
+        with pa.ipc.open_stream(body) as reader:
+            table = reader.read_all()
+        table.validate(full=True)
+        table = to_table(table)
+    except (pa.ArrowException, OSError, InvalidRequestError) as error:
+        raise DamagedFileError(
+            f"{path} is damaged from byte 24 on, though its checksum fits: {error}. Restore it."
+        ) from error
+    if expected is not None and not table.schema.equals(expected):
+        raise DamagedFileError(
+            f"{path} has the columns {describe(table.schema)}; the item files before it have "
+            f"{describe(expected)}. Restore the store from a snapshot or a replica."
+        )
+    return table
