@@ -52,7 +52,7 @@ def test_the_crash_run_notices_a_store_that_does_not_sync(monkeypatch, broken):
 def test_the_kill_run_notices_a_store_that_acknowledges_too_soon():
     run = python(
         "import itertools\n"
-        "from seqvault import wal\n"
+        "from seqvault.disk import wal\n"
         "from seqvault.testing.kill_run import kill_run\n"
         "write, count = wal.WalWriter.write, itertools.count(1)\n"
         "wal.WalWriter.write = lambda self, *a: next(count) % 4 == 0 or write(self, *a)\n"
