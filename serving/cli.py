@@ -21,6 +21,8 @@ _ACCESS_FLAGS = {
     "client-cert": "PEM: own certificate",
 }
 
+_MIB = 2**20
+
 # Imports of the two servers are inside the commands: the gateway must not wait for TensorFlow.
 
 
@@ -88,7 +90,11 @@ def _add_model_server(commands: argparse._SubParsersAction[argparse.ArgumentPars
     add("--saved_model_tags", default="serve", help="comma-separated")
     add("--tensorflow_intra_op_parallelism", type=int, default=0)
     add("--tensorflow_inter_op_parallelism", type=int, default=0)
-    add("--grpc_max_threads", type=int, default=4 * (os.cpu_count() or 1))
+    add("--grpc_max_threads", type=_positive, default=4 * (os.cpu_count() or 1))
+    add("--max_waiting", type=_positive, default=256, help="calls that may wait for a thread")
+    add("--max_request_bytes", type=_positive, default=64 * _MIB, help="of one request, as parsed")
+    add("--max_in_flight_bytes", type=_positive, default=128 * _MIB, help="of all under way")
+    add("--max_run_seconds", type=_seconds, default=60.0, help="of a call without a deadline")
     add("--ready_file", default="", help="JSON with the addresses, written when ready")
 
 
@@ -135,6 +141,20 @@ def _port(text: str) -> int | None:
     return port
 
 
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return number
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+    return seconds
+
+
 def _boolean(text: str) -> bool:
     if text.lower() not in ("true", "false", "1", "0"):
         raise argparse.ArgumentTypeError(f"{text} is neither true nor false")
@@ -150,6 +170,7 @@ def _model_server(arguments: argparse.Namespace) -> int:
     # The server reports faults itself; what TensorFlow prints at import is not about them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    from serving.model_server.limits import Limits
     from serving.model_server.model_server import ModelServer, ServerOptions
     from serving.model_server.server_config import read_config, single_model
     from serving.model_server.status import ServingError
@@ -174,7 +195,13 @@ def _model_server(arguments: argparse.Namespace) -> int:
                 max_load_retries=arguments.max_num_load_retries,
                 load_retry_seconds=arguments.load_retry_interval_micros / 1e6,
                 rest_timeout_seconds=arguments.rest_api_timeout_in_ms / 1e3,
-                threads=arguments.grpc_max_threads,
+                limits=Limits(
+                    request_bytes=arguments.max_request_bytes,
+                    in_flight_bytes=arguments.max_in_flight_bytes,
+                    threads=arguments.grpc_max_threads,
+                    waiting=arguments.max_waiting,
+                    run_seconds=arguments.max_run_seconds,
+                ),
                 cors=arguments.rest_api_enable_cors_support,
                 intra_op_threads=arguments.tensorflow_intra_op_parallelism,
                 inter_op_threads=arguments.tensorflow_inter_op_parallelism,

@@ -1,83 +1,120 @@
-"""The HTTP shell around the REST API: sockets on an event loop, work in threads."""
+"""The HTTP shell around the REST API: bodies are read on the event loop, answered in threads."""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from concurrent.futures import ThreadPoolExecutor
+import math
+from functools import partial
 
 from aiohttp import web
 
-from serving.model_server.rest_api import RestApi
+from serving.model_server.json_tensors import error_body
+from serving.model_server.limits import Limits
+from serving.model_server.rest_api import JSON_HEADERS, RestApi, RestReply
+from serving.model_server.status import refusal
+from serving.runtime.call import Call
+from serving.runtime.errors import BodyError, OverloadedError, RuntimeRefusal, TooLargeError
+from serving.runtime.http_server import HttpServer, read_body
+from serving.runtime.memory_budget import MemoryBudget
+from serving.runtime.work_queue import WorkQueue
+
+_LOOK_SECONDS = 5.0
 
 
-class HttpServer:
-    """Serves a ``RestApi`` from an event loop in a thread of its own.
+class RestServer:
+    """Serves a ``RestApi`` on the running event loop.
+
+    Predictions wait in the queue that is given; what only looks at the models' states does not
+    stand behind them.
 
     Args:
         api: Answers the requests.
         host: Address to bind.
         port: Port to bind; 0 takes a free one.
-        threads: Requests that are answered at once.
+        limits: Of size and time.
+        budget: Memory of requests under way.
+        work: Where predictions are run.
+        looks: Where states and metadata are read.
+        timeout_seconds: Longest time of one call.
     """
 
-    def __init__(self, api: RestApi, host: str, port: int, threads: int) -> None:
+    def __init__(
+        self,
+        api: RestApi,
+        host: str,
+        port: int,
+        limits: Limits,
+        budget: MemoryBudget,
+        work: WorkQueue,
+        looks: WorkQueue,
+        timeout_seconds: float,
+    ) -> None:
         self._api = api
-        self._host = host
-        self._port = port
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="rest")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="http", daemon=True)
-        self._runner: web.ServerRunner | None = None
+        self._limits = limits
+        self._budget = budget
+        self._work = work
+        self._looks = looks
+        self._timeout_seconds = timeout_seconds
+        self._http = HttpServer(
+            self._handle,
+            host,
+            port,
+            body_seconds=limits.body_seconds,
+            busy_seconds=limits.body_seconds + 2 * timeout_seconds + 30.0,
+        )
 
-    def start(self) -> int:
-        """Bind and serve.
-
-        Returns:
-            The bound port.
+    async def start(self) -> int:
+        """Bind and serve; returns the port.
 
         Raises:
             OSError: The port is in use or the address is not this machine's.
         """
-        self._thread.start()
-        try:
-            return asyncio.run_coroutine_threadsafe(self._bind(), self._loop).result()
-        except OSError:
-            self.stop()
-            raise
+        return await self._http.start()
 
-    def stop(self) -> None:
-        """Close the sockets; requests under way are answered first."""
-        if not self._thread.is_alive():
-            return
-        if self._runner is not None:
-            asyncio.run_coroutine_threadsafe(self._runner.cleanup(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._executor.shutdown()
-        self._loop.close()
-
-    async def _bind(self) -> int:
-        # The API inflates bodies itself: the header it looks at must not be consumed here.
-        server = web.Server(self._handle, auto_decompress=False, access_log=None)
-        self._runner = web.ServerRunner(server, shutdown_timeout=5.0)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, self._host, self._port)
-        await site.start()
-        return self._runner.addresses[0][1]
+    async def stop(self, seconds: float) -> None:
+        """Close the port; requests under way are answered first."""
+        await self._http.stop(seconds)
 
     async def _handle(self, request: web.BaseRequest) -> web.Response:
-        if request.headers.get("Expect", "").lower() == "100-continue":
-            # curl waits a second for this before it sends a body beyond a kilobyte.
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        body = await request.content.read()
-        reply = await self._loop.run_in_executor(
-            self._executor,
-            self._api.answer,
-            request.method,
-            request.raw_path,
-            request.headers,
-            body,
-        )
+        posted = request.method == "POST"
+        call = Call(self._timeout_seconds if posted else _LOOK_SECONDS)
+        allowance = self._budget.open()
+        begun = False
+        try:
+            body = await read_body(
+                request, self._limits.request_bytes, self._limits.body_seconds, allowance
+            )
+            begun = True  # from here on the queue gives the memory back
+            reply = await (self._work if posted else self._looks).run(
+                partial(
+                    self._api.answer,
+                    request.method,
+                    request.raw_path,
+                    request.headers,
+                    body,
+                    call,
+                    allowance,
+                ),
+                call,
+                allowance.close,
+            )
+        except RuntimeRefusal as error:
+            reply = refused(error)
+        finally:
+            if not begun:
+                allowance.close()
         return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+
+
+def refused(error: RuntimeRefusal) -> RestReply:
+    """The reply to a request that is not worked on."""
+    headers = dict(JSON_HEADERS)
+    told = refusal(error)
+    status = told.http_status
+    if isinstance(error, BodyError):
+        status = error.status
+    elif isinstance(error, TooLargeError):
+        status = 413
+    elif isinstance(error, OverloadedError):
+        status = 429
+        headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+    return RestReply(status, headers, error_body(told.message))

@@ -25,6 +25,8 @@ _ESCAPES = {
     b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t",
 }  # fmt: skip
 _LARGEST_FLOAT = float(np.finfo(np.float32).max)
+# A whole document in an error message would take many times the memory of its request.
+_MOST_TEXT = 2**14
 _SURROGATES = "surrogateescape"
 
 
@@ -66,7 +68,12 @@ def json_text(value: Any) -> str:
     if isinstance(value, float):
         dtype = np.float32 if abs(value) <= _LARGEST_FLOAT else np.float64
         return format_decimals(np.array([value], dtype))[0].decode()
-    return json.dumps(value, indent=4, ensure_ascii=False)
+    text = ""
+    for piece in json.JSONEncoder(indent=4, ensure_ascii=False).iterencode(value):
+        text += piece
+        if len(text) > _MOST_TEXT:
+            return text[:_MOST_TEXT] + "..."
+    return text
 
 
 def json_type(value: Any) -> str:

@@ -28,6 +28,10 @@ _INTEGERS: dict[str, Any] = {
     "uint64": np.uint64,
 }
 _WRITABLE = "fiubOSU"
+# A number's text, separator and all, and once more when texts are joined.
+_TEXT_BYTES = 48
+# Values that are written at once: each is an object of its own until it is joined.
+_AT_ONCE = 2**16
 _BASE64 = re.compile(r"[A-Za-z0-9+/]*={0,2}")
 _ESCAPED = re.compile(rb'["\\\x00-\x1f]')
 _SHORT_ESCAPES = {
@@ -100,6 +104,16 @@ def write_reply(outputs: Mapping[str, NDArray], layout: str) -> bytes:
         b"        " + _quote(name.encode()) + b": " + text for name, text in written.items()
     )
     return b'{\n    "outputs": {\n' + members + b"\n    }\n}"
+
+
+def reply_cost(outputs: Mapping[str, NDArray]) -> int:
+    """Bytes that ``write_reply`` takes for numbers; strings are as long as they are."""
+    return sum(
+        sum(map(len, array.ravel())) * 4 + array.size * _TEXT_BYTES
+        if array.dtype == object
+        else array.size * _TEXT_BYTES
+        for array in outputs.values()
+    )
 
 
 def error_body(message: str) -> bytes:
@@ -334,6 +348,12 @@ def _write_rows(outputs: Mapping[str, NDArray]) -> bytes:
 
 
 def _write_tensor(name: str, array: NDArray) -> bytes:
+    if array.size > _AT_ONCE and array.ndim > 1 and len(array) == 1:
+        return b"[" + _write_tensor(name, array[0]) + b"]"
+    if array.size > _AT_ONCE and array.ndim:
+        step = max(1, len(array) * _AT_ONCE // array.size)
+        parts = (array[at : at + step] for at in range(0, len(array), step))
+        return b"[" + b", ".join(_write_tensor(name, part)[1:-1] for part in parts) + b"]"
     return _nest(_leaves(name, array), array.shape, 1)[0]
 
 

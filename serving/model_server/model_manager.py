@@ -8,13 +8,17 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from serving.model_server.status import ServingError, invalid
 from serving.model_server.versions import ModelConfig, list_versions
+from serving.runtime.steady_thread import SteadyThread
 
 log = logging.getLogger(__name__)
+# Between two looks of a loader at what is left to do, where the disk is looked at only once.
+_PAUSE_SECONDS = 1.0
 
 
 class Servable(Protocol):
@@ -59,6 +63,10 @@ class _Version:
 class ModelManager:
     """Loads new versions, swaps them in when they are ready, and unloads old ones.
 
+    One thread looks at the disk for all models; each model has a thread that loads and unloads
+    its versions, so that a slow model holds up no other, and nothing is loaded or freed by a
+    thread that serves. None of these threads is ended by an exception.
+
     A version that fails to load leaves the one before it in place. Its load is tried again
     ``max_retries`` times; after that its number is never tried again in this process, as in
     TensorFlow Serving: publish under a new number, and publish by rename.
@@ -89,20 +97,37 @@ class ModelManager:
         self._changed = threading.Condition()
         self._stopping = threading.Event()
         self._last_warning: dict[str, float] = {}
-        self._thread = threading.Thread(target=self._run, name="model-manager", daemon=True)
+        self._looked = False
+        pause = poll_seconds or _PAUSE_SECONDS
+        self._discovery = SteadyThread("model-discovery", self._look_at_disk, pause)
+        self._loaders = {
+            model.name: SteadyThread(f"loader-{model.name}", partial(self._step, model), pause)
+            for model in models
+        }
 
     def start(self) -> None:
-        """Begin to look at the disk, in a thread of its own."""
-        self._thread.start()
+        """Begin to look at the disk and to load, in threads of their own."""
+        self._discovery.start()
+        for loader in self._loaders.values():
+            loader.start()
 
     def stop(self) -> None:
         """Stop looking, then unload everything that no request holds."""
         self._stopping.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        threads = [self._discovery, *self._loaders.values()]
+        for thread in threads:
+            thread.ask_to_stop()
+        for thread in threads:
+            thread.stop()
         for versions in self._versions.values():
             for version in list(versions.values()):
                 self._unload(version)
+                self._close_unused(version)
+
+    @property
+    def thread_failures(self) -> int:
+        """How often one of the threads met an exception that nobody expected."""
+        return sum(thread.failures for thread in (self._discovery, *self._loaders.values()))
 
     def wait_until_available(self, timeout: float | None = None) -> bool:
         """Wait until the newest version of every model is available; False after the timeout.
@@ -126,7 +151,7 @@ class ModelManager:
             ServingError: There is no such model, version or label.
         """
         if label:
-            raise invalid(f"Unrecognized servable version label: {label}")
+            version = self._labelled(name, label)
         with self._changed:
             number, held = self._find(name, version)
             held.users += 1
@@ -136,9 +161,11 @@ class ModelManager:
         finally:
             with self._changed:
                 held.users -= 1
-                finished = held.state == "UNLOADING" and held.users == 0
-            if finished:
-                self._close(held)
+                unused = held.state == "UNLOADING" and held.users == 0
+            if unused:
+                self._loaders[name].wake()
+                if self._stopping.is_set():
+                    self._close_unused(held)
 
     def statuses(self, name: str, version: int | None = None) -> list[VersionStatus]:
         """States of all versions ever seen, newest first, or of the one asked for.
@@ -158,6 +185,12 @@ class ModelManager:
         if not known:
             raise ServingError("NOT_FOUND", f"Could not find any versions of model {name}")
         return [known[number] for number in sorted(known, reverse=True)]
+
+    def _labelled(self, name: str, label: str) -> int:
+        for model in self._models:
+            if model.name == name and label in model.labels:
+                return model.labels[label]
+        raise invalid(f"Unrecognized servable version label: {label}")
 
     def _find(self, name: str, version: int | None) -> tuple[int, _Version]:
         available = {
@@ -192,37 +225,27 @@ class ModelManager:
             )
         return True
 
-    def _run(self) -> None:
-        look = True
-        while not self._stopping.is_set():
-            if look:
-                self._look_at_disk()
-                look = self._poll_seconds > 0
-            for model in self._models:
-                self._step(model)
-            self._stopping.wait(self._poll_seconds or 1.0)
-
     def _look_at_disk(self) -> None:
+        if self._looked and not self._poll_seconds:
+            return
         for model in self._models:
             try:
                 on_disk = list_versions(model.base_path)
             except OSError as error:
+                # Its versions stay up; the other models are looked for all the same.
                 self._warn(
-                    model,
                     f"Could not find base path {model.base_path} for servable {model.name} "
                     f"({error.strerror}); waiting for it to appear",
                 )
-                return
+                continue
             aspired = model.policy.choose(on_disk)
             if not aspired:
                 self._warn(
-                    model,
                     f"No versions of servable {model.name} found under base path "
                     f"{model.base_path}; waiting for {model.base_path}/<number>/saved_model.pb",
                 )
             for missing in sorted(set(model.policy.specific) - set(on_disk)):
                 self._warn(
-                    model,
                     f"Version {missing} of servable {model.name}, which was requested to be "
                     f"served, was not found under base path {model.base_path}",
                 )
@@ -232,32 +255,36 @@ class ModelManager:
                     known = versions.get(number)
                     if known is None or (known.state == "END" and known.error is None):
                         versions[number] = _Version(on_disk[number])
+                changed = self._aspired.get(model.name) != aspired
                 self._aspired[model.name] = aspired
                 self._changed.notify_all()
+            if changed:
+                self._loaders[model.name].wake()
+        self._looked = True
 
     def _step(self, model: ModelConfig) -> None:
         """Load what is aspired, newest first, then unload what is no longer needed."""
-        versions = self._versions[model.name]
-        aspired = self._aspired.get(model.name)
+        with self._changed:
+            versions = dict(self._versions[model.name])
+            aspired = self._aspired.get(model.name)
         if aspired is None:
             return
         for number in aspired:
             entry = versions[number]
+            if self._stopping.is_set():
+                return
             if entry.state in ("START", "LOADING") and entry.next_attempt <= time.monotonic():
                 self._try_load(model, number, entry)
         ready = any(versions[number].state == "AVAILABLE" for number in aspired)
         for number, entry in versions.items():
-            if number in aspired:
-                continue
-            if entry.state == "AVAILABLE" and (ready or not aspired):
-                log.info("Unloading {name: %s version: %d}", model.name, number)
-                self._unload(entry)
-            elif entry.state in ("START", "LOADING"):
-                self._set(
-                    entry,
-                    "END",
-                    entry.error or ServingError("CANCELLED", "Version is no longer wanted"),
-                )
+            if number not in aspired:
+                if entry.state == "AVAILABLE" and (ready or not aspired):
+                    log.info("Unloading {name: %s version: %d}", model.name, number)
+                    self._unload(entry)
+                elif entry.state in ("START", "LOADING"):
+                    unwanted = ServingError("CANCELLED", "Version is no longer wanted")
+                    self._set(entry, "END", entry.error or unwanted)
+            self._close_unused(entry)
 
     def _try_load(self, model: ModelConfig, number: int, entry: _Version) -> None:
         self._set(entry, "LOADING")
@@ -300,19 +327,21 @@ class ModelManager:
             entry.next_attempt = time.monotonic() + self._retry_seconds
 
     def _unload(self, entry: _Version) -> None:
+        """Give it to no further request."""
         with self._changed:
-            if entry.state != "AVAILABLE":
-                return
-            entry.state = "UNLOADING"
-            idle = entry.users == 0
-        if idle:
-            self._close(entry)
+            if entry.state == "AVAILABLE":
+                entry.state = "UNLOADING"
 
-    def _close(self, entry: _Version) -> None:
-        assert entry.servable is not None
-        entry.servable.close()
-        entry.servable = None
-        self._set(entry, "END")
+    def _close_unused(self, entry: _Version) -> None:
+        """Free an unloading version that no request holds."""
+        with self._changed:
+            if entry.state != "UNLOADING" or entry.users or entry.servable is None:
+                return
+            servable, entry.servable = entry.servable, None
+        try:
+            servable.close()
+        finally:
+            self._set(entry, "END")
 
     def _set(self, entry: _Version, state: str, error: ServingError | None = None) -> None:
         with self._changed:
@@ -320,7 +349,7 @@ class ModelManager:
             entry.error = error
             self._changed.notify_all()
 
-    def _warn(self, model: ModelConfig, message: str) -> None:
+    def _warn(self, message: str) -> None:
         """Warn at once, then every five seconds for as long as it holds."""
         now = time.monotonic()
         if now - self._last_warning.get(message, -5.0) >= 5.0:

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import os
 import socket
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import grpc
-
-from serving.model_server.grpc_api import MAX_MESSAGE_BYTES, add_services
-from serving.model_server.http_server import HttpServer
+from serving.model_server.grpc_api import GrpcApi
+from serving.model_server.grpc_server import GrpcServer
+from serving.model_server.http_server import RestServer
+from serving.model_server.limits import Limits
 from serving.model_server.model_manager import ModelManager
 from serving.model_server.rest_api import RestApi
 from serving.model_server.saved_model import SavedModel
 from serving.model_server.versions import ModelConfig
 from serving.model_server.warmup import warm_up
+from serving.runtime.loop_thread import LoopThread
+from serving.runtime.memory_budget import MemoryBudget
+from serving.runtime.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ class ServerOptions:
         max_load_retries: Further attempts at a load that fails.
         load_retry_seconds: Time between two of them.
         rest_timeout_seconds: Longest time one REST call may run.
-        threads: Calls answered at once, on each port.
+        limits: Bounds on requests.
         cors: Answer web pages of other origins.
         intra_op_threads: Of each model; 0 lets TensorFlow choose.
         inter_op_threads: Of each model; 0 lets TensorFlow choose.
@@ -51,7 +53,7 @@ class ServerOptions:
     max_load_retries: int = 5
     load_retry_seconds: float = 60.0
     rest_timeout_seconds: float = 30.0
-    threads: int = 4 * (os.cpu_count() or 1)
+    limits: Limits = field(default_factory=Limits)
     cors: bool = False
     intra_op_threads: int = 0
     inter_op_threads: int = 0
@@ -84,8 +86,10 @@ class ModelServer:
             options.max_load_retries,
             options.load_retry_seconds,
         )
-        self._grpc: grpc.Server | None = None
-        self._http: HttpServer | None = None
+        limits = options.limits
+        self.budget = MemoryBudget(limits.request_bytes, limits.in_flight_bytes)
+        self._loop = LoopThread("model-server")
+        self._ports: _Ports | None = None
         self.grpc_address: str | None = None
         self.rest_address: str | None = None
 
@@ -106,37 +110,70 @@ class ModelServer:
             self.stop()
             raise
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = 5.0) -> None:
         """Close the ports, let calls under way finish, unload the models."""
-        if self._http is not None:
-            self._http.stop()
-        if self._grpc is not None:
-            self._grpc.stop(grace=5.0).wait()
+        if self._ports is not None:
+            self._loop.run(self._ports.close(seconds))
+            self._ports = None
+        self._loop.stop()
         self.manager.stop()
 
     def _open_ports(self) -> None:
-        options = self._options
-        if options.grpc_port is not None:
-            self._grpc = grpc.server(
-                ThreadPoolExecutor(options.threads, thread_name_prefix="grpc"),
-                options=[
-                    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-                    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-                    # Without this a second server on the port would start and share its calls.
-                    ("grpc.so_reuseport", 0),
-                ],
-            )
-            add_services(self._grpc, self.manager)
-            port = _bind_grpc(self._grpc, options.host, options.grpc_port)
-            self._grpc.start()
-            self.grpc_address = f"{options.host}:{port}"
+        self._loop.start()
+        self._ports = _Ports(self.manager, self._options, self.budget)
+        host = self._options.host
+        grpc_port, rest_port = self._loop.run(self._ports.open())
+        if grpc_port is not None:
+            self.grpc_address = f"{host}:{grpc_port}"
             log.info("Running gRPC ModelServer at %s ...", self.grpc_address)
-        if options.rest_port is not None:
-            api = RestApi(self.manager, options.rest_timeout_seconds, options.cors)
-            self._http = HttpServer(api, options.host, options.rest_port, options.threads)
-            port = self._http.start()
-            self.rest_address = f"{options.host}:{port}"
+        if rest_port is not None:
+            self.rest_address = f"{host}:{rest_port}"
             log.info("Exporting HTTP/REST API at: %s ...", self.rest_address)
+
+
+class _Ports:
+    """What lives on the event loop: both ports, and the queues behind them."""
+
+    def __init__(self, manager: ModelManager, options: ServerOptions, budget: MemoryBudget) -> None:
+        self._manager = manager
+        self._options = options
+        self._budget = budget
+        limits = options.limits
+        self._work = WorkQueue(limits.threads, limits.waiting, "the model server")
+        self._looks = WorkQueue(2, limits.waiting, "the model server's status")
+        self._grpc: GrpcServer | None = None
+        self._rest: RestServer | None = None
+
+    async def open(self) -> tuple[int | None, int | None]:
+        """Bind; returns the ports of gRPC and REST, None for the one that is off."""
+        options, limits = self._options, self._options.limits
+        grpc_port = rest_port = None
+        if options.grpc_port is not None:
+            api = GrpcApi(self._manager)
+            methods = {name: (method, self._work) for name, method in api.predictions.items()}
+            methods |= {name: (method, self._looks) for name, method in api.looks.items()}
+            self._grpc = GrpcServer(methods, options.host, options.grpc_port, limits, self._budget)
+            grpc_port = await self._grpc.start()
+        if options.rest_port is not None:
+            self._rest = RestServer(
+                RestApi(self._manager, options.cors),
+                options.host,
+                options.rest_port,
+                limits,
+                self._budget,
+                self._work,
+                self._looks,
+                options.rest_timeout_seconds,
+            )
+            rest_port = await self._rest.start()
+        return grpc_port, rest_port
+
+    async def close(self, seconds: float) -> None:
+        """Answer what is under way, then close both."""
+        stops = [server.stop(seconds) for server in (self._grpc, self._rest) if server is not None]
+        await asyncio.gather(*stops)
+        for queue in (self._work, self._looks):
+            queue.close(wait=False)
 
 
 def _load(path: Path, options: ServerOptions) -> SavedModel:
@@ -153,16 +190,6 @@ def _load(path: Path, options: ServerOptions) -> SavedModel:
             model.close()
             raise
     return model
-
-
-def _bind_grpc(server: grpc.Server, host: str, port: int) -> int:
-    try:
-        bound = server.add_insecure_port(f"{host}:{port}")
-    except RuntimeError as error:
-        raise OSError(f"{host}:{port} cannot be bound: {error}") from error
-    if not bound:
-        raise OSError(f"{host}:{port} cannot be bound")
-    return bound
 
 
 def _check_free(host: str, port: int | None) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 
 from numpy.typing import NDArray
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import meta_graph_pb2
 
-from serving.model_server.saved_model import SavedModel
+from serving.model_server.saved_model import SERVING_POOL, SavedModel
 from serving.model_server.status import ServingError, invalid
 from serving.model_server.tensors import to_array
 
@@ -27,9 +28,17 @@ def find_signature(model: SavedModel, name: str) -> meta_graph_pb2.SignatureDef:
 
 
 def parse_inputs(
-    protos: Mapping[str, tensor_pb2.TensorProto], signature: meta_graph_pb2.SignatureDef
+    protos: Mapping[str, tensor_pb2.TensorProto],
+    signature: meta_graph_pb2.SignatureDef,
+    take: Callable[[int, str], object] = lambda size, what: None,
 ) -> dict[str, NDArray]:
     """Arrays of a request's tensors by input alias, defaults filled in.
+
+    Args:
+        protos: The request's tensors.
+        signature: What the model takes.
+        take: Called with the bytes of each array, and its name, before they are taken; raises to
+            refuse them.
 
     Raises:
         ServingError: INVALID_ARGUMENT: inputs missing, too many, unknown or malformed.
@@ -49,7 +58,7 @@ def parse_inputs(
                 f"}}, or default input alias set: {_set(defaults)}"
             )
         try:
-            arrays[alias] = to_array(proto)
+            arrays[alias] = to_array(proto, partial(_take, take, f"the tensor {alias!r}"))
         except ValueError as error:
             raise invalid(f"tensor parsing error: {alias}") from error
     if unknown := set(protos) - set(arrays):
@@ -67,6 +76,7 @@ def run_signature(
     inputs: Mapping[str, NDArray],
     output_filter: Iterable[str] = (),
     timeout_seconds: float | None = None,
+    pool: int = SERVING_POOL,
 ) -> dict[str, NDArray]:
     """Run the signature and return its outputs by alias, or only those asked for.
 
@@ -86,7 +96,11 @@ def run_signature(
     aliases = asked or list(signature.outputs)
     feeds = {signature.inputs[alias].name: array for alias, array in inputs.items()}
     fetches = [signature.outputs[alias].name for alias in aliases]
-    return dict(zip(aliases, model.run(feeds, fetches, timeout_seconds), strict=True))
+    return dict(zip(aliases, model.run(feeds, fetches, timeout_seconds, pool), strict=True))
+
+
+def _take(take: Callable[[int, str], object], what: str, size: int) -> None:
+    take(size, what)
 
 
 def _check_count(

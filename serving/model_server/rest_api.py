@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
@@ -12,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 from tensorflow_serving.apis import model_pb2
 
 from serving.model_server.json_parser import json_text, parse_json
-from serving.model_server.json_tensors import error_body, read_request, write_reply
+from serving.model_server.json_tensors import error_body, read_request, reply_cost, write_reply
 from serving.model_server.messages import (
     metadata_json,
     metadata_reply,
@@ -24,6 +23,11 @@ from serving.model_server.predict import DEFAULT_SIGNATURE, run_signature
 from serving.model_server.saved_model import SavedModel
 from serving.model_server.status import ServingError, invalid
 from serving.model_server.tensors import dtype_name
+from serving.runtime.call import Call
+from serving.runtime.errors import RuntimeRefusal
+from serving.runtime.inflate import inflate
+from serving.runtime.json_cost import json_cost
+from serving.runtime.memory_budget import Allowance
 
 log = logging.getLogger(__name__)
 _FLAGS = re.IGNORECASE | re.ASCII
@@ -31,7 +35,7 @@ _API = re.compile(r"/v1/.*", _FLAGS)
 _VERSION = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
 _CALL = re.compile(rf"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", _FLAGS)
 _LOOK = re.compile(rf"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", _FLAGS)
-_JSON = {"Content-Type": "application/json"}
+JSON_HEADERS = {"Content-Type": "application/json"}
 _HTML = {"Content-Type": "text/html; charset=ISO-8859-1"}
 _CORS = {
     "Access-Control-Allow-Origin": "*",
@@ -66,18 +70,22 @@ class RestApi:
 
     Args:
         manager: Holds the models.
-        timeout_seconds: Longest time one run may take.
         cors: Allow calls from web pages of other origins.
     """
 
-    def __init__(
-        self, manager: ModelManager, timeout_seconds: float = 30.0, cors: bool = False
-    ) -> None:
+    def __init__(self, manager: ModelManager, cors: bool = False) -> None:
         self._manager = manager
-        self._timeout_seconds = timeout_seconds
         self._cors = _CORS if cors else {}
 
-    def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> RestReply:
+    def answer(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        call: Call,
+        allowance: Allowance,
+    ) -> RestReply:
         """Answer one request.
 
         Args:
@@ -85,32 +93,52 @@ class RestApi:
             path: The request's target as it was sent: still encoded, with its query.
             headers: Only ``Origin`` and ``Content-Encoding`` count; names in any case.
             body: As it was sent, maybe compressed.
+            call: Whose deadline stops a run.
+            allowance: Asked before memory is taken.
+
+        Raises:
+            RuntimeRefusal: No time or no memory is left for it.
         """
         if not _API.fullmatch(path):
             return RestReply(404, _HTML, _NOT_FOUND)
         if method == "OPTIONS":
             known = re.search("https?://", headers.get("Origin", ""))
             return RestReply(200 if known else 400, {**_HTML, **self._cors})
+        headers_out = {**JSON_HEADERS, **self._cors}
         try:
             target = _parse_path(method, path)
         except ServingError as error:
             # A version that is no int64 skips the JSON envelope.
-            return RestReply(error.http_status, {**_JSON, **self._cors})
+            return RestReply(error.http_status, headers_out)
         try:
             if "gzip" in headers.get("Content-Encoding", ""):
-                body = _inflate(body)
-            content = self._dispatch(method, path, target, body)
+                body = _inflate(body, allowance)
+            content = self._dispatch(method, path, target, body, call, allowance)
+        except RuntimeRefusal:
+            raise
         except ServingError as error:
-            return RestReply(error.http_status, {**_JSON, **self._cors}, error_body(error.message))
+            return RestReply(
+                error.http_status, {**JSON_HEADERS, **self._cors}, error_body(error.message)
+            )
         except Exception as error:
             log.exception("%s %s failed", method, path)
-            return RestReply(500, {**_JSON, **self._cors}, error_body(f"Internal error: {error}"))
-        return RestReply(200, {**_JSON, **self._cors}, content)
+            return RestReply(
+                500, {**JSON_HEADERS, **self._cors}, error_body(f"Internal error: {error}")
+            )
+        return RestReply(200, {**JSON_HEADERS, **self._cors}, content)
 
-    def _dispatch(self, method: str, path: str, target: _Target | None, body: bytes) -> bytes:
+    def _dispatch(
+        self,
+        method: str,
+        path: str,
+        target: _Target | None,
+        body: bytes,
+        call: Call,
+        allowance: Allowance,
+    ) -> bytes:
         if target is not None and method == "POST":
             if target.verb == "predict":
-                return self._predict(target.spec, body)
+                return self._predict(target.spec, body, call, allowance)
             if target.verb in ("classify", "regress"):
                 raise ServingError(
                     "UNIMPLEMENTED", f"{target.verb} is not served here; call :predict"
@@ -124,7 +152,10 @@ class RestApi:
             return status_json(status_reply(self._manager, target.spec.name, version))
         raise invalid(f"Malformed request: {method} {path}")
 
-    def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> bytes:
+    def _predict(
+        self, spec: model_pb2.ModelSpec, body: bytes, call: Call, allowance: Allowance
+    ) -> bytes:
+        allowance.take(json_cost(body), "the parsed JSON")
         document = parse_json(body)
         name = document.get("signature_name", "")
         if not isinstance(name, str):
@@ -143,7 +174,9 @@ class RestApi:
                 raise invalid(f"Failed to get input map for signature: {name}")
             types = {alias: dtype_name(info.dtype) for alias, info in signature.inputs.items()}
             layout, inputs = read_request(document, types)
-            outputs = run_signature(model, signature, inputs, (), self._timeout_seconds)
+            call.check("the model ran")
+            outputs = run_signature(model, signature, inputs, (), call.left)
+        allowance.take(reply_cost(outputs), "the answer in JSON")
         return write_reply(outputs, layout)
 
 
@@ -172,9 +205,9 @@ def _decode(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "replace")
 
 
-def _inflate(body: bytes) -> bytes:
+def _inflate(body: bytes, allowance: Allowance) -> bytes:
     """A gzip body's content; one that cannot be inflated counts as empty."""
     try:
-        return zlib.decompress(body, wbits=31)
-    except zlib.error:
+        return inflate(body, allowance)
+    except ValueError:
         return b""

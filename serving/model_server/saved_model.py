@@ -13,7 +13,23 @@ from tensorflow.python.client import pywrap_tf_session
 
 from serving.model_server.status import NAMES, ServingError
 
+_LONGEST_SECONDS = 1e9
+SERVING_POOL, LOADING_POOL = 0, 1
 _BUNDLE_FILES = ("saved_model.pb", "saved_model.pbtxt", "saved_model.cpb")
+
+
+class _Session(tf.compat.v1.Session):
+    """A session whose ``run``, which only the loader of variables calls, keeps off serving."""
+
+    def run(
+        self,
+        fetches: Any,
+        feed_dict: Any = None,
+        options: Any = None,
+        run_metadata: Any = None,
+    ) -> Any:
+        options = options or tf.compat.v1.RunOptions(inter_op_thread_pool=LOADING_POOL)
+        return super().run(fetches, feed_dict, options, run_metadata)
 
 
 class SavedModel:
@@ -52,7 +68,10 @@ class SavedModel:
             intra_op_parallelism_threads=intra_op_threads,
             inter_op_parallelism_threads=inter_op_threads,
         )
-        self._session = tf.compat.v1.Session(graph=graph, config=config)
+        # All models share the first pool; loading has another, of one thread, for itself.
+        for name, threads in (("serving", 0), ("loading", 1)):
+            config.session_inter_op_thread_pool.add(num_threads=threads, global_name=name)
+        self._session = _Session(graph=graph, config=config)
         try:
             with graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.load(self._session, list(tags), str(path))
@@ -69,6 +88,7 @@ class SavedModel:
         feeds: Mapping[str, NDArray],
         fetches: Sequence[str],
         timeout_seconds: float | None = None,
+        pool: int = SERVING_POOL,
     ) -> list[NDArray]:
         """Run the graph; safe to call from many threads at once.
 
@@ -76,13 +96,14 @@ class SavedModel:
             feeds: Arrays by tensor name.
             fetches: Names of the tensors to return, in this order.
             timeout_seconds: After this time the run is stopped; None waits.
+            pool: Threads that run operations: those that serve, or the one that loads.
 
         Raises:
             ServingError: With TensorFlow's own code and message.
         """
-        options = tf.compat.v1.RunOptions()
+        options = tf.compat.v1.RunOptions(inter_op_thread_pool=pool)
         if timeout_seconds is not None:
-            options.timeout_in_ms = max(1, int(timeout_seconds * 1000))
+            options.timeout_in_ms = max(1, int(min(timeout_seconds, _LONGEST_SECONDS) * 1000))
         buffer = pywrap_tf_session.TF_NewBufferFromString(options.SerializeToString())
         try:
             # Session.run would check the placeholder's shape first and cast the value's type;

@@ -57,10 +57,9 @@ def _model(entry: model_server_config_pb2.ModelConfig) -> ModelConfig:
             f'Illegal setting of model {entry.name}: model_platform must be "tensorflow"; '
             f"got {entry.model_platform!r}"
         )
-    if entry.version_labels:
-        raise invalid(f"Model {entry.name} has version_labels, which this server does not serve")
     single = single_model(entry.name, entry.base_path)
-    return ModelConfig(single.name, single.base_path, _policy(entry.model_version_policy))
+    policy = _policy(entry.model_version_policy)
+    return ModelConfig(single.name, single.base_path, policy, dict(entry.version_labels))
 
 
 def _policy(policy: Any) -> VersionPolicy:

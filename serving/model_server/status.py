@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from serving.runtime.errors import (
+    AbandonedError,
+    DeadlinePassedError,
+    OverloadedError,
+    RuntimeRefusal,
+    TooLargeError,
+)
+
 CODES = {
     "OK": 0,
     "CANCELLED": 1,
@@ -39,6 +47,11 @@ _HTTP = {
     "DEADLINE_EXCEEDED": 504,
 }
 GRPC_MESSAGE_LIMIT = 1024
+_REFUSALS: tuple[tuple[type[RuntimeRefusal], str], ...] = (
+    (TooLargeError, "RESOURCE_EXHAUSTED"),
+    (OverloadedError, "UNAVAILABLE"),
+    (AbandonedError, "CANCELLED"),
+)
 
 
 class ServingError(Exception):
@@ -70,6 +83,17 @@ class ServingError(Exception):
         if len(self.message) <= GRPC_MESSAGE_LIMIT:
             return self.message
         return self.message[:GRPC_MESSAGE_LIMIT] + "...TRUNCATED"
+
+
+def refusal(error: RuntimeRefusal) -> ServingError:
+    """How the APIs report that a request is not worked on."""
+    if isinstance(error, DeadlinePassedError):
+        # The words of TensorFlow's runtime, which clients may look for.
+        return ServingError("DEADLINE_EXCEEDED", f"Timed out waiting for notification: {error}")
+    for kind, code in _REFUSALS:
+        if isinstance(error, kind):
+            return ServingError(code, str(error))
+    return ServingError("INVALID_ARGUMENT", str(error))
 
 
 def invalid(message: str) -> ServingError:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,11 @@ _FIELDS = {
     types_pb2.DT_COMPLEX128: "dcomplex_val",
 }
 _HALVES = (types_pb2.DT_HALF, types_pb2.DT_BFLOAT16)
+# Tag of float_val and of double_val, packed.
+_PACKED = {types_pb2.DT_FLOAT: b"\x2a", types_pb2.DT_DOUBLE: b"\x32"}
 _COMPLEX = (types_pb2.DT_COMPLEX64, types_pb2.DT_COMPLEX128)
-_MAX_ELEMENTS = 2**31
+# A TensorFlow string is 24 bytes, beside the pointer to the bytes object.
+_STRING_BYTES = 32
 _NAMES = {"float32": "float", "float64": "double", "float16": "half"}
 
 
@@ -40,11 +45,17 @@ def dtype_name(data_type: int) -> str:
     return _NAMES.get(name, name)
 
 
-def to_array(proto: tensor_pb2.TensorProto) -> NDArray:
+def to_array(
+    proto: tensor_pb2.TensorProto, take: Callable[[int], object] = lambda size: None
+) -> NDArray:
     """The array that a TensorProto stands for.
 
     Takes ``tensor_content`` or the typed field; one that is shorter than the shape is padded
     with its last value, an empty one means zeros.
+
+    Args:
+        proto: The message.
+        take: Called with the array's bytes before they are taken; raises to refuse them.
 
     Raises:
         ValueError: The message is no tensor: unknown type or shape, or content of another size.
@@ -55,9 +66,8 @@ def to_array(proto: tensor_pb2.TensorProto) -> NDArray:
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise ValueError("the shape is not fully known")
     count = math.prod(shape)
-    if count > _MAX_ELEMENTS:
-        raise ValueError(f"{count} elements are too many")
     if proto.dtype == types_pb2.DT_STRING:
+        take(count * _STRING_BYTES)
         return _strings(proto, count).reshape(shape)
     dtype = tf.dtypes.as_dtype(proto.dtype).as_numpy_dtype
     if proto.tensor_content:
@@ -65,7 +75,9 @@ def to_array(proto: tensor_pb2.TensorProto) -> NDArray:
             raise ValueError(
                 f"tensor_content has {len(proto.tensor_content)} bytes for {count} elements"
             )
+        take(len(proto.tensor_content))
         return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
+    take(count * np.dtype(dtype).itemsize)
     return _fit(_typed_values(proto, dtype), count).reshape(shape)
 
 
@@ -85,21 +97,34 @@ def to_proto(array: NDArray) -> tensor_pb2.TensorProto:
         flat = flat.view(np.uint16)
     elif proto.dtype in _COMPLEX:
         flat = flat.view(np.float32 if proto.dtype == types_pb2.DT_COMPLEX64 else np.float64)
-    getattr(proto, _FIELDS[proto.dtype]).extend(flat.tolist())
+    if proto.dtype in _PACKED and sys.byteorder == "little":
+        # On the wire such a field is the array's bytes: nothing needs to be made of each value.
+        proto.MergeFromString(_PACKED[proto.dtype] + _varint(flat.nbytes) + flat.tobytes())
+    else:
+        values = flat.tolist() if strings else flat.data
+        getattr(proto, _FIELDS[proto.dtype]).extend(values)
     return proto
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
 
 
 def _typed_values(proto: tensor_pb2.TensorProto, dtype: Any) -> NDArray:
     values = getattr(proto, _FIELDS[proto.dtype])
     if proto.dtype in _HALVES:
-        return np.array(values, np.int64).astype(np.uint16).view(dtype)
+        return np.fromiter(values, np.int64, len(values)).astype(np.uint16).view(dtype)
     if proto.dtype in _COMPLEX:
         part = np.float32 if proto.dtype == types_pb2.DT_COMPLEX64 else np.float64
-        pairs = np.array(values, part)
+        pairs = np.fromiter(values, part, len(values))
         return pairs[: len(pairs) // 2 * 2].view(dtype)
     if _FIELDS[proto.dtype] == "int_val":
-        return np.array(values, np.int32).astype(dtype)
-    return np.array(values, dtype)
+        return np.fromiter(values, np.int32, len(values)).astype(dtype)
+    return np.fromiter(values, dtype, len(values))
 
 
 def _strings(proto: tensor_pb2.TensorProto, count: int) -> NDArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,11 +51,13 @@ class ModelConfig:
         name: Name that requests ask for.
         base_path: Directory that holds one numbered directory per version.
         policy: Which versions to serve.
+        labels: Version numbers by label, for requests that name a label.
     """
 
     name: str
     base_path: Path
     policy: VersionPolicy = field(default_factory=VersionPolicy)
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 def list_versions(base_path: Path) -> dict[int, Path]:

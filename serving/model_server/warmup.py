@@ -14,7 +14,7 @@ from serving.model_server.predict import (
     parse_inputs,
     run_signature,
 )
-from serving.model_server.saved_model import SavedModel
+from serving.model_server.saved_model import LOADING_POOL, SavedModel
 from serving.model_server.status import NAMES, ServingError, invalid
 
 WARMUP_FILE = Path("assets.extra") / "tf_serving_warmup_requests"
@@ -72,5 +72,5 @@ def _replay(model: SavedModel, record: bytes, path: Path) -> bool:
     request = logged.predict_log.request
     signature = find_signature(model, request.model_spec.signature_name or DEFAULT_SIGNATURE)
     inputs = parse_inputs(request.inputs, signature)
-    run_signature(model, signature, inputs, request.output_filter)
+    run_signature(model, signature, inputs, request.output_filter, pool=LOADING_POOL)
     return True

@@ -11,6 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from serving_helpers import SPEC, make_store, save_basic, save_ranker
 
 from laser_features import FeatureSpec
+from serving.model_server.limits import Limits
 from serving.model_server.model_server import ModelServer, ServerOptions
 from serving.model_server.versions import ModelConfig
 
@@ -48,7 +49,7 @@ def server(basic_model) -> Iterator[ModelServer]:
             rest_port=0,
             poll_seconds=0.05,
             rest_timeout_seconds=1.0,
-            threads=4,
+            limits=Limits(threads=4),
             intra_op_threads=1,
             inter_op_threads=2,
         ),

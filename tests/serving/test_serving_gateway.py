@@ -21,6 +21,7 @@ from serving.gateway.model_client import ModelClient
 from serving.gateway.predict_messages import PredictRequest, add_tensor
 from serving.gateway.ranker import Ranker, _check_scores
 from serving.gateway.store import check_store, open_store
+from serving.model_server.limits import Limits
 from serving.model_server.model_server import ModelServer, ServerOptions
 from serving.model_server.tensors import to_array
 from serving.model_server.versions import ModelConfig
@@ -76,7 +77,9 @@ def run_gateway(spec, store, address, deadline_seconds=20.0, model_name="ranker"
 def ranker_server(ranker_model):
     server = ModelServer(
         [ModelConfig("ranker", ranker_model)],
-        ServerOptions(grpc_port=0, threads=2, intra_op_threads=1, inter_op_threads=1),
+        ServerOptions(
+            grpc_port=0, limits=Limits(threads=2), intra_op_threads=1, inter_op_threads=1
+        ),
     )
     server.start()
     yield server

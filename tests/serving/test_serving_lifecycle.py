@@ -150,8 +150,8 @@ def test_l5_a_request_finishes_on_the_version_it_began_on(base, make):
         assert content(manager) == "two"
         with pytest.raises(ServingError, match=r"Specific\(m, 1\)"):
             content(manager, 1)
+    wait_for(lambda: states(manager) == {2: "AVAILABLE", 1: "END"})
     assert held.closed
-    assert states(manager) == {2: "AVAILABLE", 1: "END"}
 
 
 def test_l6_a_version_that_does_not_load_changes_nothing(base, make):
@@ -242,11 +242,82 @@ def test_l17_a_base_path_that_vanishes(base, make, tmp_path):
     assert manager.wait_until_available(10)
     shutil.rmtree(base)
     push(other, "2", "other two")
-    assert not threading.Event().wait(0.2)
-    assert content(manager) == "one"
-    assert content(manager, name="other") == "other one"  # discovery stops at the first error
-    base.mkdir()
+    # Unlike TensorFlow Serving, whose discovery stops at the first error: see docs/serving.md.
     wait_for(lambda: states(manager, "other").get(2) == "AVAILABLE")
+    assert content(manager) == "one"
+    assert content(manager, name="other") == "other two"
+
+
+def test_l11_labels(base, make):
+    for version in "12":
+        push(base, version, version)
+    labels = {"stable": 1, "canary": 2, "gone": 9}
+    manager = make(models=[ModelConfig("m", base, VersionPolicy(all=True), labels)])
+    assert manager.wait_until_available(10)
+    wait_for(lambda: states(manager) == {1: "AVAILABLE", 2: "AVAILABLE"})
+    for label, expected in (("stable", "1"), ("canary", "2")):
+        with manager.use("m", label=label) as (version, servable):
+            assert (str(version), servable.content) == (expected, expected)
+    with (
+        pytest.raises(ServingError, match=r"NOT_FOUND.*Specific\(m, 9\)"),
+        manager.use("m", label="gone"),
+    ):
+        pass
+    for name in ("m", "other"):
+        with (
+            pytest.raises(ServingError, match="Unrecognized servable version label: l"),
+            manager.use(name, label="l"),
+        ):
+            pass
+
+
+def test_a_slow_load_does_not_hold_up_other_models(base, make, tmp_path):
+    slow = tmp_path / "slow"
+    push(base, "1", "one")
+    push(slow, "1", "slow one")
+    held, finish = threading.Event(), threading.Event()
+    loading: list[str] = []
+
+    def load(path):
+        loading.append(threading.current_thread().name)
+        if path == slow / "2":
+            held.set()
+            assert finish.wait(30)
+        return Fake(path)
+
+    manager = make(models=[ModelConfig("m", base), ModelConfig("slow", slow)], load=load)
+    assert manager.wait_until_available(10)
+    push(slow, "2", "slow two")
+    assert held.wait(10)
+    push(base, "2", "two")
+    wait_for(lambda: states(manager).get(2) == "AVAILABLE", 10)
+    assert states(manager, "slow") == {1: "AVAILABLE", 2: "LOADING"}
+    finish.set()
+    wait_for(lambda: states(manager, "slow").get(2) == "AVAILABLE")
+    assert set(loading) == {"loader-m", "loader-slow"}
+
+
+@pytest.mark.parametrize("fault", [OSError(24, "too many open files"), MemoryError(), KeyError(1)])
+def test_no_exception_ends_discovery_or_loading(base, make, monkeypatch, fault):
+    from serving.model_server import model_manager
+
+    push(base, "1", "one")
+    manager = make()
+    assert manager.wait_until_available(10)
+    faults = []
+
+    def fail(*_):
+        faults.append(1)
+        raise fault
+
+    for where, name in ((model_manager, "list_versions"), (manager, "_close_unused")):
+        with monkeypatch.context() as patched:
+            patched.setattr(where, name, fail)
+            faults.clear()
+            wait_for(lambda: len(faults) > 3)
+    push(base, "2", "two")
+    wait_for(lambda: states(manager) == {2: "AVAILABLE", 1: "END"})
+    assert manager.thread_failures > 0
 
 
 def test_l10_l16_what_is_no_saved_model(tmp_path):
@@ -369,6 +440,22 @@ def test_l14_config_file(tmp_path):
 def test_l13_g19_bad_config(tmp_path, text, message):
     with pytest.raises(ServingError, match=message):
         read_config(write(tmp_path, text))
+
+
+def test_l11_labels_are_read(tmp_path):
+    (model,) = read_config(
+        write(
+            tmp_path,
+            """
+            model_config_list { config {
+              name: "a" base_path: "/models/a" model_platform: "tensorflow"
+              version_labels { key: "stable" value: 3 }
+              version_labels { key: "canary" value: 5 }
+            } }
+            """,
+        )
+    )
+    assert model.labels == {"stable": 3, "canary": 5}
 
 
 def test_base_path_must_be_absolute():

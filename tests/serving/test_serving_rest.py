@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.model_server.decimals import format_decimals
+from serving.runtime.call import Call
 
 JSON = "application/json"
 
@@ -118,7 +119,9 @@ def test_r6_r7_options(call, origin, expected):
 def test_r7_cors_flag(server):
     from serving.model_server.rest_api import RestApi
 
-    reply = RestApi(server.manager, cors=True).answer("GET", "/v1/models/m", {}, b"")
+    api = RestApi(server.manager, cors=True)
+    with server.budget.open() as allowance:
+        reply = api.answer("GET", "/v1/models/m", {}, b"", Call(None), allowance)
     assert reply.headers["Access-Control-Allow-Origin"] == "*"
     assert reply.headers["Access-Control-Allow-Methods"] == "POST, GET"
     assert reply.headers["Access-Control-Allow-Headers"] == "Content-Type"

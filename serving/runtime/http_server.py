@@ -1,0 +1,284 @@
+"""HTTP connections that nobody can hold, and that end without an error for their clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import RequestHandler
+
+from serving.runtime.errors import BodyError, RuntimeRefusal, TooLargeError
+from serving.runtime.memory_budget import Allowance
+
+log = logging.getLogger(__name__)
+Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+_JSON = "application/json"
+_SWEEP_SECONDS = 1.0
+_POLL_SECONDS = 0.02
+
+
+class HttpServer:
+    """Serves one handler on the running event loop.
+
+    Connections that send no whole request in time are closed, as are the ones that have waited
+    longest once there are too many. The handler is cancelled when its client hangs up. What is no
+    HTTP gets a JSON error.
+
+    Args:
+        handler: Answers a request; what it raises is its own matter, but it may be cancelled.
+        host: Address to bind.
+        port: Port to bind; 0 takes a free one.
+        body_seconds: Time for a request's header, and again for its body.
+        busy_seconds: Longest time that a request may take in all, its answer's way included.
+        max_connections: Beyond these, the one that has waited longest is closed.
+    """
+
+    def __init__(
+        self,
+        handler: Handler,
+        host: str,
+        port: int,
+        body_seconds: float = 10.0,
+        busy_seconds: float = 120.0,
+        max_connections: int = 1024,
+    ) -> None:
+        self._handler = handler
+        self._host = host
+        self._port = port
+        self._body_seconds = body_seconds
+        self._busy_seconds = busy_seconds
+        self._max_connections = max_connections
+        self._server: _Server | None = None
+        self._runner: web.ServerRunner | None = None
+        self._site: web.TCPSite | None = None
+        self._sweeper: asyncio.Task[None] | None = None
+        self._draining = False
+
+    async def start(self) -> int:
+        """Bind and serve; returns the bound port.
+
+        Raises:
+            OSError: The port is in use, or the address is not this machine's.
+        """
+        # Bodies are inflated by their readers, against a limit.
+        self._server = _Server(
+            self._handle,
+            max_connections=self._max_connections,
+            handler_cancellation=True,
+            auto_decompress=False,
+            access_log=None,
+            lingering_time=2.0,
+            logger=_Quiet(log),
+        )
+        self._runner = web.ServerRunner(self._server, shutdown_timeout=1.0)
+        await self._runner.setup()
+        self._site = web.TCPSite(self._runner, self._host, self._port, backlog=1024)
+        try:
+            await self._site.start()
+        except OSError:
+            await self._runner.cleanup()
+            raise
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+        return self._runner.addresses[0][1]
+
+    @property
+    def connections(self) -> int:
+        """Open connections."""
+        return 0 if self._server is None else len(self._server.since)
+
+    def close_after_answers(self) -> None:
+        """From now on every answer ends its connection; new ones are still served."""
+        self._draining = True
+
+    async def stop(self, seconds: float = 5.0) -> None:
+        """Close the port, let requests under way be answered, then close the connections."""
+        self._draining = True
+        if self._site is not None:
+            await self._site.stop()
+        end = time.monotonic() + seconds
+        while self._server is not None and self._server.busy and time.monotonic() < end:
+            await asyncio.sleep(_POLL_SECONDS)
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
+        assert self._server is not None
+        # Until the answer is written: see ``_Connection.finish_response``.
+        self._server.begin(request.protocol)
+        response = await self._handler(request)
+        if self._draining:
+            response.force_close()
+        return response
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_SECONDS)
+            try:
+                self._close_idle()
+            except Exception:
+                log.exception("Closing idle connections failed and goes on")
+
+    def _close_idle(self) -> None:
+        assert self._server is not None
+        now = time.monotonic()
+        for connection, since in list(self._server.since.items()):
+            busy = connection in self._server.busy
+            # aiohttp itself closes connections that idle between two requests.
+            if connection.answered and not busy:
+                continue
+            if now - since > (self._busy_seconds if busy else self._body_seconds):
+                connection.drop()
+
+
+async def read_body(
+    request: web.BaseRequest, max_bytes: int, seconds: float, allowance: Allowance
+) -> bytes:
+    """The request's body as it was sent, maybe compressed.
+
+    Args:
+        request: The request.
+        max_bytes: Most that its route takes.
+        seconds: Time for all of it.
+        allowance: Asked before each piece is read.
+
+    Raises:
+        BodyError: 408 it came too slowly, 400 its framing is wrong.
+        TooLargeError: It is longer than ``max_bytes``.
+        OverloadedError: Requests under way hold too much.
+    """
+    announced = request.content_length
+    if announced is not None and announced > max_bytes:
+        raise TooLargeError(f"the body has {announced} bytes; the limit is {max_bytes}")
+    if request.headers.get("Expect", "").lower() == "100-continue":
+        # curl waits a second for this before it sends a body beyond a kilobyte.
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0
+    if request.content.at_eof():
+        return b""
+    try:
+        return await asyncio.wait_for(_read(request, max_bytes, allowance), seconds)
+    except asyncio.TimeoutError as error:
+        raise BodyError(408, f"the body did not arrive within {seconds:g} s") from error
+    except RuntimeRefusal:
+        raise
+    except Exception as error:  # wrong framing, or a client that hung up within it
+        raise BodyError(400, f"the body cannot be read: {error}") from error
+
+
+async def _read(request: web.BaseRequest, max_bytes: int, allowance: Allowance) -> bytes:
+    pieces: list[bytes] = []
+    total = 0
+    while not request.content.at_eof():
+        piece = await request.content.readany()
+        total += len(piece)
+        if total > max_bytes:
+            raise TooLargeError(f"the body has more than {max_bytes} bytes, which is the limit")
+        allowance.take(len(piece), "the body")
+        pieces.append(piece)
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+
+def json_error(status: int, message: str) -> web.Response:
+    """``{"error": message}``."""
+    return web.Response(
+        status=status, body=json.dumps({"error": message}).encode(), content_type=_JSON
+    )
+
+
+class _Connection(RequestHandler):
+    """A connection whose protocol errors are JSON, and no matter for the log."""
+
+    answered = False
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        if status >= 500:
+            log.error("A request of %s failed", request.remote, exc_info=exc)
+            message = "internal error; the server's log has the details"
+        else:
+            first = (message or "bad request").strip().splitlines()[0]
+            message = f"this is no valid HTTP request: {first}"
+        response = json_error(status, message)
+        response.force_close()
+        return response
+
+    async def finish_response(self, request: Any, resp: Any, start_time: Any) -> Any:
+        server = self._manager
+        try:
+            return await super().finish_response(request, resp, start_time)
+        finally:
+            if isinstance(server, _Server):
+                server.end(self)
+
+    def drop(self) -> None:
+        """End the connection now, whatever state it is in."""
+        if self.transport is not None:
+            self.transport.abort()  # type: ignore[attr-defined]
+
+
+class _Server(web.Server):
+    """Knows since when each connection is as it is."""
+
+    def __init__(self, handler: Any, max_connections: int, **settings: Any) -> None:
+        super().__init__(handler, **settings)
+        self._settings = settings
+        self._max_connections = max_connections
+        self.since: dict[_Connection, float] = {}
+        self.busy: set[_Connection] = set()
+
+    def __call__(self) -> RequestHandler:
+        settings = {k: v for k, v in self._settings.items() if k != "handler_cancellation"}
+        return _Connection(self, loop=self._loop, **settings)
+
+    def connection_made(self, handler: Any, transport: Any) -> None:
+        super().connection_made(handler, transport)
+        self.since[handler] = time.monotonic()
+        if len(self.since) > self._max_connections:
+            # The oldest of those that are not being answered; dicts keep the order of insertion.
+            for connection in self.since:
+                if connection not in self.busy and connection is not handler:
+                    connection.drop()
+                    break
+
+    def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
+        super().connection_lost(handler, exc)
+        self.since.pop(handler, None)
+        self.busy.discard(handler)
+
+    def begin(self, connection: Any) -> None:
+        self.busy.add(connection)
+        self._renew(connection)
+
+    def end(self, connection: Any) -> None:
+        self.busy.discard(connection)
+        connection.answered = True
+        self._renew(connection)
+
+    def _renew(self, connection: Any) -> None:
+        if self.since.pop(connection, None) is not None:
+            self.since[connection] = time.monotonic()
+
+
+class _Quiet(logging.LoggerAdapter):  # type: ignore[type-arg]
+    """aiohttp's words about connections, which are their clients' faults: for debugging alone."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        super().__init__(logger, {})
+
+    def exception(self, msg: object, *args: object, **kwargs: Any) -> None:
+        self.debug(msg, *args, **kwargs)
+
+    def log(self, level: int, msg: object, *args: object, **kwargs: Any) -> None:
+        super().log(min(level, logging.DEBUG), msg, *args, **kwargs)

@@ -1,0 +1,48 @@
+"""Compressed bodies, inflated into no more memory than was asked for."""
+
+from __future__ import annotations
+
+import zlib
+
+from serving.runtime.memory_budget import Allowance
+
+_STEP = 2**18
+
+
+def inflate(body: bytes, allowance: Allowance) -> bytes:
+    """A gzip body's content, which may be of several members.
+
+    Args:
+        body: As it was sent.
+        allowance: Every piece is asked for before it is inflated.
+
+    Raises:
+        TooLargeError: It holds more than the request may take.
+        OverloadedError: Requests under way hold too much.
+        ValueError: It is no gzip, or ends too early.
+
+    Example:
+        >>> import gzip
+        >>> from serving.runtime.memory_budget import MemoryBudget
+        >>> with MemoryBudget(2**20, 2**20).open() as allowance:
+        ...     inflate(gzip.compress(b"abc"), allowance)
+        b'abc'
+    """
+    pieces: list[bytes] = []
+    rest = body
+    while rest:
+        member = zlib.decompressobj(wbits=31)
+        while not member.eof:
+            allowance.take(_STEP, "the inflated body")
+            try:
+                piece = member.decompress(rest, _STEP)
+            except zlib.error as error:
+                raise ValueError(f"the body is not gzip: {error}") from error
+            rest = member.unconsumed_tail
+            if not piece and not rest and not member.eof:
+                raise ValueError("the body is not gzip: it ends too early")
+            pieces.append(piece)
+        rest = member.unused_data.lstrip(b"\0")
+    # The pieces and their join exist side by side.
+    allowance.take(sum(map(len, pieces)), "the inflated body")
+    return b"".join(pieces)

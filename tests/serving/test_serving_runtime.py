@@ -1,0 +1,230 @@
+"""What both servers stand on: the bounded queue, the memory budget, threads that last."""
+
+import asyncio
+import gzip
+import threading
+import time
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from serving_helpers import wait_for
+
+from serving.runtime.call import Call
+from serving.runtime.errors import (
+    AbandonedError,
+    DeadlinePassedError,
+    OverloadedError,
+    TooLargeError,
+)
+from serving.runtime.inflate import inflate
+from serving.runtime.memory_budget import MemoryBudget
+from serving.runtime.steady_thread import SteadyThread
+from serving.runtime.work_queue import WorkQueue
+
+
+class Gate:
+    """Work that waits to be let go, and says what it did."""
+
+    def __init__(self):
+        self.open = threading.Event()
+        self.begun: list[object] = []
+
+    def work(self, name):
+        def run():
+            self.begun.append(name)
+            assert self.open.wait(10)
+            return name
+
+        return run
+
+
+async def settle():
+    for _ in range(20):
+        await asyncio.sleep(0.005)
+
+
+def run(coroutine):
+    return asyncio.run(asyncio.wait_for(coroutine, 20))
+
+
+def test_results_and_exceptions_come_back():
+    async def main():
+        queue = WorkQueue(2, 10, "test")
+        released = []
+        assert await queue.run(lambda: 7, Call(10), lambda: released.append(1)) == 7
+        with pytest.raises(ZeroDivisionError):
+            await queue.run(lambda: 1 / 0, Call(10), lambda: released.append(2))
+        with pytest.raises(DeadlinePassedError):
+            await queue.run(lambda: 7, Call(0.0), lambda: released.append(3))
+        assert released == [1, 2, 3]
+        queue.close()
+
+    run(main())
+
+
+def test_few_wait_in_order_and_many_newest_first():
+    async def main(waiting):
+        queue, gate = WorkQueue(2, 100, "test"), Gate()
+        tasks = []
+        for name in range(2 + waiting):
+            tasks.append(asyncio.create_task(queue.run(gate.work(name), Call(10))))
+            await asyncio.sleep(0)
+        await settle()
+        assert (queue.running, queue.waiting) == (2, waiting)
+        gate.open.set()
+        assert await asyncio.gather(*tasks) == list(range(2 + waiting))
+        queue.close()
+        return gate.begun[2:]
+
+    assert run(main(2)) == [2, 3]
+    # Once two wait, one for a thread, they are served in turn again.
+    assert run(main(6))[:4] == [7, 6, 5, 4]
+
+
+def test_the_longest_waiting_is_refused_when_the_queue_is_full():
+    async def main():
+        queue, gate = WorkQueue(1, 2, "test"), Gate()
+        tasks = [asyncio.create_task(queue.run(gate.work(n), Call(10))) for n in range(5)]
+        await settle()
+        gate.open.set()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert outcomes[0] == 0 and outcomes[3:] == [3, 4]
+        assert all(isinstance(outcome, OverloadedError) for outcome in outcomes[1:3])
+        assert outcomes[1].retry_after_seconds > 0
+        assert queue.refused == 2
+        queue.close()
+
+    run(main())
+
+
+def test_admission_by_expected_time():
+    async def main():
+        queue, gate = WorkQueue(1, 100, "test"), Gate()
+        await queue.run(lambda: time.sleep(0.3), Call(10))
+        first = asyncio.create_task(queue.run(gate.work("first"), Call(10)))
+        await asyncio.sleep(0)
+        started = time.monotonic()
+        with pytest.raises(OverloadedError):  # 0.3 s of work in front, 0.2 s of time
+            await queue.run(gate.work("late"), Call(0.2))
+        assert time.monotonic() - started < 0.1
+        gate.open.set()
+        assert await first == "first"
+        # A slow spell does not refuse for ever: with nothing under way, work is begun.
+        assert await queue.run(lambda: 5, Call(0.2)) == 5
+        queue.close()
+
+    run(main())
+
+
+def test_who_hangs_up_is_not_worked_for():
+    async def main():
+        queue, gate = WorkQueue(1, 100, "test"), Gate()
+        released = []
+        first = asyncio.create_task(queue.run(gate.work("first"), Call(10)))
+        await settle()
+        call = Call(10)
+        gone = asyncio.create_task(queue.run(gate.work("gone"), call, lambda: released.append(1)))
+        await settle()
+        gone.cancel()
+        await settle()
+        assert (queue.waiting, released, call.abandoned) == (0, [1], True)
+        gate.open.set()
+        await first
+        await settle()
+        assert gate.begun == ["first"]
+        queue.close()
+
+    run(main())
+
+
+def test_the_deadline_holds_while_work_is_stuck():
+    async def main():
+        queue, gate = WorkQueue(1, 100, "test"), Gate()
+        released = []
+        call = Call(0.1)
+        with pytest.raises(DeadlinePassedError):
+            await queue.run(gate.work("stuck"), call, lambda: released.append(1))
+        assert call.abandoned and not released  # what it holds is held until it ends
+        with pytest.raises(DeadlinePassedError):
+            await queue.run(gate.work("behind"), Call(0.1))
+        gate.open.set()
+        await settle()
+        assert released == [1] and gate.begun == ["stuck"]
+        queue.close()
+
+    run(main())
+
+
+def test_a_call_is_stopped_where_it_is():
+    call, stopped = Call(10), []
+    with call.stopped_by(lambda: stopped.append("late")):
+        pass
+    with call.stopped_by(lambda: stopped.append("now")):
+        call.abandon()
+    with call.stopped_by(lambda: stopped.append("at once")):
+        pass
+    assert stopped == ["now", "at once"]
+    with pytest.raises(AbandonedError):
+        call.check("the next stage")
+
+
+@given(st.binary(max_size=2000), st.integers(1, 4))
+def test_inflate_reads_every_member(content, members):
+    body = b"".join(gzip.compress(content) for _ in range(members))
+    with MemoryBudget(2**24, 2**24).open() as allowance:
+        assert inflate(body, allowance) == content * members
+
+
+@given(st.binary(min_size=1, max_size=300))
+def test_inflate_refuses_or_agrees_with_zlib(body):
+    try:
+        expected = zlib.decompress(body, wbits=31)
+    except zlib.error:
+        expected = None
+    with MemoryBudget(2**24, 2**24).open() as allowance:
+        if expected is None:
+            with pytest.raises(ValueError, match="not gzip"):
+                inflate(body, allowance)
+        else:
+            assert inflate(body, allowance) == expected
+
+
+def test_inflate_of_half_a_body_and_of_a_bomb():
+    whole = gzip.compress(bytes(10_000_000))
+    budget = MemoryBudget(2**20, 2**21)
+    with budget.open() as allowance, pytest.raises(TooLargeError, match=str(2**20)):
+        inflate(whole, allowance)
+    with budget.open() as allowance, pytest.raises(ValueError, match="ends too early"):
+        inflate(gzip.compress(b"abc")[:-5], allowance)
+    assert budget.held == 0
+
+
+@pytest.mark.parametrize("fault", [RuntimeError("x"), MemoryError(), SystemExit(1)])
+def test_no_exception_ends_a_steady_thread(fault, caplog):
+    calls = []
+
+    def step():
+        calls.append(1)
+        if len(calls) < 5:
+            raise fault
+
+    thread = SteadyThread("test", step, 0.001)
+    thread.start()
+    wait_for(lambda: len(calls) > 6)
+    thread.stop()
+    assert thread.failures == 4
+    assert sum(bool(record.exc_info) for record in caplog.records) == 1  # told once in full
+    seen = len(calls)
+    time.sleep(0.02)
+    assert len(calls) == seen
+
+
+def test_a_steady_thread_stops_at_once():
+    for _ in range(50):
+        thread = SteadyThread("test", lambda: None, 60.0)
+        thread.start()
+        started = time.monotonic()
+        thread.stop()
+        assert time.monotonic() - started < 5
