@@ -146,3 +146,16 @@ def reverse_candidates(similarity: Tensor, mask: Tensor | None) -> Tensor:
         return reverse_valid(similarity, mask)
     by_event = ops.transpose(similarity, (0, 2, 1, 3))
     return ops.transpose(reverse_valid(by_event, mask), (0, 2, 1, 3))
+
+
+def newest_first(
+    history: Tensor, similarity: Tensor | None, mask: Tensor | None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """An oldest-first history, its similarity features and its mask, newest first."""
+    if similarity is not None:
+        similarity = reverse_candidates(similarity, mask)
+    return (
+        reverse_valid(history, mask),
+        similarity,
+        None if mask is None else reverse_valid(mask, mask),
+    )

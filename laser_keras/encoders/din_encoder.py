@@ -74,7 +74,7 @@ class DINEncoder(SequenceEncoder):
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Create the weights for inputs of these shapes."""
-        self._check_shapes(target_shape, history_shape)
+        self._check_target_and_history(target_shape, history_shape)
         self._attention.build(target_shape, history_shape)
 
     def encode(

@@ -134,7 +134,7 @@ class HSTUEncoder(SequenceEncoder):
         self, target_shape: Shape, history_shape: Shape, age_shape: Shape | None = None
     ) -> None:
         """Create the weights for inputs of these shapes."""
-        width = self._check_shapes(target_shape, history_shape)
+        width = self._check_target_and_history(target_shape, history_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         research = self.dialect == "research"
         self._has_time = age_shape is not None

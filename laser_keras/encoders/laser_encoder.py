@@ -9,7 +9,7 @@ from laser_keras.layers.global_stacked_target_attention import GlobalStackedTarg
 from laser_keras.layers.multi_resolution_fusion import MultiResolutionFusion
 from laser_keras.layers.segmented_target_attention import SegmentedTargetAttention
 from laser_keras.layers.sequence_layer import SequenceLayer
-from laser_keras.sequence import reverse_candidates, reverse_valid, segment_mask
+from laser_keras.sequence import newest_first, segment_mask
 from laser_keras.types import Shape, Tensor
 
 
@@ -152,10 +152,7 @@ class LaserEncoder(SequenceLayer):
         check_inputs(self, target=target, history=history, similarity=similarity)
         mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
         if self.order == "oldest_first":
-            history = reverse_valid(history, mask)
-            if similarity is not None:
-                similarity = reverse_candidates(similarity, mask)
-            mask = None if mask is None else reverse_valid(mask, mask)
+            history, similarity, mask = newest_first(history, similarity, mask)
         segments = self.segmented_attention(
             target, history, mask=mask, similarity=similarity, training=training
         )

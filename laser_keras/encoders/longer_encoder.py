@@ -155,7 +155,7 @@ class LONGEREncoder(SequenceEncoder):
         global_features_shape: Shape | None = None,
     ) -> None:
         """Create the weights for inputs of these shapes."""
-        width = self._check_shapes(target_shape, history_shape)
+        width = self._check_target_and_history(target_shape, history_shape)
         wide = self.merge_size * width
         check_divides(self.name, "`num_heads`", self.num_heads, "the merged width", wide)
         if self.inner_layers:

@@ -52,7 +52,7 @@ class PoolingEncoder(SequenceEncoder):
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Check the shapes; there are no weights."""
-        self._check_shapes(target_shape, history_shape)
+        self._check_target_and_history(target_shape, history_shape)
 
     def encode(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None

@@ -6,11 +6,8 @@ from typing import Any
 from keras import ops
 
 from laser_keras.checks import (
-    check_agrees,
     check_choice,
     check_inputs,
-    check_rank,
-    check_same_width,
 )
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import reverse_valid, zero_masked
@@ -56,7 +53,7 @@ class SequenceEncoder(SequenceLayer):
 
     def _checked_mask(self, target: Tensor, history: Tensor, mask: Tensor | None) -> Tensor | None:
         """Check the shapes; the mask as it came, or the one that ``history`` carries, or None."""
-        self._check_shapes(tuple(target.shape), tuple(history.shape))
+        self._check_target_and_history(tuple(target.shape), tuple(history.shape))
         check_inputs(self, target=target, history=history)
         return self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
 
@@ -76,17 +73,9 @@ class SequenceEncoder(SequenceLayer):
         """``by_event`` [B, L, ...] in the canonical order; ``mask`` in the order it came in."""
         return reverse_valid(by_event, mask) if self.order == "oldest_first" else by_event
 
-    def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> int:
-        check_rank(self.name, "target", target_shape, (2, 3), "[B, N, d] or [B, d]")
-        check_rank(self.name, "history", history_shape, (3,), "[B, L, d]")
-        check_agrees(
-            self.name, "history", history_shape[:1], target_shape[:1], "with the target's batch"
-        )
-        return check_same_width(self.name, "history", history_shape, "target", target_shape)
-
     def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
         """The output's shape for inputs of these shapes."""
-        width = self._check_shapes(target_shape, history_shape)
+        width = self._check_target_and_history(target_shape, history_shape)
         return (*target_shape[:-1], self.num_output_tokens, width)
 
     def get_config(self) -> dict[str, Any]:

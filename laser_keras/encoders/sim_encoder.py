@@ -105,7 +105,7 @@ class SIMEncoder(SequenceEncoder):
         category_match_shape: Shape | None = None,
     ) -> None:
         """Create the weights for inputs of these shapes."""
-        width = self._check_shapes(target_shape, history_shape)
+        width = self._check_target_and_history(target_shape, history_shape)
         if self.search == "soft":
             self.search_layer.build((None, None, width), history_shape)
         else:

@@ -101,7 +101,7 @@ class STCAEncoder(SequenceEncoder):
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Create the weights for inputs of these shapes."""
-        width = self._check_shapes(target_shape, history_shape)
+        width = self._check_target_and_history(target_shape, history_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         for sublayer in (
             *self._query_ffns,

@@ -97,7 +97,7 @@ class TWINEncoder(SequenceEncoder):
         self, target_shape: Shape, history_shape: Shape, cross_shape: Shape | None = None
     ) -> None:
         """Create the weights for inputs of these shapes."""
-        width = self._check_shapes(target_shape, history_shape)
+        width = self._check_target_and_history(target_shape, history_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         self._cross_shape: tuple[int, int] | None = None
         cross_width = 0

@@ -8,12 +8,9 @@ import keras
 from keras import ops
 
 from laser_keras.checks import (
-    check_agrees,
     check_choice,
     check_inputs,
     check_int,
-    check_rank,
-    check_same_width,
 )
 from laser_keras.layers.dice import Dice
 from laser_keras.layers.sequence_layer import SequenceLayer
@@ -88,7 +85,7 @@ class ActivationUnitAttention(SequenceLayer):
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Create the weights for inputs of these shapes."""
-        width = self._check_shapes(target_shape, history_shape)
+        width = self._check_target_and_history(target_shape, history_shape)
         self.kernels, self.biases = [], []
         sizes = [4 * width, *self.hidden_units, 1]
         for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
@@ -111,7 +108,7 @@ class ActivationUnitAttention(SequenceLayer):
         training: bool | None = None,
     ) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
-        width = self._check_shapes(tuple(target.shape), tuple(history.shape))
+        width = self._check_target_and_history(tuple(target.shape), tuple(history.shape))
         check_inputs(self, target=target, history=history)
         mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
         history = zero_masked(history, mask)
@@ -148,17 +145,9 @@ class ActivationUnitAttention(SequenceLayer):
         outputs = ops.einsum("bnl,bld->bnd", ops.cast(weights, self.compute_dtype), history)
         return ops.squeeze(outputs, 1) if single else outputs
 
-    def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> int:
-        check_rank(self.name, "target", target_shape, (2, 3), "[B, N, d] or [B, d]")
-        check_rank(self.name, "history", history_shape, (3,), "[B, L, d]")
-        check_agrees(
-            self.name, "history", history_shape[:1], target_shape[:1], "with the target's batch"
-        )
-        return check_same_width(self.name, "history", history_shape, "target", target_shape)
-
     def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
         """The output's shape for inputs of these shapes."""
-        self._check_shapes(target_shape, history_shape)
+        self._check_target_and_history(target_shape, history_shape)
         return tuple(target_shape)
 
     def get_config(self) -> dict[str, Any]:

@@ -14,29 +14,28 @@ from laser_keras.checks import (
     check_inputs,
     check_int,
     check_number,
-    check_rank,
     check_rate,
-    check_same_width,
     is_number,
 )
-from laser_keras.gated_sums import event_scores, gated_segment_sums
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.sequence_layer import SequenceLayer
+from laser_keras.segment_gates import (
+    GateWeights,
+    compress_absorbed,
+    open_gates,
+    scaled_queries,
+    segment_scores,
+    sum_values,
+)
+from laser_keras.segment_orders import cheaper_orders
 from laser_keras.sequence import (
     linear,
-    masked_softmax,
     merge_heads,
+    newest_first,
     pad_axis,
-    reverse_candidates,
-    reverse_valid,
-    split_heads,
-    stable_dtype,
     zero_masked,
 )
 from laser_keras.types import Shape, Tensor
-
-# Stands in for a history length that is unknown when the execution order is chosen.
-_TYPICAL_LENGTH = 1000
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
@@ -271,10 +270,7 @@ class SegmentedTargetAttention(SequenceLayer):
             target = ops.expand_dims(target, 1)
             similarity = None if similarity is None else ops.expand_dims(similarity, 1)
         if self.order == "oldest_first":
-            history = reverse_valid(history, mask)
-            if similarity is not None:
-                similarity = reverse_candidates(similarity, mask)
-            mask = None if mask is None else reverse_valid(mask, mask)
+            history, similarity, mask = newest_first(history, similarity, mask)
         segments = merge_heads(self._compress(target, history, mask, similarity))
         if self.output_kernel is not None:
             segments = linear(segments, self.output_kernel, self.output_bias)
@@ -288,140 +284,41 @@ class SegmentedTargetAttention(SequenceLayer):
         absorb_keys, absorb_values = self.resolve_implementation(
             target.shape[1], history.shape[1], history.shape[-1]
         )
-        length = history.shape[1]
-        if mask is None and (length is None or length % self.segment_size):
+        length, w = history.shape[1], self.segment_size
+        if mask is None and (length is None or length % w):
             mask = ops.ones(ops.shape(history)[:2], dtype="bool")  # told apart from the padding
         fused = absorb_keys and absorb_values and similarity is None and self.gate == "sigmoid"
         if not fused:
             history = zero_masked(history, mask)
-        history = pad_axis(history, 1, self.segment_size)
+        history = pad_axis(history, 1, w)
         if similarity is not None:
             if mask is not None:
                 visible = ops.expand_dims(ops.expand_dims(mask, 1), -1)
                 similarity = ops.where(visible, similarity, 0.0)
-            similarity = pad_axis(similarity, 2, self.segment_size)
+            similarity = pad_axis(similarity, 2, w)
         if mask is not None:
-            mask = pad_axis(mask, 1, self.segment_size)
+            mask = pad_axis(mask, 1, w)
+        weights = self._weights()
+        queries = scaled_queries(weights, target)
         if fused:
-            return self._compress_absorbed(target, history, mask)
-        gates = self._gates(target, history, mask, similarity, absorb_keys)
-        return self._aggregate(gates, history, similarity, absorb_values)
+            return compress_absorbed(weights, queries, history, mask, w)
+        scores = segment_scores(weights, queries, history, similarity, w, absorb_keys)
+        gates = open_gates(scores, mask, self.gate, self.compute_dtype)
+        return sum_values(weights, gates, history, similarity, absorb_values)
 
-    def _compress_absorbed(self, target: Tensor, history: Tensor, mask: Tensor | None) -> Tensor:
-        """What ``_gates`` and ``_aggregate`` do with keys and values absorbed, without copies."""
-        batch, candidates = ops.shape(target)[:2]
-        heads, width = self.num_heads, target.shape[-1]
-        query = self._query(target)
-        sums, totals = gated_segment_sums(
-            ops.reshape(self._absorb_keys(query), (batch, candidates * heads, width)),
-            ops.reshape(self._score_offsets(query), (batch, candidates * heads)),
-            history,
-            mask,
-            self.segment_size,
+    def _weights(self) -> GateWeights:
+        return GateWeights(
+            num_heads=self.num_heads,
+            scale=self._scale(),
+            query_kernel=self.query_kernel,
+            key_kernel=self.key_kernel,
+            value_kernel=self.value_kernel,
+            query_bias=self.query_bias,
+            key_bias=self.key_bias,
+            value_bias=self.value_bias,
+            score_bias=self.score_bias,
+            similarity_kernel=self.similarity_kernel,
         )
-        count = ops.shape(sums)[1]
-        segments = self._project_sums(ops.reshape(sums, (batch, count, candidates, heads, width)))
-        if self.value_bias is not None:
-            totals = ops.reshape(totals, (batch, count, candidates, heads))
-            segments = segments + self._bias_of(ops.transpose(totals, (0, 2, 1, 3)))
-        return segments
-
-    def _gates(
-        self,
-        target: Tensor,
-        history: Tensor,
-        mask: Tensor | None,
-        similarity: Tensor | None,
-        absorb_keys: bool,
-    ) -> Tensor:
-        """Gates of all events: [B, N, heads, S, w], in the compute dtype."""
-        batch, candidates = ops.shape(target)[:2]
-        length = ops.shape(history)[1]
-        heads, w = self.num_heads, self.segment_size
-        query = self._query(target)
-        if absorb_keys:
-            flat = ops.reshape(self._absorb_keys(query), (batch, candidates * heads, -1))
-            scores = event_scores(flat, history)
-            scores = ops.reshape(scores, (batch, candidates, heads, length))
-        else:
-            keys = linear(history, self.key_kernel)
-            keys = ops.reshape(keys, (batch, length, heads, self.key_dim))
-            scores = ops.einsum("bnhk,blhk->bnhl", query, keys)
-        if self.use_bias or self.score_bias is not None:
-            scores = scores + ops.expand_dims(self._score_offsets(query), -1)
-        if similarity is not None:
-            weights = ops.einsum("bnhd,md->bnhm", self._absorb_keys(query), self.similarity_kernel)
-            scores = scores + ops.einsum("bnlm,bnhm->bnhl", similarity, weights)
-        scores = ops.cast(scores, stable_dtype(self.compute_dtype))
-        scores = ops.reshape(scores, (batch, candidates, heads, length // w, w))
-        if mask is not None:
-            mask = ops.reshape(mask, (batch, 1, 1, length // w, w))
-        if self.gate == "softmax":
-            gates = masked_softmax(scores, mask)
-        else:
-            gates = ops.sigmoid(scores)
-            if mask is not None:
-                gates = ops.where(mask, gates, 0.0)
-        return ops.cast(gates, self.compute_dtype)
-
-    def _aggregate(
-        self, gates: Tensor, history: Tensor, similarity: Tensor | None, absorb_values: bool
-    ) -> Tensor:
-        """Sum the gated values of each segment: [B, N, S, heads, value_dim]."""
-        batch, candidates, heads, count, w = ops.shape(gates)
-        width = history.shape[-1]
-        if absorb_values:
-            by_segment = ops.transpose(gates, (0, 3, 1, 2, 4))
-            by_segment = ops.reshape(by_segment, (batch, count, candidates * heads, w))
-            events = ops.reshape(history, (batch, count, w, width))
-            sums = ops.einsum("bsmw,bswd->bsmd", by_segment, events)
-            sums = ops.reshape(sums, (batch, count, candidates, heads, width))
-            segments = self._project_sums(sums)
-        else:
-            values = split_heads(linear(history, self.value_kernel), heads)
-            values = ops.reshape(values, (batch, count, w, heads, values.shape[-1]))
-            segments = ops.einsum("bnhsw,bswhe->bnshe", gates, values)
-        if self.value_bias is not None:
-            segments = segments + self._bias_of(ops.transpose(ops.sum(gates, -1), (0, 1, 3, 2)))
-        if similarity is not None:
-            features = ops.reshape(similarity, (batch, candidates, count, w, similarity.shape[-1]))
-            sums = ops.einsum("bnhsw,bnswm->bnshm", gates, features)
-            projected = split_heads(linear(self.similarity_kernel, self.value_kernel), heads)
-            segments = segments + ops.einsum("bnshm,mhe->bnshe", sums, projected)
-        return segments
-
-    def _query(self, target: Tensor) -> Tensor:
-        """Scaled queries [B, N, heads, key_dim]."""
-        query = linear(target, self.query_kernel, self.query_bias)
-        return split_heads(query * self._scale(query.dtype), self.num_heads)
-
-    def _absorb_keys(self, query: Tensor) -> Tensor:
-        """The vectors [B, N, heads, d] whose products with the events are the scores."""
-        return ops.einsum("bnhk,dhk->bnhd", query, split_heads(self.key_kernel, self.num_heads))
-
-    def _score_offsets(self, query: Tensor) -> Tensor:
-        """What the biases add to all scores of a candidate: [B, N, heads]."""
-        offsets = ops.zeros(ops.shape(query)[:3], dtype=query.dtype)
-        if self.key_bias is not None:
-            bias = ops.reshape(self.key_bias, (self.num_heads, self.key_dim))
-            offsets = ops.einsum("bnhk,hk->bnh", query, bias)
-        return offsets if self.score_bias is None else offsets + self.score_bias
-
-    def _project_sums(self, sums: Tensor) -> Tensor:
-        """Apply ``Wv`` to sums [B, S, N, heads, d]: [B, N, S, heads, value_dim]."""
-        batch, count, candidates, heads, width = ops.shape(sums)
-        kernel = ops.transpose(split_heads(self.value_kernel, heads), (1, 0, 2))
-        # Heads first, one large product each: the same as a single `einsum` takes TensorFlow twice
-        # as long, mostly for the gradient to the kernel.
-        by_head = ops.reshape(ops.transpose(sums, (3, 0, 1, 2, 4)), (heads, -1, width))
-        segments = ops.einsum("hmd,hde->hme", by_head, kernel)
-        segments = ops.reshape(segments, (heads, batch, count, candidates, kernel.shape[-1]))
-        return ops.transpose(segments, (1, 3, 2, 0, 4))
-
-    def _bias_of(self, totals: Tensor) -> Tensor:
-        """Gates do not sum to one, so the value bias counts once per unit of gate [B, N, S, h]."""
-        bias = ops.reshape(self.value_bias, (self.num_heads, -1))
-        return ops.expand_dims(totals, -1) * bias
 
     def _refine(self, segments: Tensor, training: bool | None) -> Tensor:
         if self._ffn is not None:
@@ -433,9 +330,10 @@ class SegmentedTargetAttention(SequenceLayer):
             segments = self._layer_norm(segments)
         return segments
 
-    def _scale(self, dtype: str) -> Tensor | float:
+    def _scale(self) -> Tensor | float:
+        """What the queries are multiplied by."""
         if self.raw_gamma is not None:
-            return 1.0 / ops.softplus(ops.cast(self.raw_gamma, dtype))
+            return 1.0 / ops.softplus(ops.cast(self.raw_gamma, self.compute_dtype))
         gamma = math.sqrt(self.key_dim) if self.gamma is None else float(self.gamma)
         return 1.0 / gamma
 
@@ -451,27 +349,20 @@ class SegmentedTargetAttention(SequenceLayer):
         """
         if self.implementation != "auto":
             return (self.implementation == "absorb",) * 2
-        if candidates is None:
-            return False, False
-        length = _TYPICAL_LENGTH if length is None else max(length, 1)
-        heads, key_width = self.num_heads, self.num_heads * self.key_dim
-        segments = -(-length // self.segment_size)
-        shared_keys = length * width * key_width + candidates * length * key_width
-        absorbed_keys = candidates * (width * key_width + heads * length * width)
-        value_width = self._value_width(width)
-        shared_values = length * width * value_width + candidates * length * value_width
-        absorbed_values = candidates * width * (heads * length + segments * value_width)
-        return absorbed_keys < shared_keys, absorbed_values < shared_values
+        return cheaper_orders(
+            candidates,
+            length,
+            width,
+            num_heads=self.num_heads,
+            key_width=self.num_heads * self.key_dim,
+            value_width=self._value_width(width),
+            segment_size=self.segment_size,
+        )
 
     def _check_shapes(
         self, target_shape: Shape, history_shape: Shape, similarity_shape: Shape | None
     ) -> int:
-        check_rank(self.name, "target", target_shape, (2, 3), "[B, N, d] or [B, d]")
-        check_rank(self.name, "history", history_shape, (3,), "[B, L, d]")
-        width = check_same_width(self.name, "history", history_shape, "target", target_shape)
-        check_agrees(
-            self.name, "history", history_shape[:1], target_shape[:1], "with the target's batch"
-        )
+        width = self._check_target_and_history(target_shape, history_shape)
         if similarity_shape is not None:
             expected = (*target_shape[:-1], history_shape[1], similarity_shape[-1])
             check_agrees(

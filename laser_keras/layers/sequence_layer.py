@@ -4,7 +4,7 @@ from typing import Any
 
 import keras
 
-from laser_keras.checks import check_mask
+from laser_keras.checks import check_agrees, check_mask, check_rank, check_same_width
 from laser_keras.types import Shape, Tensor
 
 
@@ -25,6 +25,15 @@ class SequenceLayer(keras.layers.Layer):
     ) -> list[Tensor]:
         """Click logits that an encoder's parts want to be trained on; most have none."""
         return []
+
+    def _check_target_and_history(self, target_shape: Shape, history_shape: Shape) -> int:
+        """Check the shapes of a target and of a history shared by its candidates; their width."""
+        check_rank(self.name, "target", target_shape, (2, 3), "[B, N, d] or [B, d]")
+        check_rank(self.name, "history", history_shape, (3,), "[B, L, d]")
+        check_agrees(
+            self.name, "history", history_shape[:1], target_shape[:1], "with the target's batch"
+        )
+        return check_same_width(self.name, "history", history_shape, "target", target_shape)
 
     def _valid(
         self, mask: Tensor | None, history: Tensor, expected: Shape, layout: str

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_agrees, check_inputs, check_int, check_rank, check_same_width
+from laser_keras.checks import check_inputs, check_int, check_rank
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.search import kept_events, top_events
 from laser_keras.sequence import linear, stable_dtype, zero_masked
@@ -116,11 +116,7 @@ class SoftSearch(SequenceLayer):
 
     def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> int:
         check_rank(self.name, "target", target_shape, (3,), "[B, N, d]")
-        check_rank(self.name, "history", history_shape, (3,), "[B, L, d]")
-        check_agrees(
-            self.name, "history", history_shape[:1], target_shape[:1], "with the target's batch"
-        )
-        return check_same_width(self.name, "history", history_shape, "target", target_shape)
+        return self._check_target_and_history(target_shape, history_shape)
 
     def compute_output_spec(self, target: Any, history: Any, mask: Any = None) -> Any:
         """Shapes and dtypes of the outputs for symbolic inputs."""

@@ -7,13 +7,10 @@ import keras
 from keras import ops
 
 from laser_keras.checks import (
-    check_agrees,
     check_choice,
     check_divides,
     check_inputs,
     check_int,
-    check_rank,
-    check_same_width,
 )
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import (
@@ -92,7 +89,7 @@ class TargetAttention(SequenceLayer):
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Create the weights for inputs of these shapes."""
-        width = self._check_shapes(target_shape, history_shape)
+        width = self._check_target_and_history(target_shape, history_shape)
         if self.key_dim is None or self.value_dim is None:
             check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         self._head_key_dim = self.key_dim or width // self.num_heads
@@ -108,7 +105,7 @@ class TargetAttention(SequenceLayer):
 
     def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
-        width = self._check_shapes(tuple(target.shape), tuple(history.shape))
+        width = self._check_target_and_history(tuple(target.shape), tuple(history.shape))
         check_inputs(self, target=target, history=history)
         mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
         history = zero_masked(history, mask)
@@ -164,17 +161,9 @@ class TargetAttention(SequenceLayer):
         absorb = candidates * width * (projected + 2 * self.num_heads * length)
         return absorb < project
 
-    def _check_shapes(self, target_shape: Shape, history_shape: Shape) -> int:
-        check_rank(self.name, "target", target_shape, (2, 3), "[B, N, d] or [B, d]")
-        check_rank(self.name, "history", history_shape, (3,), "[B, L, d]")
-        check_agrees(
-            self.name, "history", history_shape[:1], target_shape[:1], "with the target's batch"
-        )
-        return check_same_width(self.name, "history", history_shape, "target", target_shape)
-
     def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
         """The output's shape for inputs of these shapes."""
-        width = self._check_shapes(target_shape, history_shape)
+        width = self._check_target_and_history(target_shape, history_shape)
         return (*target_shape[:-1], self._value_width(width))
 
     def get_config(self) -> dict[str, Any]:

@@ -8,24 +8,24 @@ import keras
 from keras import ops
 
 from laser_keras.checks import (
-    check_agrees,
     check_choice,
-    check_float,
     check_int,
     check_known_width,
     check_rank,
     check_rate,
 )
-from laser_keras.encoders.extras import EXTRAS, extras_for
+from laser_keras.encoders.extras import extras_for
 from laser_keras.layers.feature_mlp import FeatureMLP
 from laser_keras.layers.rank_mixer import RankMixer
 from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
+from laser_keras.models.ranker_inputs import (
+    check_features,
+    check_names,
+    encoder_extras,
+    input_specs,
+    serving_signature,
+)
 from laser_keras.types import Shape, Tensor
-
-_REQUIRED = ("history", "history_mask", "history_age", "target")
-_ENCODER_EXTRAS = tuple(name for name in EXTRAS if name != "age")
-_RANK_WITH_CANDIDATES = {"target": 3, "candidate": 3, "category_match": 3, "similarity": 4}
-_OPTIONAL = ("candidate", "context", *_ENCODER_EXTRAS)
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
@@ -165,13 +165,13 @@ class SequenceRanker(keras.Model):
             self._build_tower({name: tuple(shape) for name, shape in input_shape.items()})
 
     def _build_tower(self, shapes: dict[str, Shape]) -> None:
-        self._check_names(shapes)
+        check_names(self.name, shapes, age_needed=self.recency != "none")
         check_rank(self.name, "history", shapes["history"], (3,), "[B, L, e_h]")
         check_rank(self.name, "target", shapes["target"], (2, 3), "[B, N, e_t] or [B, e_t]")
         history, target = shapes["history"], shapes["target"]
         self.tokenizer.build(history, target, shapes.get("history_age"))
         tokens = self.tokenizer.compute_output_shape(history, target)
-        extras = extras_for(self.encoder, _extras(shapes))
+        extras = extras_for(self.encoder, encoder_extras(shapes))
         named = {f"{name}_shape": shape for name, shape in extras.items()}
         if not self.encoder.built:  # it is when it comes from a saved model
             self.encoder.build(tokens["target"], tokens["history"], **named)
@@ -194,15 +194,15 @@ class SequenceRanker(keras.Model):
         given = inputs
         inputs, tokens = self._tokens(inputs)
         if self._called_with is None:  # not before they are checked
-            self._called_with = _specs(given)
+            self._called_with = input_specs(given)
         mask, target = inputs["history_mask"], inputs["target"]
-        extras = extras_for(self.encoder, _extras(inputs))
+        extras = extras_for(self.encoder, encoder_extras(inputs))
         encoded = self.encoder(
             tokens["target"], tokens["history"], mask=mask, training=training, **extras
         )
         leading = ops.shape(target)[:-1]
         features = [target]
-        self._check_features(inputs)
+        check_features(self.name, inputs)
         if "candidate" in inputs:
             features.append(inputs["candidate"])
         if "context" in inputs:
@@ -234,11 +234,11 @@ class SequenceRanker(keras.Model):
         given = inputs
         if self.embedding is not None:
             inputs = self.embedding(inputs)
-        self._check_names(inputs)
-        self._check_features(inputs)
+        check_names(self.name, inputs, age_needed=self.recency != "none")
+        check_features(self.name, inputs)
         if not self.head.built:  # a plug-in embedding's output is known only now, see `build`
             self._build_tower({name: tuple(value.shape) for name, value in inputs.items()})
-        self._called_with = self._called_with or _specs(given)
+        self._called_with = self._called_with or input_specs(given)
         return keras.KerasTensor(tuple(inputs["target"].shape)[:-1], self._output_dtype)
 
     @property
@@ -250,7 +250,7 @@ class SequenceRanker(keras.Model):
         """The embedded, checked inputs, and the tokens that the encoder sees."""
         if self.embedding is not None:
             inputs = self.embedding(inputs)
-        self._check_names(inputs)
+        check_names(self.name, inputs, age_needed=self.recency != "none")
         mask, age = inputs["history_mask"], inputs.get("history_age")
         return inputs, self.tokenizer(inputs["history"], inputs["target"], age=age, mask=mask)
 
@@ -277,26 +277,6 @@ class SequenceRanker(keras.Model):
             loss = loss + entropy(labels, logits, sample_weight=sample_weight)
         return loss
 
-    def _check_names(self, inputs: Mapping[str, Any]) -> None:
-        required = [n for n in _REQUIRED if n != "history_age" or self.recency != "none"]
-        missing = sorted(set(required) - set(inputs))
-        unexpected = sorted(set(inputs) - set(_REQUIRED) - set(_OPTIONAL))
-        if missing or unexpected:
-            raise ValueError(
-                f"{self.name}: `inputs` must hold {required} and optionally {list(_OPTIONAL)}. "
-                f"Missing: {missing}. Unexpected: {unexpected}"
-            )
-
-    def _check_features(self, inputs: Mapping[str, Any]) -> None:
-        target = tuple(inputs["target"].shape)
-        for name, expected, layout in (
-            ("candidate", (*target[:-1], None), "[B, N, e] or [B, e], as `target`"),
-            ("context", (target[0], None), "[B, e]"),
-        ):
-            if name in inputs:
-                check_float(self.name, name, inputs[name].dtype)  # ids would pass as magnitudes
-                check_agrees(self.name, name, tuple(inputs[name].shape), expected, layout)
-
     def export(
         self,
         filepath: Any,
@@ -311,7 +291,7 @@ class SequenceRanker(keras.Model):
         and, where there is no ``embedding`` with names of its own, any number of candidates.
         """
         if input_signature is None and self._called_with is not None:
-            input_signature = [_serving_signature(self._called_with)]
+            input_signature = [serving_signature(self._called_with)]
         super().export(filepath, format, verbose, input_signature, **kwargs)
 
     @property
@@ -374,29 +354,3 @@ class SequenceRanker(keras.Model):
                     config[part], custom_objects=custom_objects
                 )
         return cls(**config)
-
-
-def _extras(inputs: Mapping[str, Any]) -> dict[str, Any]:
-    """What an encoder may take beside target, history and mask, by its argument's name."""
-    named = {"age" if name == "history_age" else name: value for name, value in inputs.items()}
-    return {name: named[name] for name in EXTRAS if name in named}
-
-
-def _specs(inputs: Mapping[str, Any]) -> dict[str, list]:
-    """Shape and dtype of each input, ready for JSON; an axis of unknown size is None."""
-    return {
-        name: [
-            [size if isinstance(size, int) else None for size in value.shape],
-            keras.backend.standardize_dtype(value.dtype),
-        ]
-        for name, value in inputs.items()
-    }
-
-
-def _serving_signature(inputs: Mapping[str, Any]) -> dict[str, keras.InputSpec]:
-    """The inputs of a call, with any batch size and number of candidates (their second axis)."""
-    specs = {}
-    for name, (shape, dtype) in inputs.items():
-        free = 2 if len(shape) == _RANK_WITH_CANDIDATES.get(name) else 1
-        specs[name] = keras.InputSpec(dtype, (*[None] * free, *shape[free:]))
-    return specs
