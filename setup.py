@@ -30,6 +30,8 @@ SERVING = [
 PIPELINE = [
     *SERVING,
     "apache-beam[dill]==2.74.0",
+    "pydantic>=2.10",  # settings
+    "typing-extensions>=4.6",
     "keras==3.12.4",
     "tensorflow==2.16.2",
     "tensorflow-io==0.37.1",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import errno
 import io
+import json
+import math
 import os
 import signal
 import sys
@@ -13,6 +15,8 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+
+from tfx_pipeline.errors import PipelineError
 
 # TensorFlow and TFX take half a minute of processor time to import: only commands that need them
 # do, inside their functions.
@@ -51,7 +55,9 @@ def _parser() -> argparse.ArgumentParser:
 
     prepare = commands.add_parser("prepare", help="turn a dataset into a prepared dataset")
     prepare.set_defaults(run=_prepare)
-    prepare.add_argument("--source", type=Path, help="published files; without it one is generated")
+    prepare.add_argument(
+        "--source", type=Path, help="published files; without it a dataset is generated"
+    )
     prepare.add_argument("--data", type=Path, required=True, help="folder to write")
     for name in ("users", "items", "requests", "seed"):
         prepare.add_argument(f"--{name}", type=int, help=f"{name} of the generated dataset")
@@ -61,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_folders(load, "data", "store")
     load.add_argument(
         "--recent-hours",
-        type=float,
+        type=_hours,
         default=24,
         help="events of the last hours go through the durable log (default %(default)s)",
     )
@@ -72,6 +78,20 @@ def _parser() -> argparse.ArgumentParser:
     _add_folders(run, "data", "work")
     _add_store(run)
     _add_config(run)
+
+    check = commands.add_parser(
+        "check", help="check config, dataset and store, and show what a run would do"
+    )
+    check.set_defaults(run=_check)
+    _add_folders(check, "data", "work")
+    _add_store(check)
+    _add_config(check)
+
+    settings = commands.add_parser("settings", help="every entry of a config file")
+    settings.set_defaults(run=_settings)
+    settings.add_argument(
+        "--json-schema", action="store_true", help="as a JSON schema, for editors"
+    )
 
     status = commands.add_parser("status", help="what past runs did")
     status.set_defaults(run=_status)
@@ -121,7 +141,10 @@ def _add_store(parser: argparse.ArgumentParser) -> None:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--config", default="default", help="YAML file, or one of this package (default)"
+        "--config",
+        default="default",
+        help="YAML file, or one of this package (default); `laser-pipeline settings` lists its "
+        "entries",
     )
 
 
@@ -129,8 +152,15 @@ def _prepare(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.console import Console
     from tfx_pipeline.datasets import GeneratorSettings, prepare
 
-    given = {name: getattr(arguments, name) for name in ("users", "items", "requests", "seed")}
-    settings = GeneratorSettings(**{name: n for name, n in given.items() if n is not None})
+    sizes = {name: getattr(arguments, name) for name in ("users", "items", "requests", "seed")}
+    given = {name: number for name, number in sizes.items() if number is not None}
+    if given and arguments.source is not None:
+        names = ", ".join(f"--{name}" for name in given)
+        raise PipelineError(
+            f"{names} set the size of a generated dataset, and --source takes a real one: give "
+            "one or the other"
+        )
+    settings = GeneratorSettings(**given)
     console = Console()
     dataset = prepare(arguments.source, arguments.data, console.progress, settings)
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
@@ -159,10 +189,11 @@ def _load(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.check_run import check_run
     from tfx_pipeline.config import load_config
 
     config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
-    config.check_inputs()
+    check_run(config)
     from tfx_pipeline.runners.local import run_local
 
     report = run_local(config)
@@ -170,6 +201,25 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"anomaly: {line}")
     overall = report["evaluation"][""]
     print(f"pushed to {report['pushed']}; eval AUC {overall['auc']:.4f}")
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.check_run import check_run
+    from tfx_pipeline.config import load_config
+    from tfx_pipeline.plan import make_plan
+
+    config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
+    check_run(config)
+    for line in make_plan(config).lines():
+        print(line)
+    return 0
+
+
+def _settings(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.settings.reference import json_schema, plain_list
+
+    print(json.dumps(json_schema(), indent=2) if arguments.json_schema else plain_list())
     return 0
 
 
@@ -186,10 +236,11 @@ def _status(arguments: argparse.Namespace) -> int:
 
 
 def _compile(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.check_run import check_run
     from tfx_pipeline.config import load_config
 
     config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
-    config.check_inputs()
+    check_run(config)
     from tfx_pipeline.runners.kubeflow import DEFAULT_IMAGE, compile_kubeflow
 
     output = compile_kubeflow(config, arguments.output, arguments.image or DEFAULT_IMAGE)
@@ -221,6 +272,13 @@ def _prepare_libraries() -> None:
     )
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+def _hours(text: str) -> float:
+    hours = float(text)
+    if not (math.isfinite(hours) and hours >= 0):
+        raise argparse.ArgumentTypeError(f"{text} is no number of hours; give 0 or more")
+    return hours
 
 
 def _interrupt(*_: object) -> None:

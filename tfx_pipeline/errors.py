@@ -9,3 +9,7 @@ class PipelineError(Exception):
 
 class DatasetError(ValueError):
     """A dataset that cannot be prepared: one line with what was found and what to do."""
+
+
+class SettingsError(PipelineError, ValueError):
+    """A setting that is unknown, missing or does not fit: one line with all of them."""

@@ -22,6 +22,7 @@ from tfx_pipeline.datasets.prepare import prepare
 from tfx_pipeline.load_store import load_store
 from tfx_pipeline.results.click_rate_floors import click_rate_floors
 from tfx_pipeline.runners.local import run_local
+from tfx_pipeline.settings.section import plain
 
 HERE = Path(__file__).parent
 # Test AUC of other models on the same split, from the dataset's published floors.
@@ -66,7 +67,8 @@ def measure(data: Path, config: str, seed: int, work: Path) -> dict[str, Any]:
         "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
         "python": platform.python_version(),
         "dataset": {"counts": dataset.counts, "splits_ms": dataset.splits},
-        "training": settings.training,
+        "model": plain(settings.model),
+        "training": plain(settings.training),
         "evaluation": report["evaluation"],
         "train": report["training"],
         "floors": {**FLOORS, **click_rates},

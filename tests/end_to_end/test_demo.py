@@ -184,8 +184,7 @@ def test_a_second_run_with_nothing_changed_uses_the_cache(settled):
 
 
 def test_a_changed_training_setting_reruns_only_what_depends_on_it(settled):
-    training = {**settled.config().training, "seed": 5}
-    report = run_local(settled.config(training=training))
+    report = run_local(settled.config(training={"batch_size": 64, "seed": 5}))
     ran = {name for name, state in states(settled).items() if state == "COMPLETE"}
     assert ran - {"latest_blessed_model"} == {"Trainer", "Evaluator", "ServingCheck", "Pusher"}
     # It was compared with the model that the run before had blessed.
@@ -217,7 +216,8 @@ def test_an_interrupted_demo_leaves_nothing_running_or_half_written(tmp_path, sm
     # A shell starts background jobs with Ctrl-C ignored; here a person sits at the terminal.
     code = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
-        "import sys; from pathlib import Path; from tfx_pipeline import cli, demo;"
+        "import sys; from pathlib import Path; from tfx_pipeline import cli;"
+        "from tfx_pipeline.demo import demo;"
         "from tfx_pipeline.datasets import GeneratorSettings as G;"
         "run = demo.run_demo; small = G(users=30, items=1000, max_events=100, requests=60);"
         "demo.run_demo = lambda work, **given: run("

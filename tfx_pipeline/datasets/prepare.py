@@ -39,13 +39,13 @@ def prepare(
 
     Args:
         source: A folder of published files; what is in it decides the adapter. None generates a
-            dataset. A folder that is a prepared dataset already is checked and used as it is.
+            dataset. A folder that is a prepared dataset already is checked and copied.
         destination: Folder of the prepared dataset; an older one there is replaced.
         progress: Called with stage, work done and whole work.
         generator: Size and seed of a generated dataset.
 
     Returns:
-        The dataset; its ``path`` is ``destination``, or ``source`` if that was prepared already.
+        The dataset at ``destination``.
 
     Raises:
         DatasetError: One line that says what is wrong and what to do. Nothing is written then.
@@ -57,7 +57,7 @@ def prepare(
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; give one with {_KNOWN}")
     if (folder / SUMMARY).is_file():
-        return PreparedDataset.load(folder)
+        return PreparedDataset.load(folder).copy(destination)
     return PreparedDataset.write(find_reader(folder)(folder, progress), destination, progress)
 
 

@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,24 +140,53 @@ class PreparedDataset:
             "facts": tables.facts,
             "spec_fingerprint": tables.spec.fingerprint(),
         }
-        partial = folder.parent / f".{folder.name}.partial"
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir()
+
+        def fill(partial: Path) -> None:
             for done, (name, table) in enumerate(checked.items(), start=1):
                 pq.write_table(table, partial / f"{name}.parquet", compression="zstd")
                 progress("write tables", done, len(checked))
             tables.spec.save(partial / SPEC)
             text = json.dumps(summary, indent=2, ensure_ascii=False)
             (partial / SUMMARY).write_text(text + "\n", encoding="utf-8")
-            _swap(partial, folder)
-        except OSError as error:
-            advice = "free some space" if error.errno == errno.ENOSPC else "choose another folder"
-            raise DatasetError(f"{folder} cannot be written ({error}); {advice}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+
+        _replace(folder, fill)
         return cls.load(folder)
+
+    def copy(self, path: str | Path) -> PreparedDataset:
+        """Copy the dataset; the folder appears whole or not at all.
+
+        An older prepared dataset at ``path`` is replaced; ``path`` may be the dataset itself.
+
+        Raises:
+            DatasetError: ``path`` is something else than a prepared dataset, or cannot be written.
+        """
+        folder = Path(path)
+        if folder.exists() and folder.samefile(self.path):
+            return self
+        _check_replaceable(folder)
+
+        def fill(partial: Path) -> None:
+            for name in (SUMMARY, SPEC, *(f"{table}.parquet" for table in TABLES)):
+                shutil.copyfile(self.path / name, partial / name)
+
+        _replace(folder, fill)
+        return self.load(folder)
+
+
+def _replace(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Fill a folder aside, then put it in place of an older one."""
+    partial = folder.parent / f".{folder.name}.partial"
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        fill(partial)
+        _swap(partial, folder)
+    except OSError as error:
+        advice = "free some space" if error.errno == errno.ENOSPC else "choose another folder"
+        raise DatasetError(f"{folder} cannot be written ({error}); {advice}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:

@@ -24,14 +24,14 @@ from components.seqvault_example_gen.component import SeqVaultExampleGen
 from components.seqvault_example_gen.settings import Settings
 from components.serving_check.component import ServingCheck
 from laser_features import FeatureSpec
+from tfx_pipeline.check_run import check_run
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.definition.baseline_strategy import BaselineStrategy
 from tfx_pipeline.definition.evaluation import make_eval_config
 from tfx_pipeline.definition.example_schema import statistics_features, write_schema
-from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.fingerprint import code_fingerprint, combine, file_fingerprint
 from tfx_pipeline.load_store import store_fingerprint
-from tfx_pipeline.training.settings import TrainingSettings
+from tfx_pipeline.settings.section import plain
 
 PREPROCESSING_FN = "tfx_pipeline.definition.preprocessing.preprocessing_fn"
 RUN_FN = "tfx_pipeline.training.run_fn.run_fn"
@@ -41,6 +41,7 @@ _TRAINER_CODE = (
     "laser_features",
     "laser_keras",
     "tfx_pipeline.definition.preprocessing",
+    "tfx_pipeline.settings",
     "tfx_pipeline.training",
 )
 _SERVING_CODE = ("components.serving_check", "serving")
@@ -67,12 +68,10 @@ def create_pipeline(
             with ``config.baseline_model``, if given.
 
     Raises:
-        PipelineError: The dataset or the store is not there, or a training setting does not fit.
+        PipelineError: The dataset or the store is not there, or a slice names no context field.
         FeatureSpecError: The dataset's feature spec is not valid.
     """
-    config.check_inputs()
-    if run_fn == RUN_FN:
-        _check_training(config)
+    check_run(config)
     spec = config.load_spec()
     items = file_fingerprint(config.dataset / "items.parquet")
     example_gen = SeqVaultExampleGen(
@@ -109,7 +108,8 @@ def create_pipeline(
         custom_config={
             "feature_spec": spec.to_dict(),
             "items": str(config.dataset / "items.parquet"),
-            "training": config.training,
+            "model": plain(config.model),
+            "training": plain(config.training),
             "fingerprint": combine(code_fingerprint(_TRAINER_CODE), spec.fingerprint(), items),
         },
     )
@@ -165,24 +165,11 @@ def create_pipeline(
     )
 
 
-def _check_training(config: PipelineConfig) -> None:
-    try:
-        TrainingSettings.from_dict(config.training)
-    except ValueError as error:
-        raise PipelineError(f"config {config.name!r}: {error}") from error
-
-
 def _slice_features(config: PipelineConfig, spec: FeatureSpec) -> list[str]:
     """Features of the Examples to slice by."""
     names = config.slices
     if names is None:
         names = tuple(name for name in ("scenario",) if name in spec.context_fields)
-    for name in names:
-        if name not in spec.context_fields:
-            raise PipelineError(
-                f"config {config.name!r} slices by {name!r}, which is no context field of feature "
-                f"spec {spec.name!r}; it has {sorted(spec.context_fields)}"
-            )
     return [f"context_{name}" for name in names]
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from laser_features import FeatureSpec
+from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.parsing import parse_examples, without_padding
-from tfx_pipeline.training.settings import TrainingSettings
 
 
 def find_files(patterns: Sequence[str]) -> list[str]:

@@ -8,10 +8,10 @@ import keras
 import tensorflow as tf
 
 from laser_features import FeatureSpec
+from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.embedding_tables import gather_rows, shards_of
 from tfx_pipeline.training.parsing import CANDIDATE_COUNT
 from tfx_pipeline.training.row_lookup import RowLookup
-from tfx_pipeline.training.settings import TrainingSettings
 from tfx_pipeline.training.tower import CONTENT, tower_inputs
 from tfx_pipeline.training.training_state import TrainingState
 

@@ -7,14 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from laser_features import FeatureSpec
+from tfx_pipeline.settings.model_settings import ModelSettings
+from tfx_pipeline.settings.section import check
+from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.cluster import Cluster, exit_when_server_lost
 from tfx_pipeline.training.example_files import find_files
 from tfx_pipeline.training.row_lookup import RowLookup
-from tfx_pipeline.training.settings import TrainingSettings
 from tfx_pipeline.training.tower import content_vectors
 from tfx_pipeline.training.trainer import Trainer
 
-_CONFIG_KEYS = {"feature_spec", "items", "training", "fingerprint"}
+_CONFIG_KEYS = {"feature_spec", "items", "model", "training", "fingerprint"}
 
 
 def run_fn(fn_args: Any) -> None:
@@ -25,21 +27,24 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: TFX's ``FnArgs``. Its ``custom_config`` holds ``feature_spec`` (a path or the
             spec's content), ``items`` (the items' Parquet file, needed for content vectors),
-            ``training`` (settings, see ``TrainingSettings``) and ``fingerprint`` (ignored
-            here; it makes a change of code a change of configuration, so that caches notice).
+            ``model`` and ``training`` (see ``ModelSettings`` and ``TrainingSettings``) and
+            ``fingerprint`` (ignored here; it makes a change of code a change of configuration,
+            so that caches notice).
 
     Raises:
         ValueError: A setting that is unknown or does not fit, before any work starts.
     """
     config = dict(fn_args.custom_config or {})
     spec = feature_spec(config)
-    settings = TrainingSettings.from_dict(config.get("training") or {})
+    model_settings = check(ModelSettings, config.get("model") or {}, "section model")
+    settings = check(TrainingSettings, config.get("training") or {}, "section training")
     train_files, eval_files = find_files(fn_args.train_files), find_files(fn_args.eval_files)
     lookup = RowLookup.from_transform(fn_args.transform_graph_path, spec)
     content = content_vectors(spec, config.get("items"), lookup)
     with exit_when_server_lost():
         trainer = Trainer(
             spec,
+            model_settings,
             settings,
             lookup,
             content,

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from laser_features import FeatureSpec, ModelInput
 from laser_features.ids import model_values
 from laser_keras.models.laser_ranker import LaserRanker
+from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.training.row_lookup import RowLookup
-from tfx_pipeline.training.settings import TrainingSettings
 
 CONTENT = "content"
 """Name of the frozen table of content vectors."""
@@ -71,20 +71,21 @@ def content_width(spec: FeatureSpec) -> int:
 
 
 def build_ranker(
-    spec: FeatureSpec, settings: TrainingSettings, implementation: str = "auto"
+    spec: FeatureSpec, settings: ModelSettings, seed: int, implementation: str = "auto"
 ) -> keras.Model:
     """The tower with initial weights that follow from the seed alone; it answers with logits.
 
     Args:
         spec: The feature spec.
-        settings: Sizes, dropout and seed.
+        settings: Sizes and dropout.
+        seed: Initial weights follow from it.
         implementation: Of the encoder; all compute the same. ``"absorb"`` is fastest for few
             candidates and with gradients, ``"auto"`` for many.
 
     Returns:
         A built ``LaserRanker`` that takes what ``tower_inputs`` returns.
     """
-    keras.utils.set_random_seed(settings.seed)
+    keras.utils.set_random_seed(seed)
     ranker = LaserRanker(
         dim=settings.dim,
         segment_size=settings.segment_size,

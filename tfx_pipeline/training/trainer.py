@@ -10,6 +10,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
+from tfx_pipeline.settings.model_settings import ModelSettings
+from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.checkpoint import Checkpoints
 from tfx_pipeline.training.cluster import Cluster
 from tfx_pipeline.training.embedding_tables import shards_of
@@ -18,7 +20,6 @@ from tfx_pipeline.training.loop import TrainingLoop
 from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.running_totals import RunningTotals, Totals
-from tfx_pipeline.training.settings import TrainingSettings
 from tfx_pipeline.training.tower import build_ranker
 from tfx_pipeline.training.training_state import TrainingState
 
@@ -28,7 +29,8 @@ class Trainer:
 
     Args:
         spec: The feature spec; its first label is trained on.
-        settings: Hyperparameters.
+        model_settings: The ranker and its sizes.
+        settings: Batches, epochs and optimisers.
         lookup: What Transform found; empty for a spec that asks for nothing.
         content: Frozen content vectors, if the spec has any.
         directory: For checkpoints; None keeps none. A run in a directory that has checkpoints goes
@@ -41,6 +43,7 @@ class Trainer:
     def __init__(
         self,
         spec: FeatureSpec,
+        model_settings: ModelSettings,
         settings: TrainingSettings,
         lookup: RowLookup,
         content: NDArray | None = None,
@@ -51,10 +54,11 @@ class Trainer:
         report: Callable[[str], None] = print,
     ) -> None:
         self.spec, self.settings, self.lookup = spec, settings, lookup
+        self.model_settings = model_settings
         self._content, self._directory = content, directory
         # Connecting drops what was made on this process's devices before, so it comes first.
         strategy = None if cluster is None else cluster.connect()
-        self.model = build_ranker(spec, settings, implementation="absorb")
+        self.model = build_ranker(spec, model_settings, settings.seed, implementation="absorb")
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             # Tables first: the partitioner counts on whole rounds over the servers.
             self._frozen = as_variable(content)
@@ -118,5 +122,5 @@ class Trainer:
             state = TrainingState(self.spec, self.settings, self.model)
             content = as_variable(self._content)
             Checkpoints(self._directory, state).restore()
-        model = build_ranker(self.spec, self.settings)
+        model = build_ranker(self.spec, self.model_settings, self.settings.seed)
         ServingModel(self.spec, model, self.lookup, state, content).save(directory)

@@ -10,9 +10,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
+from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.dense_weights import DenseWeights
 from tfx_pipeline.training.embedding_tables import EmbeddingTable
-from tfx_pipeline.training.settings import TrainingSettings
 
 
 class TrainingState(tf.Module):

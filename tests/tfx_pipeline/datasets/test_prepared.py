@@ -70,10 +70,17 @@ def test_what_was_written_is_loaded_sorted_and_typed(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
 
 
-def test_a_prepared_folder_is_used_as_it_is(tmp_path):
-    PreparedDataset.write(make_tables(), tmp_path / "done")
-    assert prepare(tmp_path / "done", tmp_path / "out").path == tmp_path / "done"
-    assert not (tmp_path / "out").exists()
+def test_a_prepared_folder_is_copied_to_where_it_is_asked_for(tmp_path):
+    done = PreparedDataset.write(make_tables(), tmp_path / "done")
+    copied = prepare(tmp_path / "done", tmp_path / "out")
+    assert copied.path == tmp_path / "out" and copied.counts == done.counts
+    assert copied.impressions_path.read_bytes() == done.impressions_path.read_bytes()
+    assert prepare(tmp_path / "done", tmp_path / "done").path == tmp_path / "done"
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("years of work")
+    with pytest.raises(DatasetError, match="no prepared dataset; choose another folder"):
+        prepare(tmp_path / "done", mine)
 
 
 def test_an_older_dataset_is_replaced_and_other_folders_are_not(tmp_path):

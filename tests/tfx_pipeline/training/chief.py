@@ -1,6 +1,6 @@
 """The chief: trains on the files it is given, writes all variables, and then evaluates for ever.
 
-Usage: chief.py SPEC_JSON SETTINGS_JSON CHECKPOINTS OUTPUT_NPZ FILE...
+Usage: chief.py SPEC_JSON MODEL_JSON TRAINING_JSON CHECKPOINTS OUTPUT_NPZ FILE...
 """
 
 import json
@@ -9,18 +9,21 @@ import sys
 import numpy as np
 
 from laser_features import FeatureSpec
+from tfx_pipeline.settings.model_settings import ModelSettings
+from tfx_pipeline.settings.section import check
+from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.cluster import Cluster, exit_when_server_lost
 from tfx_pipeline.training.row_lookup import RowLookup
-from tfx_pipeline.training.settings import TrainingSettings
 from tfx_pipeline.training.trainer import Trainer
 
 
 def main() -> None:
-    spec_json, settings_json, checkpoints, output, *files = sys.argv[1:]
+    spec_json, model_json, training_json, checkpoints, output, *files = sys.argv[1:]
     with exit_when_server_lost():
         trainer = Trainer(
             FeatureSpec.from_dict(json.loads(spec_json)),
-            TrainingSettings.from_dict(json.loads(settings_json)),
+            check(ModelSettings, json.loads(model_json), "model"),
+            check(TrainingSettings, json.loads(training_json), "training"),
             RowLookup(),
             directory=checkpoints,
             cluster=Cluster.from_environment(),

@@ -11,7 +11,8 @@ import pytest
 import tensorflow as tf
 
 from laser_features import FeatureSpec
-from tfx_pipeline.training.settings import TrainingSettings
+from tfx_pipeline.settings.model_settings import ModelSettings
+from tfx_pipeline.settings.training_settings import TrainingSettings
 
 SPEC: dict[str, Any] = {
     "name": "small",
@@ -53,9 +54,8 @@ def plain_spec() -> FeatureSpec:
 
 
 @pytest.fixture(scope="session")
-def settings() -> TrainingSettings:
-    return TrainingSettings(
-        batch_size=16,
+def model_settings() -> ModelSettings:
+    return ModelSettings(
         dim=16,
         segment_size=5,
         num_recent_segments=2,
@@ -63,6 +63,13 @@ def settings() -> TrainingSettings:
         mixer_dim=32,
         mixer_blocks=1,
         dropout=0.1,
+    )
+
+
+@pytest.fixture(scope="session")
+def settings() -> TrainingSettings:
+    return TrainingSettings(
+        batch_size=16,
         weight_decay=0.01,
         final_rate=0.5,
         seed=3,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfx_pipeline.settings.section import plain
 from tfx_pipeline.training.cluster import EXIT_SERVER_LOST, Cluster
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.trainer import Trainer
@@ -60,7 +61,7 @@ def cluster():
 
 
 def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
-    cluster, plain_spec, settings, write_files, tmp_path
+    cluster, plain_spec, model_settings, settings, write_files, tmp_path
 ):
     files = write_files(tmp_path, plain_spec, files=3, requests=40)
     addresses, servers = cluster
@@ -68,7 +69,8 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
     arguments = [
         str(SCRIPT),
         json.dumps(plain_spec.to_dict()),
-        json.dumps(settings.to_dict()),
+        json.dumps(plain(model_settings)),
+        json.dumps(plain(settings)),
         str(tmp_path / "checkpoints"),
         str(output),
         *files,
@@ -76,7 +78,7 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     chief = start(arguments, ("chief", 0), addresses, **pipes)
     try:
-        alone = Trainer(plain_spec, settings, RowLookup())
+        alone = Trainer(plain_spec, model_settings, settings, RowLookup())
         alone.train(files)
         assert any(line == "written\n" for line in chief.stdout), chief.stderr.read()
         many, one = np.load(output), alone.numpy_state()

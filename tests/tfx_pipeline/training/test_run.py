@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 
+from tfx_pipeline.settings.section import plain
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.parsing import parse_examples
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -58,11 +59,11 @@ def records(files):
 
 
 @pytest.fixture(scope="module")
-def trained(spec, settings, lookup, content, files, tmp_path_factory):
+def trained(spec, model_settings, settings, lookup, content, files, tmp_path_factory):
     """A run of two epochs with checkpoints, and the folder of these."""
     folder = str(tmp_path_factory.mktemp("run"))
     two_epochs = replace(settings, epochs=2, checkpoint_files=2)
-    trainer = Trainer(spec, two_epochs, lookup, content, directory=folder)
+    trainer = Trainer(spec, model_settings, two_epochs, lookup, content, directory=folder)
     trainer.train(files)
     return trainer
 
@@ -73,10 +74,11 @@ def assert_same_state(one, other):
         assert one[name].tobytes() == other[name].tobytes(), name
 
 
-def test_training_learns(spec, settings, lookup, content, files):
-    long = replace(settings, epochs=12, dense_learning_rate=0.005, dropout=0.0, weight_decay=0.0)
+def test_training_learns(spec, model_settings, settings, lookup, content, files):
+    long = replace(settings, epochs=12, dense_learning_rate=0.005, weight_decay=0.0)
+    model_settings = replace(model_settings, dropout=0.0)
     lines = []
-    trainer = Trainer(spec, long, lookup, content, report=lines.append)
+    trainer = Trainer(spec, model_settings, long, lookup, content, report=lines.append)
     before = trainer.evaluate(files)
     assert before.impressions == sum(
         len(tf.train.Example.FromString(record).features.feature["label_click"].int64_list.value)
@@ -90,9 +92,11 @@ def test_training_learns(spec, settings, lookup, content, files):
     assert sum(line.startswith("train: ") for line in lines) == 12
 
 
-def test_diverged_training_is_an_error(spec, settings, lookup, content, files, tmp_path):
+def test_diverged_training_is_an_error(
+    spec, model_settings, settings, lookup, content, files, tmp_path
+):
     wild = replace(settings, dense_learning_rate=1e30, table_learning_rate=1e30)
-    trainer = Trainer(spec, wild, lookup, content, directory=str(tmp_path))
+    trainer = Trainer(spec, model_settings, wild, lookup, content, directory=str(tmp_path))
     with pytest.raises(ValueError, match="diverged"):
         trainer.train(files)
     assert not list(tmp_path.iterdir())
@@ -101,13 +105,15 @@ def test_diverged_training_is_an_error(spec, settings, lookup, content, files, t
 def test_equal_runs_give_equal_bits_and_another_seed_does_not(
     trained, spec, lookup, content, files
 ):
-    again = Trainer(spec, trained.settings, lookup, content)
+    again = Trainer(spec, trained.model_settings, trained.settings, lookup, content)
     again.train(files)
     assert_same_state(trained, again)
-    other = Trainer(spec, replace(trained.settings, seed=4), lookup, content)
+    other = Trainer(
+        spec, trained.model_settings, replace(trained.settings, seed=4), lookup, content
+    )
     assert not np.allclose(
         other.state.dense.read(),
-        Trainer(spec, trained.settings, lookup, content).state.dense.read(),
+        Trainer(spec, trained.model_settings, trained.settings, lookup, content).state.dense.read(),
     )
 
 
@@ -124,20 +130,28 @@ def test_resumed_run_equals_an_uninterrupted_one(
         if position == Position(1, 2):
             raise Killed
 
-    first = Trainer(spec, trained.settings, lookup, content, directory=str(tmp_path))
+    first = Trainer(
+        spec, trained.model_settings, trained.settings, lookup, content, directory=str(tmp_path)
+    )
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Checkpoints, "save", save_then_die)
         first.train(files)
-    resumed = Trainer(spec, trained.settings, lookup, content, directory=str(tmp_path))
+    resumed = Trainer(
+        spec, trained.model_settings, trained.settings, lookup, content, directory=str(tmp_path)
+    )
     resumed.train(files)
     assert_same_state(trained, resumed)
-    nothing_left = Trainer(spec, trained.settings, lookup, content, directory=str(tmp_path))
+    nothing_left = Trainer(
+        spec, trained.model_settings, trained.settings, lookup, content, directory=str(tmp_path)
+    )
     nothing_left.train(files)
     assert_same_state(trained, nothing_left)
 
 
-def test_rows_outside_the_batch_keep_their_bits(spec, settings, lookup, content, records):
-    trainer = Trainer(spec, settings, lookup, content)
+def test_rows_outside_the_batch_keep_their_bits(
+    spec, model_settings, settings, lookup, content, records
+):
+    trainer = Trainer(spec, model_settings, settings, lookup, content)
     batch = parse_examples(tf.constant(records[:2]), spec, "click")
     rows = lookup.table_rows(spec, batch)
     before = trainer.numpy_state()
@@ -198,8 +212,8 @@ def test_export_answers_what_the_trainer_predicts_without_our_code(
         np.testing.assert_allclose(alone, together[:, number], atol=1e-6)
 
 
-def test_checkpoint_of_another_model_is_refused(trained, spec, settings):
-    other = Trainer(spec, replace(settings, dim=32), trained.lookup)
+def test_checkpoint_of_another_model_is_refused(trained, spec, model_settings, settings):
+    other = Trainer(spec, replace(model_settings, dim=32), settings, trained.lookup)
     with pytest.raises(ValueError, match="of another model"):
         Checkpoints(trained._directory, other.state).restore()
 
@@ -230,7 +244,7 @@ def test_tower_widths(spec):
 
 
 def test_run_fn_trains_evaluates_and_exports(
-    plain_spec, settings, write_files, tmp_path, monkeypatch, capsys
+    plain_spec, model_settings, settings, write_files, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.delenv("TF_CONFIG", raising=False)
     write_files(tmp_path, plain_spec, files=2, requests=20)
@@ -242,7 +256,8 @@ def test_run_fn_trains_evaluates_and_exports(
         model_run_dir=str(tmp_path / "run"),
         custom_config={
             "feature_spec": json.loads(json.dumps(plain_spec.to_dict())),
-            "training": settings.to_dict(),
+            "model": plain(model_settings),
+            "training": plain(settings),
             "fingerprint": "abc",
         },
     )
@@ -251,8 +266,8 @@ def test_run_fn_trains_evaluates_and_exports(
     assert (tmp_path / "Format-Serving" / "saved_model.pb").is_file()
     assert list((tmp_path / "run" / "logs").glob("events*"))
     for wrong, message in (
-        ({"training": {"epoch": 3}}, "unknown training setting 'epoch'"),
-        ({"training": {"dropout": 1}}, "dropout"),
+        ({"training": {"epoch": 3}}, "unknown entry 'epoch'.* did you mean 'epochs'"),
+        ({"model": {"dropout": 1}}, "dropout"),
         ({"feature_spec": None}, "feature_spec"),
         ({"trainin": {}}, "'trainin'"),
     ):

@@ -1,4 +1,4 @@
-"""The histogram AUC against the definition, and the checks of settings."""
+"""The histogram AUC against the definition."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from tfx_pipeline.training.running_totals import (
     auc_of_histogram,
     probability_histogram,
 )
-from tfx_pipeline.training.settings import TrainingSettings
 
 
 def test_histogram_auc_is_the_share_of_pairs_in_order():
@@ -48,31 +47,3 @@ def test_totals_add_up_and_subtract():
     assert (totals.read() - before).loss == pytest.approx(0.25)
     totals.reset()
     assert totals.read().impressions == 0 and np.isnan(totals.read().auc)
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "message"),
-    [
-        ("batch_size", 0, "1 or more"),
-        ("batch_size", 2.5, "an integer"),
-        ("batch_size", "64", "an integer"),
-        ("dense_learning_rate", 0, "above 0"),
-        ("weight_decay", -1, "0 or more"),
-        ("dropout", 1.0, "below 1"),
-        ("seed", -1, "within 0"),
-        ("num_tokens", 6, "multiple of num_tokens"),
-        ("num_recent_segments", 14, "encoder's tokens"),
-        ("learning_rate", 1, "unknown training setting"),
-        ("epochs", True, "an integer"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(name, value, message):
-    with pytest.raises(ValueError, match=message) as raised:
-        TrainingSettings.from_dict({name: value})
-    assert repr(value) in str(raised.value) or name in str(raised.value)
-
-
-def test_settings_take_whole_numbers_as_doubles():
-    assert TrainingSettings.from_dict({"epochs": 3.0, "dropout": 0}) == TrainingSettings(
-        epochs=3, dropout=0.0
-    )

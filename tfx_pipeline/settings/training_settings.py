@@ -1,0 +1,64 @@
+"""Section ``training``: the run over the data, and its optimisers."""
+
+from __future__ import annotations
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from tfx_pipeline.settings.section import CONFIG, Integer, Real
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class TrainingSettings:
+    """Batches, epochs, optimisers and checkpoints.
+
+    The paper gives Adagrad for the tables and Adam(0.9, 0.9999) for the rest; it gives no learning
+    rates, regularisation or number of epochs.
+
+    Raises:
+        ValueError: A setting is unknown or does not fit.
+
+    Example:
+        >>> TrainingSettings(epochs=2).batch_size
+        128
+    """
+
+    batch_size: Integer = Field(default=128, ge=1, description="requests per step")
+    epochs: Integer = Field(default=1, ge=1, description="passes over the training files")
+    dense_learning_rate: Real = Field(
+        default=2e-3, gt=0, description="Adam's, for the dense weights"
+    )
+    table_learning_rate: Real = Field(default=0.05, gt=0, description="Adagrad's, for the tables")
+    table_initial_accumulator: Real = Field(
+        default=1e-3, gt=0, description="Adagrad's first sum of squared gradients"
+    )
+    table_init_scale: Real = Field(
+        default=0.05, ge=0, description="initial embeddings are uniform within plus and minus this"
+    )
+    final_rate: Real = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="both learning rates fall linearly, file by file, to this fraction; 1 keeps "
+        "them",
+    )
+    weight_decay: Real = Field(
+        default=0.0,
+        ge=0,
+        description="decoupled decay of the dense weights per unit of learning rate",
+    )
+    seed: Integer = Field(
+        default=17,
+        ge=0,
+        lt=2**31,
+        description="of initial values, the order of the data and dropout",
+    )
+    shuffle_buffer: Integer = Field(
+        default=8192, ge=1, description="requests among which a file's order is shuffled"
+    )
+    checkpoint_files: Integer = Field(
+        default=64,
+        ge=1,
+        description="training files between two checkpoints within an epoch; the end of an epoch "
+        "always has one",
+    )
