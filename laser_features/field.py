@@ -17,6 +17,8 @@ TYPES: dict[str, pa.DataType] = {
     "string": pa.string(),
 }
 
+POOLS = ("mean", "sum", "max")
+
 
 @dataclass(frozen=True)
 class Field:
@@ -33,6 +35,8 @@ class Field:
         derive: Function of the request's time that gives the value; such a field has no column.
         utc_offset_hours: Offset of the derived value's clock.
         of: The item field that ``age_minutes`` starts from, int64 milliseconds UTC.
+        values: Most values that the field holds at once, such as an item's tags; None for one.
+        pool: How the embeddings of several values become one: ``mean``, ``sum`` or ``max``.
 
     Example:
         >>> field = Field("tag", section="item", type="int64", table="tag")
@@ -50,11 +54,15 @@ class Field:
     derive: str | None = None
     utc_offset_hours: float = 0.0
     of: str | None = None
+    values: int | None = None
+    pool: str = "mean"
 
     @property
     def arrow_type(self) -> pa.DataType:
-        """Arrow type of the column; a content vector is a fixed-size list."""
+        """Arrow type of the column; content vectors and several values are fixed-size lists."""
         scalar = TYPES[self.type]
+        if self.values is not None:
+            return pa.list_(scalar, self.values)
         return scalar if self.shape is None else pa.list_(scalar, self.shape[0])
 
     @property
@@ -93,4 +101,6 @@ class Field:
             entry["quantiles"] = self.quantiles
         if self.shape is not None:
             entry["shape"] = list(self.shape)
+        if self.values is not None:
+            entry["values"], entry["pool"] = self.values, self.pool
         return entry

@@ -15,7 +15,8 @@ class ModelInput:
         name: Key in ``build_model_inputs``'s answer, in Examples and in the serving signature.
         dtype: ``int32`` (rows, ages, lengths), ``int64`` (raw ids of a vocabulary table) or
             ``float32`` (raw values of a quantiles field).
-        kind: Decides the shape: ``history`` [B, L], ``candidate`` [B, N] or ``request`` [B].
+        kind: Decides the shape: ``history`` [B, L], ``candidate`` [B, N] or ``request`` [B]; a
+            field that holds several ``values`` has one more axis of that length.
         field: The spec's field, or None for ``history_age_seconds`` and ``history_length``.
         table: Name of the embedding table, or None for these two.
         transform: ``vocabulary`` or ``quantiles`` where Transform maps the raw value to a row.
@@ -27,6 +28,11 @@ class ModelInput:
     field: Field | None = None
     table: str | None = None
     transform: str | None = None
+
+    @property
+    def values(self) -> int | None:
+        """Values that the field holds at once, V; None for one."""
+        return None if self.field is None else self.field.values
 
     @property
     def padding(self) -> int | float:

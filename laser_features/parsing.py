@@ -9,11 +9,12 @@ from itertools import pairwise
 from typing import Any, NoReturn
 
 from laser_features.errors import FeatureSpecError
-from laser_features.field import TYPES, Field
+from laser_features.field import POOLS, TYPES, Field
+from laser_features.interactions import Interactions
 from laser_features.table import ID_KINDS, Table
 
 FIELD_SECTIONS = ("event", "item", "user", "context", "candidate", "label")
-SECTIONS = ("name", "history", "tables", *FIELD_SECTIONS)
+SECTIONS = ("name", "history", "tables", *FIELD_SECTIONS, "interactions")
 REQUIRED_SECTIONS = ("name", "history", "tables", "event", "label")
 # Derived fields: of the request's clock, and of a candidate's item.
 CLOCK_ROWS = {"hour_of_day": 24, "day_of_week": 7}
@@ -24,7 +25,7 @@ RESERVED = {"user_id", "timestamp", "request_id", "item_id", "age_seconds", "len
 SHARED_NAMES = (("event", "item"), ("item", "candidate"), ("user", "context", "candidate", "label"))
 _CLOCK_KEYS = {"derive", "utc_offset_hours", "table"}
 _AGE_KEYS = {"derive", "of", "table", "boundaries", "quantiles"}
-_FIELD_KEYS = {"type", "shape"} | _CLOCK_KEYS | _AGE_KEYS
+_FIELD_KEYS = {"type", "shape", "values", "pool"} | _CLOCK_KEYS | _AGE_KEYS
 _MAX_ROWS = 2**31 - 1
 
 
@@ -36,6 +37,7 @@ class ParsedSpec:
     max_history: int
     tables: dict[str, Table]
     sections: dict[str, dict[str, Field]]
+    interactions: Interactions
 
 
 def parse_spec(content: object, source: str) -> ParsedSpec:
@@ -74,7 +76,8 @@ class _Parser:
         self.check_item_id(sections)
         self.check_ages(sections)
         self.check_tables_used(tables, sections)
-        return ParsedSpec(name, max_history, tables, sections)
+        interactions = self.interactions(top.get("interactions"), sections)
+        return ParsedSpec(name, max_history, tables, sections, interactions)
 
     def table(self, name: str, entry: object) -> Table:
         where = f"tables.{name}"
@@ -114,6 +117,7 @@ class _Parser:
             derive=derive,
             utc_offset_hours=values.get("utc_offset_hours", 0.0),
             of=values.get("of"),
+            **self.values(values, where, section),
         )
         if kind == "string" and section != "item":
             self.fail(f"{where}.type", "is string", "only item fields may be: give an integer id")
@@ -231,6 +235,70 @@ class _Parser:
                 self.fail(
                     f"tables.{name}", "is used by no field", "remove it or name it in a field"
                 )
+
+    def values(self, given: Mapping[str, Any], where: str, section: str) -> dict[str, Any]:
+        """The arguments of a field that holds several values."""
+        if given.get("values") is None:
+            if given.get("pool") is not None:
+                self.fail(f"{where}.pool", "is given", "only fields with 'values' are pooled")
+            return {}
+        if section != "item":
+            found = f"is on a field of section {section!r}"
+            self.fail(f"{where}.values", found, "only item fields hold several values")
+        if given.get("table") is None or given.get("shape") is not None:
+            self.fail(f"{where}.values", "is given", "such a field needs a table and no shape")
+        if given.get("boundaries") is not None or given.get("quantiles") is not None:
+            self.fail(f"{where}.values", "is given", "only ids may be several, not quantities")
+        if not str(given.get("type")).startswith("int"):
+            found = f"is on a {given.get('type')} field"
+            self.fail(f"{where}.values", found, "several values are integer ids")
+        pool = "mean" if given.get("pool") is None else given["pool"]
+        return {
+            "values": self.positive(given["values"], f"{where}.values", 1),
+            "pool": self.one_of(pool, POOLS, f"{where}.pool"),
+        }
+
+    def interactions(self, content: object, sections: dict[str, dict[str, Field]]) -> Interactions:
+        if content is None:
+            return Interactions()
+        given = self.mapping(content, "interactions")
+        self.known_keys(given, {"similarity", "category", "cross"}, "interactions")
+        vectors = [name for name, field in sections["item"].items() if field.shape is not None]
+        ids = [
+            name
+            for name, field in sections["item"].items()
+            if field.table is not None and field.values is None
+        ]
+        events = [
+            name
+            for name, field in sections["event"].items()
+            if field.table is not None and name != "item_id"
+        ]
+        category = given.get("category")
+        if category is not None:
+            self.named(category, ids, "interactions.category", "item field with a table")
+        return Interactions(
+            self.names(given, "similarity", vectors, "content vector (an item field with a shape)"),
+            category,
+            self.names(given, "cross", events, "event field with a table"),
+        )
+
+    def names(
+        self, given: Mapping[str, Any], key: str, known: list[str], kind: str
+    ) -> tuple[str, ...]:
+        names, where = given.get(key) or [], f"interactions.{key}"
+        if not isinstance(names, (list, tuple)):
+            self.fail(where, f"is {names!r}", "give a list of names")
+        for name in names:
+            self.named(name, known, where, kind)
+        if len(set(names)) < len(names):
+            self.fail(where, f"is {list(names)}", "name each field once")
+        return tuple(names)
+
+    def named(self, name: object, known: list[str], where: str, kind: str) -> None:
+        if name not in known:
+            has = f"the spec has {known}" if known else "the spec has none"
+            self.fail(where, f"names {name!r}, which is no {kind}", has)
 
     def shape(self, shape: object, where: str, section: str, kind: str) -> tuple[int, ...] | None:
         if shape is None:

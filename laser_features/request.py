@@ -118,8 +118,9 @@ def build_model_inputs(
         items: Side information; read once per call, each distinct item once.
 
     Returns:
-        One array per ``spec.model_inputs()``, in that order: [B, L], [B, N] or [B], with the
-        dtype and the padding that its ``ModelInput`` states.
+        One array per ``spec.model_inputs()``, in that order: [B, L], [B, N] or [B] (and one more
+        axis [V] for a field that holds several values), with the dtype and the padding that its
+        ``ModelInput`` states.
 
     Raises:
         RequestError: A field of the requests that the spec does not know, or wrong shapes.
@@ -202,12 +203,14 @@ class _SideInformation:
         self.found = np.asarray(self.rows.found, bool)
 
     def gather(self, model_input: ModelInput, source: Field) -> NDArray:
-        """The field's values [B, L] or [B, N], padding included."""
+        """The field's values [B, L] or [B, N], padding included; [..., V] for several values."""
         if source.name not in self.values:
             raw = np.asarray(self.rows[source.name])
-            known = _masked(self.spec, model_input, source, raw, self.found)
-            self.values[source.name] = np.append(known, known.dtype.type(model_input.padding))
-        return self.values[source.name].take(self.codes[model_input.kind])
+            found = self.found if raw.ndim == 1 else self.found[:, None]
+            known = _masked(self.spec, model_input, source, raw, found)
+            padding = np.full((1, *known.shape[1:]), model_input.padding, known.dtype)
+            self.values[source.name] = np.concatenate([known, padding])
+        return self.values[source.name].take(self.codes[model_input.kind], axis=0)
 
     def candidate_starts(self, name: str) -> NDArray:
         """Raw times [B, N] of the candidates' items, 0 where not known."""

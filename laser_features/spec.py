@@ -15,6 +15,7 @@ import yaml
 
 from laser_features.errors import FeatureSpecError
 from laser_features.field import Field
+from laser_features.interactions import Interactions
 from laser_features.model_input import ModelInput
 from laser_features.parsing import parse_spec
 from laser_features.table import Table
@@ -38,6 +39,7 @@ class FeatureSpec:
         candidate_fields: Of one candidate beyond its item, as sent with a request.
         derived_candidate_fields: Likewise, but computed from the item and the request's time.
         labels: The first one is trained on.
+        interactions: What the model computes of a candidate and an event together.
 
     Example:
         >>> spec = FeatureSpec.from_dict({
@@ -59,6 +61,7 @@ class FeatureSpec:
     candidate_fields: dict[str, Field]
     derived_candidate_fields: dict[str, Field]
     labels: dict[str, Field]
+    interactions: Interactions
 
     @classmethod
     def load(cls, path: str | Path) -> FeatureSpec:
@@ -99,6 +102,7 @@ class FeatureSpec:
             candidate_fields={name: field for name, field in candidate if not field.derive},
             derived_candidate_fields={name: field for name, field in candidate if field.derive},
             labels=sections["label"],
+            interactions=parsed.interactions,
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -119,6 +123,8 @@ class FeatureSpec:
         for section, entries in sections.items():
             if entries:
                 content[section] = {name: entry.to_dict() for name, entry in entries.items()}
+        if declared := self.interactions.to_dict():
+            content["interactions"] = declared
         return content
 
     def save(self, path: str | Path) -> None:

@@ -8,7 +8,7 @@ from tfx_pipeline.plan import check_splits
 
 
 def check_run(config: PipelineConfig) -> None:
-    """Raise unless dataset and store are there and fit the settings; takes no time to speak of.
+    """Raise unless dataset and store are there and fit the settings; takes a few seconds.
 
     Raises:
         PipelineError: One line with what is wrong and what to do.
@@ -23,3 +23,7 @@ def check_run(config: PipelineConfig) -> None:
                 f"spec {spec.name!r}; it has {sorted(spec.context_fields)}"
             )
     check_splits(config)
+    # Imported here: TensorFlow takes seconds, and whatever is wrong above is said at once.
+    from tfx_pipeline.training.tower import check_model
+
+    check_model(spec, config.model)

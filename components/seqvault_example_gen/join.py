@@ -109,9 +109,9 @@ def serialize_examples(
         example = tf.train.Example()
         feature = example.features.feature
         for name, is_float, values, sizes in columns:
-            taken = values[row, : sizes[row]] if values.ndim == 2 else values[row : row + 1]
+            taken = values[row : row + 1] if values.ndim == 1 else values[row, : sizes[row]]
             target = feature[name].float_list if is_float else feature[name].int64_list
-            target.value.extend(taken.tolist())
+            target.value.extend(taken.ravel().tolist())  # several values: event after event
         feature["request_user_id"].int64_list.value.append(int(batch.user_id[row]))
         feature["request_time_ms"].int64_list.value.append(int(batch.time_ms[row]))
         feature["candidate_count"].int64_list.value.append(int(counts[row]))

@@ -42,6 +42,7 @@ class SequenceTokenizer(SequenceLayer):
             is computed. Defaults to none.
         recency: ``"add"`` the recency embedding to the token, ``"concat"`` it to the features, or
             ``"none"``. Defaults to ``"add"``.
+        recency_options: Further arguments of ``RecencyEmbedding``. Defaults to none.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -78,6 +79,7 @@ class SequenceTokenizer(SequenceLayer):
         tables: Mapping[str, Sequence[int]] | None = None,
         similarity: Sequence[str] = (),
         recency: str = "add",
+        recency_options: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -97,8 +99,11 @@ class SequenceTokenizer(SequenceLayer):
                     f"Received the id feature {name!r}"
                 )
         self.recency = check_choice(self.name, "recency", recency, ("add", "concat", "none"))
+        self.recency_options = dict(recency_options or {})
         self._recency_embedding = (
-            RecencyEmbedding(dim, dtype=self.dtype_policy, name="recency_embedding")
+            RecencyEmbedding(
+                dim, dtype=self.dtype_policy, name="recency_embedding", **self.recency_options
+            )
             if recency != "none"
             else None
         )
@@ -255,6 +260,7 @@ class SequenceTokenizer(SequenceLayer):
             "tables": {name: list(sizes) for name, sizes in self.tables.items()},
             "similarity": list(self.similarity),
             "recency": self.recency,
+            "recency_options": self.recency_options,
         }
 
 

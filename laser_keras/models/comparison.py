@@ -1,6 +1,8 @@
 """The systems that LASER is compared with, by name."""
 
-from collections.abc import Callable
+import difflib
+import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import keras
@@ -16,28 +18,79 @@ from laser_keras.encoders.transformer_encoder import TransformerEncoder
 from laser_keras.encoders.twin_encoder import TWINEncoder
 from laser_keras.models.sequence_ranker import SequenceRanker
 
-_ENCODERS: dict[str, Callable[..., keras.layers.Layer]] = {
-    "base": lambda **options: TransformerEncoder(**{"recent_events": 100, **options}),
-    "din": DINEncoder,
-    "din_activation_unit": lambda **options: DINEncoder("activation_unit", **options),
-    "hstu": HSTUEncoder,
-    "laser": LaserEncoder,
-    "longer": LONGEREncoder,
-    "mean": PoolingEncoder,
-    "recent_mean": lambda **options: PoolingEncoder(**{"recent_events": 50, **options}),
-    "sim_hard": lambda **options: SIMEncoder("hard", **options),
-    "sim_soft": SIMEncoder,
-    "stca": STCAEncoder,
-    "transformer": TransformerEncoder,
-    "twin": TWINEncoder,
+# The encoder of each system and the arguments that make it that system.
+_ENCODERS: dict[str, tuple[type[keras.layers.Layer], dict[str, Any]]] = {
+    "base": (TransformerEncoder, {"recent_events": 100}),
+    "din": (DINEncoder, {}),
+    "din_activation_unit": (DINEncoder, {"unit": "activation_unit"}),
+    "hstu": (HSTUEncoder, {}),
+    "laser": (LaserEncoder, {}),
+    "longer": (LONGEREncoder, {}),
+    "mean": (PoolingEncoder, {}),
+    "recent_mean": (PoolingEncoder, {"recent_events": 50}),
+    "sim_hard": (SIMEncoder, {"search": "hard"}),
+    "sim_soft": (SIMEncoder, {"search": "soft"}),
+    "stca": (STCAEncoder, {}),
+    "transformer": (TransformerEncoder, {}),
+    "twin": (TWINEncoder, {}),
 }
+# What names the system itself, and so is no option of it.
+_FIXED = ("unit", "search")
 
 SYSTEMS = tuple(sorted(_ENCODERS))
-"""Names that ``comparison_ranker`` knows."""
+"""Names that ``comparison_ranker`` and ``comparison_encoder`` know."""
+
+
+def encoder_options(system: str) -> dict[str, Any]:
+    """The options of a system's encoder with their defaults.
+
+    Raises:
+        ValueError: for an unknown system.
+
+    >>> encoder_options("base")["recent_events"]
+    100
+    """
+    if system not in _ENCODERS:
+        near = difflib.get_close_matches(str(system), SYSTEMS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"`system` must be one of {list(SYSTEMS)}. Received: {system!r}{hint}")
+    encoder, preset = _ENCODERS[system]
+    parameters = inspect.signature(encoder.__init__).parameters.values()
+    defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
+    return {name: value for name, value in {**defaults, **preset}.items() if name not in _FIXED}
+
+
+def comparison_encoder(
+    system: str, options: Mapping[str, Any] | None = None, **kwargs: Any
+) -> keras.layers.Layer:
+    """The encoder of a system.
+
+    Args:
+        system: One of ``SYSTEMS``.
+        options: Arguments of that system's encoder, see ``encoder_options``.
+        **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Raises:
+        ValueError: for an unknown system, an option it does not have, or one that does not fit.
+
+    >>> comparison_encoder("twin", {"top_k": 20}).top_k
+    20
+    """
+    known = encoder_options(system)
+    for name in options or {}:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise ValueError(
+                f"`options` of system {system!r} must be of {sorted(known)}. "
+                f"Received: {name!r}{hint}"
+            )
+    encoder, preset = _ENCODERS[system]
+    return encoder(**{**preset, **(options or {}), **kwargs})
 
 
 def comparison_ranker(
-    system: str, encoder_options: dict[str, Any] | None = None, **kwargs: Any
+    system: str, encoder_options: Mapping[str, Any] | None = None, **kwargs: Any
 ) -> SequenceRanker:
     """A ranker that differs from the others in its sequence encoder alone.
 
@@ -47,12 +100,10 @@ def comparison_ranker(
         **kwargs: Arguments of ``SequenceRanker``.
 
     Raises:
-        ValueError: for an unknown system.
+        ValueError: for an unknown system or option.
 
     >>> comparison_ranker("hstu", {"dialect": "dlrm_v3"}, dim=64).encoder.dialect
     'dlrm_v3'
     """
-    if system not in _ENCODERS:
-        raise ValueError(f"`system` must be one of {list(SYSTEMS)}. Received: {system!r}")
-    options = {"dtype": kwargs.get("dtype"), "name": "encoder", **(encoder_options or {})}
-    return SequenceRanker(_ENCODERS[system](**options), **kwargs)
+    encoder = comparison_encoder(system, encoder_options, dtype=kwargs.get("dtype"), name="encoder")
+    return SequenceRanker(encoder, **kwargs)

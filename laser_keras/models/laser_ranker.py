@@ -32,7 +32,8 @@ class LaserRanker(SequenceRanker):
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``. Defaults to ``"auto"``.
         dropout: Float in [0, 1). Defaults to 0.
         **kwargs: ``recency``, ``num_tokens``, ``mixer_dim``, ``mixer_blocks``,
-            ``mixer_expansion``, ``mixer``, ``activation``, ``embedding`` of ``SequenceRanker`` and
+            ``mixer_expansion``, ``mixer``, ``activation``, ``recency_options``, ``mixer_options``,
+            ``embedding`` of ``SequenceRanker`` and
             the arguments of ``keras.Model``.
 
     Call arguments:

@@ -53,6 +53,9 @@ class SequenceRanker(keras.Model):
             Defaults to 0.
         activation: Of the output: ``"sigmoid"`` for probabilities, ``"linear"`` for logits.
             Defaults to ``"sigmoid"``.
+        recency_options: Further arguments of ``RecencyEmbedding``. Defaults to none.
+        mixer_options: Further arguments of ``RankMixer`` or ``FeatureMLP``, for instance
+            ``{"num_experts": 4}``. Defaults to none.
         embedding: Optional layer that turns the raw inputs (any mapping of tensors) into the
             inputs below; it is part of the model. Defaults to None.
         **kwargs: Arguments of ``keras.Model``.
@@ -108,6 +111,8 @@ class SequenceRanker(keras.Model):
         mixer: str = "rankmixer",
         dropout: float = 0.0,
         activation: Any = "sigmoid",
+        recency_options: Mapping[str, Any] | None = None,
+        mixer_options: Mapping[str, Any] | None = None,
         embedding: keras.layers.Layer | None = None,
         **kwargs: Any,
     ) -> None:
@@ -121,10 +126,16 @@ class SequenceRanker(keras.Model):
         self.mixer_expansion = mixer_expansion
         self.dropout = check_rate(self.name, "dropout", dropout)
         self.activation = keras.activations.get(activation)
+        self.recency_options = dict(recency_options or {})
+        self.mixer_options = dict(mixer_options or {})
         self.embedding = embedding
         self.mixer_kind = check_choice(self.name, "mixer", mixer, ("rankmixer", "mlp"))
         self.tokenizer = SequenceTokenizer(
-            dim, recency=recency, dtype=self.dtype_policy, name="tokenizer"
+            dim,
+            recency=recency,
+            recency_options=self.recency_options,
+            dtype=self.dtype_policy,
+            name="tokenizer",
         )
         self.mixer = self._rank_mixer() if mixer == "rankmixer" else self._mlp()
         self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
@@ -146,6 +157,7 @@ class SequenceRanker(keras.Model):
             dropout=self.dropout,
             dtype=self.dtype_policy,
             name="mixer",
+            **self.mixer_options,
         )
 
     def _mlp(self) -> keras.layers.Layer:
@@ -155,6 +167,7 @@ class SequenceRanker(keras.Model):
             dropout=self.dropout,
             dtype=self.dtype_policy,
             name="mixer",
+            **self.mixer_options,
         )
 
     def build(self, input_shape: Mapping[str, Shape]) -> None:
@@ -254,6 +267,18 @@ class SequenceRanker(keras.Model):
         mask, age = inputs["history_mask"], inputs.get("history_age")
         return inputs, self.tokenizer(inputs["history"], inputs["target"], age=age, mask=mask)
 
+    def auxiliary_logits(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
+        """Click logits [B, N] that the encoder wants trained on the labels as well.
+
+        Empty for an encoder without such; a training loop of your own adds their cross entropy to
+        the loss, as ``fit`` does.
+        """
+        if not getattr(self.encoder, "has_auxiliary_loss", False):
+            return []
+        inputs, tokens = self._tokens(inputs)
+        mask = inputs["history_mask"]
+        return list(self.encoder.auxiliary_logits(tokens["target"], tokens["history"], mask))
+
     def compute_loss(
         self,
         x: Any = None,
@@ -266,12 +291,8 @@ class SequenceRanker(keras.Model):
         loss = super().compute_loss(x, y, y_pred, sample_weight, training)
         if not training or x is None or y is None:
             return loss
-        if not getattr(self.encoder, "has_auxiliary_loss", False):
-            return loss
-        inputs, tokens = self._tokens(x)
-        mask = inputs["history_mask"]
         entropy = keras.losses.BinaryCrossentropy(from_logits=True)
-        for logits in self.encoder.auxiliary_logits(tokens["target"], tokens["history"], mask):
+        for logits in self.auxiliary_logits(x):
             # The last axis is averaged before weights apply: one label each.
             labels, logits = ops.expand_dims(y, -1), ops.expand_dims(logits, -1)
             loss = loss + entropy(labels, logits, sample_weight=sample_weight)
@@ -337,6 +358,8 @@ class SequenceRanker(keras.Model):
             "mixer": self.mixer_kind,
             "dropout": self.dropout,
             "activation": keras.activations.serialize(self.activation),
+            "recency_options": self.recency_options,
+            "mixer_options": self.mixer_options,
             "embedding": (
                 None
                 if self.embedding is None

@@ -61,7 +61,9 @@ def to_table(items: Any) -> pa.Table:
         )
     for field in table.schema:
         kind = field.type
-        vector = pa.types.is_fixed_size_list(kind) and pa.types.is_floating(kind.value_type)
+        vector = pa.types.is_fixed_size_list(kind) and (
+            pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)
+        )
         if not (
             pa.types.is_integer(kind)
             or pa.types.is_floating(kind)
@@ -71,7 +73,7 @@ def to_table(items: Any) -> pa.Table:
         ):
             raise WrongTypeError(
                 f"item column {field.name!r} has type {kind}; expected an integer, a float, a "
-                "string or a fixed-size list of floats."
+                "string or a fixed-size list of numbers."
             )
         if table.column(field.name).null_count:
             raise InvalidRequestError(

@@ -18,7 +18,7 @@ slices: [scenario]
 min_auc: 0.0
 rows_per_file: 1500
 checked_requests: 8
-model: {dim: 16, mixer_dim: 16, num_tokens: 8, num_recent_segments: 2}
+model: {dim: 16, mixer_dim: 16, num_tokens: 8, encoder: {num_recent_segments: 2}}
 training: {batch_size: 64}
 """
 

@@ -237,3 +237,30 @@ def test_stateless_call_inside_tf_function(jit: bool) -> None:
     logits, found = logits_and_gradients(tensors)
     assert_close(logits, ranker(inputs))
     assert all(g is not None and np.isfinite(tf.convert_to_tensor(g).numpy()).all() for g in found)
+
+
+def test_options_of_recency_and_mixer_reach_their_layers_and_survive_saving(tmp_path: Path) -> None:
+    ranker = comparison_ranker(
+        "din",
+        dim=8,
+        num_tokens=4,
+        mixer_dim=16,
+        recency_options={"num_buckets": 50},
+        mixer_options={"num_experts": 3, "norm": "pre"},
+    )
+    inputs = tower_inputs()
+    expected = to_numpy(ranker(inputs))
+    assert ranker.mixer.num_experts == 3
+    assert ranker.tokenizer._recency_embedding.embeddings.shape[0] == 50
+    ranker.save(tmp_path / "ranker.keras")
+    loaded = keras.saving.load_model(tmp_path / "ranker.keras")
+    assert_close(loaded(inputs), expected, relative=1e-7)
+
+
+def test_an_unknown_option_of_a_system_is_named() -> None:
+    with pytest.raises(ValueError, match=r"top_k.*Received: 'topk'; did you mean 'top_k'"):
+        comparison_ranker("twin", {"topk": 3})
+    with pytest.raises(ValueError, match="did you mean 'laser'"):
+        comparison_ranker("lasr")
+    with pytest.raises(ValueError, match="Received: 'search'"):
+        comparison_ranker("sim_soft", {"search": "hard"})

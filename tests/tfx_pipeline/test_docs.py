@@ -18,7 +18,7 @@ DOCUMENT = (ROOT / "docs" / "pipeline.md").read_text(encoding="utf-8")
 CONFIG = """
 name: laser
 min_auc: 0.0
-model: {dim: 16, mixer_dim: 16, num_tokens: 8, num_recent_segments: 2}
+model: {dim: 16, mixer_dim: 16, num_tokens: 8, encoder: {num_recent_segments: 2}}
 training: {batch_size: 64}
 """
 

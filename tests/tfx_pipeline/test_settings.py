@@ -16,7 +16,7 @@ from tfx_pipeline.settings.section import check, plain
 
 NUMBERS = [
     "min_auc", "max_auc_drop", "max_bad_fraction", "rows_per_file", "checked_requests",
-    "model.dim", "model.num_layers", "model.dropout", "training.epochs", "training.batch_size",
+    "model.dim", "model.mixer_blocks", "model.dropout", "training.epochs", "training.batch_size",
     "training.dense_learning_rate", "training.final_rate", "training.seed",
 ]  # fmt: skip
 NO_NUMBERS = [".nan", ".inf", "-.inf", "-1", "yes", "abc", "1k", "[1]", "{a: 1}", "2022-04-25"]
@@ -95,7 +95,10 @@ def test_numbers_are_read_as_a_person_writes_them(read, value):
         ("name: a\nchecked_requests: 0", "greater than or equal to 1"),
         ("name: a\nrows_per_file: 2.5", "should be a whole number"),
         ("name: a\nmodel: {mixer_dim: 33}", "multiple of num_tokens (16)"),
-        ("name: a\nmodel: {num_recent_segments: 14}", "above num_recent_segments + 2 (16)"),
+        ("name: a\nmodel: {beside_encoder: {top_k: 3}}", "without beside"),
+        ("name: a\nmodel: {encoder: 3}", "should hold entries like"),
+        ("name: a\nmodel: {recency: ad}", "'add', 'concat' or 'none'"),
+        ("name: a\nmodel: {interactions: [sim]}", "'similarity', 'category_match' or 'cross'"),
         ("name: a\ntraining: {seed: 2147483648}", "less than 2147483648"),
         ("name: a\nsplits: {train: 5, eval: 6}", "splits are time ranges like"),
         ("name: a\nsplits: [1]", "should hold entries like"),

@@ -41,6 +41,7 @@ def batches_of_file(
     settings: TrainingSettings,
     label: str | None,
     seed: tf.Tensor | None,
+    fixed: bool = False,
 ) -> tf.data.Dataset:
     """Batches of one GZIP TFRecord file.
 
@@ -50,9 +51,11 @@ def batches_of_file(
         settings: Batch size and the like.
         label: Label to read, if any.
         seed: Scalar int64 of the shuffled order; None keeps the file's order.
+        fixed: Keep histories at the spec's length.
 
     Returns:
-        A dataset of what ``parse_examples`` returns, histories cut to the longest of a batch.
+        A dataset of what ``parse_examples`` returns, histories cut to the longest of a batch
+        unless their length is fixed.
     """
     dataset = tf.data.TFRecordDataset(path, compression_type="GZIP")
     if seed is not None:
@@ -61,6 +64,6 @@ def batches_of_file(
         )
 
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        return without_padding(spec, parse_examples(serialized, spec, label))
+        return without_padding(spec, parse_examples(serialized, spec, label), fixed)
 
     return dataset.batch(settings.batch_size).map(parse, num_parallel_calls=2).prefetch(2)

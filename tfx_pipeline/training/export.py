@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import keras
 import numpy as np
 import tensorflow as tf
 
-from laser_features import FeatureSpec
+from laser_features import FeatureSpec, ModelInput
+from tfx_pipeline.training.content_vectors import CONTENT
 from tfx_pipeline.training.parsing import CANDIDATE_COUNT, parse_examples, without_padding
-from tfx_pipeline.training.ranking_step import dropout_seeds
 from tfx_pipeline.training.row_lookup import RowLookup
-from tfx_pipeline.training.tower import CONTENT, tower_inputs
+from tfx_pipeline.training.tower import Tower
 from tfx_pipeline.training.training_state import TrainingState
 
 
@@ -24,7 +23,7 @@ class ServingModel(tf.Module):
 
     Args:
         spec: The feature spec.
-        model: The tower, used as a pure function.
+        tower: The ranker, a pure function of its weights.
         lookup: Turns raw inputs into rows.
         state: The variables.
         content: Frozen content vectors, if the spec has any.
@@ -33,18 +32,17 @@ class ServingModel(tf.Module):
     def __init__(
         self,
         spec: FeatureSpec,
-        model: keras.Model,
+        tower: Tower,
         lookup: RowLookup,
         state: TrainingState,
         content: tf.Variable | None,
     ) -> None:
         super().__init__(name="laser_ranker")
         self._spec, self._lookup = spec, lookup
+        self._tower = tower
         # Keras objects are not tracked: the SavedModel must not depend on them.
-        self._tower = tf.autograph.experimental.do_not_convert(
-            lambda weights, inputs: model.stateless_call(
-                weights, dropout_seeds(model, 0, None), inputs, training=False
-            )[0]
+        self._logits = tf.autograph.experimental.do_not_convert(
+            lambda weights, carried, inputs: tower(weights, carried, inputs).logits
         )
         self.tables = {name: table.values for name, table in state.tables.items()}
         if content is not None:
@@ -53,16 +51,20 @@ class ServingModel(tf.Module):
             tf.Variable(weight, trainable=False)
             for weight in state.dense.unflatten(state.dense.read())
         ]
+        self.carried = [tf.Variable(value, trainable=False) for value in state.carried.read()]
 
     def rank(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         """``probability`` float32 [B, N] of the arrays of ``spec.model_inputs()``."""
-        rows = self._lookup.table_rows(self._spec, without_padding(self._spec, inputs))
+        inputs = without_padding(self._spec, inputs, self._tower.fixed_length)
+        rows = self._lookup.table_rows(self._spec, inputs)
 
         def embed(table: str, name: str) -> tf.Tensor:
             return tf.gather(self.tables[table], rows[name])
 
-        embedded = tower_inputs(self._spec, rows, embed)
-        logits = self._tower([tf.convert_to_tensor(w) for w in self.weights], embedded)
+        weights, carried = (
+            [tf.convert_to_tensor(each) for each in kept] for kept in (self.weights, self.carried)
+        )
+        logits = self._logits(weights, carried, self._tower.inputs(rows, embed))
         return {"probability": tf.sigmoid(logits)}
 
     def rank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -74,9 +76,7 @@ class ServingModel(tf.Module):
     def save(self, directory: str) -> None:
         """Write the SavedModel with the signatures ``serving_default`` and ``serving_examples``."""
         inputs = {
-            each.name: tf.TensorSpec(
-                [None] if each.kind == "request" else [None, None], each.dtype, name=each.name
-            )
+            each.name: tf.TensorSpec(_shape(each), each.dtype, name=each.name)
             for each in self._spec.model_inputs()
         }
         examples = tf.TensorSpec([None], tf.string, name="examples")
@@ -87,6 +87,12 @@ class ServingModel(tf.Module):
             "serving_examples": by_examples.get_concrete_function(examples),
         }
         tf.saved_model.save(self, directory, signatures=signatures)
+
+
+def _shape(model_input: ModelInput) -> list[int | None]:
+    if model_input.kind == "request":
+        return [None]
+    return [None, None, *([] if model_input.values is None else [model_input.values])]
 
 
 def as_variable(content: np.ndarray | None) -> tf.Variable | None:

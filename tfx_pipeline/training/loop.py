@@ -46,6 +46,7 @@ class TrainingLoop:
         log_dir: str | None = None,
     ) -> None:
         self._step, self._label, self._totals = step, label, totals
+        self._fixed_length = step.tower.fixed_length
         self._checkpoints, self._coordinator, self._report = checkpoints, coordinator, report
         self._writer = tf.summary.create_file_writer(log_dir) if log_dir else None
         # Not jit-compiled: XLA makes a step cheaper, but compiles for every shape that a batch has,
@@ -103,7 +104,9 @@ class TrainingLoop:
 
     def _train_on_file(self, path: tf.Tensor, seed: tf.Tensor, rate: tf.Tensor) -> None:
         step = self._step
-        batches = batches_of_file(path, step.spec, step.settings, self._label, seed)
+        batches = batches_of_file(
+            path, step.spec, step.settings, self._label, seed, self._fixed_length
+        )
         histogram = tf.zeros([2, BINS], tf.int64)
         loss_sum = tf.zeros([], tf.float64)
         steps = tf.zeros([], tf.int64)
@@ -120,7 +123,9 @@ class TrainingLoop:
 
     def _evaluate_on_file(self, path: tf.Tensor) -> None:
         step = self._step
-        batches = batches_of_file(path, step.spec, step.settings, self._label, None)
+        batches = batches_of_file(
+            path, step.spec, step.settings, self._label, None, self._fixed_length
+        )
         histogram = tf.zeros([2, BINS], tf.int64)
         loss_sum = tf.zeros([], tf.float64)
         for batch in iter(batches):

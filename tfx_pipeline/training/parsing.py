@@ -54,7 +54,8 @@ def parse_examples(
 
     Returns:
         The arrays of ``spec.model_inputs()`` ([B, L], [B, N] with N the largest number of
-        candidates in the batch, or [B]), ``candidate_count`` int32 [B], and with a label
+        candidates in the batch, or [B]; with a further axis [V] where a field holds several
+        values), ``candidate_count`` int32 [B], and with a label
         ``label`` float32 [B, N].
 
     Raises:
@@ -69,29 +70,57 @@ def parse_examples(
             batch[model_input.name] = tf.cast(value, dtype)
             continue
         width = spec.max_history if model_input.kind == "history" else None
+        several = model_input.values
+        if several is not None and width is not None:
+            width *= several
         padding = tf.constant(model_input.padding, dtype)
-        batch[model_input.name] = tf.cast(value, dtype).to_tensor(padding, shape=[None, width])
+        padded = tf.cast(value, dtype).to_tensor(padding, shape=[None, width])
+        if several is not None:
+            length = -1 if width is None else width // several
+            padded = tf.reshape(padded, [tf.shape(padded)[0], length, several])
+        batch[model_input.name] = padded
     batch[CANDIDATE_COUNT] = tf.cast(parsed[CANDIDATE_COUNT], tf.int32)
     if label is not None:
         batch["label"] = tf.cast(parsed[f"label_{label}"], tf.float32).to_tensor()
     return batch
 
 
-def without_padding(spec: FeatureSpec, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+def without_padding(
+    spec: FeatureSpec, inputs: Mapping[str, tf.Tensor], fixed: bool = False
+) -> dict[str, tf.Tensor]:
     """Cut histories to the longest of the batch: padding costs time and never changes a result.
 
     Args:
         spec: The feature spec.
         inputs: At least the arrays of ``spec.model_inputs()``; others pass through.
+        fixed: Give all histories the spec's length in place of the longest one's, for encoders
+            that must know it.
 
     Returns:
-        The same keys; histories are [B, max(1, longest)].
+        The same keys; histories are [B, max(1, longest)], or [B, L].
     """
+    histories = {each.name: each for each in spec.model_inputs() if each.kind == "history"}
+    if fixed:
+        return {
+            name: _fit(value, spec.max_history, histories[name]) if name in histories else value
+            for name, value in inputs.items()
+        }
     longest = tf.maximum(tf.reduce_max(inputs["history_length"]), 1)
-    histories = {each.name for each in spec.model_inputs() if each.kind == "history"}
     return {
         name: value[:, :longest] if name in histories else value for name, value in inputs.items()
     }
+
+
+def _fit(value: tf.Tensor, length: int, model_input: ModelInput) -> tf.Tensor:
+    if value.shape[1] == length:
+        return value
+    value = value[:, :length]
+    paddings = [[0, 0]] * value.shape.rank
+    paddings[1] = [0, length - tf.shape(value)[1]]
+    padding = tf.constant(model_input.padding, value.dtype)
+    padded = tf.pad(value, paddings, constant_values=padding)
+    padded.set_shape([None, length, *value.shape[2:]])
+    return padded
 
 
 def stored_dtype(model_input: ModelInput) -> tf.DType:

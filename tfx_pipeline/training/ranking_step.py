@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import keras
 import tensorflow as tf
 
 from laser_features import FeatureSpec
 from tfx_pipeline.settings.training_settings import TrainingSettings
+from tfx_pipeline.training.content_vectors import CONTENT
 from tfx_pipeline.training.embedding_tables import gather_rows, shards_of
 from tfx_pipeline.training.parsing import CANDIDATE_COUNT
 from tfx_pipeline.training.row_lookup import RowLookup
-from tfx_pipeline.training.tower import CONTENT, tower_inputs
+from tfx_pipeline.training.tower import Tower, TowerOutput
 from tfx_pipeline.training.training_state import TrainingState
 
 
@@ -38,8 +38,8 @@ class RankingStep:
 
     Args:
         spec: The feature spec.
-        settings: Learning rates, decay and seed.
-        model: The tower, used as a pure function of its weights.
+        settings: Learning rates and decay.
+        tower: The ranker, a pure function of its weights.
         lookup: Turns raw inputs into rows.
         state: The variables.
         content: Frozen content vectors [rows of the item's table, width], if the spec has any.
@@ -49,12 +49,12 @@ class RankingStep:
         self,
         spec: FeatureSpec,
         settings: TrainingSettings,
-        model: keras.Model,
+        tower: Tower,
         lookup: RowLookup,
         state: TrainingState,
         content: tf.Variable | None,
     ) -> None:
-        self.spec, self.settings, self.model = spec, settings, model
+        self.spec, self.settings, self.tower = spec, settings, tower
         self.lookup, self.state, self.content = lookup, state, content
 
     def train(
@@ -75,11 +75,14 @@ class RankingStep:
         weights = state.dense.read()
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weights, values])
-            logits = self._tower(rows, distinct, {**values, **frozen}, weights, step)
-            valid = valid_candidates(batch)
+            output = self._pass(rows, distinct, {**values, **frozen}, weights, step)
+            logits, valid = output.logits, valid_candidates(batch)
             loss_sum = cross_entropy(logits, batch["label"], valid)
             count = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32)), 1.0)
-            loss = loss_sum / count
+            auxiliary = [
+                cross_entropy(each, batch["label"], valid) for each in output.auxiliary_logits
+            ]
+            loss = tf.add_n([loss_sum, *auxiliary]) / count + output.penalty
         weight_gradient, table_gradients = tape.gradient(loss, (weights, values))
         for name, gradient in table_gradients.items():
             state.tables[name].apply_gradient(
@@ -90,6 +93,7 @@ class RankingStep:
         state.dense.apply_gradient(
             weight_gradient, step, settings.dense_learning_rate * rate, settings.weight_decay
         )
+        state.carried.assign(output.carried)
         return logits, valid, loss_sum
 
     def predict(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -98,7 +102,7 @@ class RankingStep:
         distinct = self._distinct_rows(rows)
         values = {name: self.state.tables[name].gather(each.ids) for name, each in distinct.items()}
         values.update(self._frozen_rows(distinct))
-        return self._tower(rows, distinct, values, self.state.dense.read(), None)
+        return self._pass(rows, distinct, values, self.state.dense.read(), None).logits
 
     def _distinct_rows(self, rows: Mapping[str, tf.Tensor]) -> dict[str, DistinctRows]:
         by_table: dict[str, dict[str, tf.Tensor]] = {}
@@ -118,34 +122,24 @@ class RankingStep:
     def _item_table(self) -> str:
         return self.spec.event_fields["item_id"].table or ""
 
-    def _tower(
+    def _pass(
         self,
         rows: Mapping[str, tf.Tensor],
         distinct: Mapping[str, DistinctRows],
         values: Mapping[str, tf.Tensor],
         weights: tf.Tensor,
         step: tf.Tensor | None,
-    ) -> tf.Tensor:
+    ) -> TowerOutput:
         def embed(table: str, name: str) -> tf.Tensor:
             source = self._item_table if table == CONTENT else table
             return tf.gather(values[table], distinct[source].index[name])
 
-        logits, _ = self.model.stateless_call(
+        return self.tower(
             self.state.dense.unflatten(weights),
-            dropout_seeds(self.model, self.settings.seed, step),
-            tower_inputs(self.spec, rows, embed),
-            training=step is not None,
+            self.state.carried.read(),
+            self.tower.inputs(rows, embed),
+            step,
         )
-        return logits
-
-
-def dropout_seeds(model: keras.Model, seed: int, step: tf.Tensor | None) -> list[tf.Tensor]:
-    """States of the tower's seed generators: they follow from the seed and the step alone."""
-    counter = tf.zeros([], tf.uint32) if step is None else tf.cast(step, tf.uint32)
-    return [
-        tf.stack([tf.constant(seed * 1009 + number, tf.uint32), counter])
-        for number in range(len(model.non_trainable_variables))
-    ]
 
 
 def valid_candidates(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:

@@ -11,9 +11,9 @@ from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.section import check
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.cluster import Cluster, exit_when_server_lost
+from tfx_pipeline.training.content_vectors import content_vectors
 from tfx_pipeline.training.example_files import find_files
 from tfx_pipeline.training.row_lookup import RowLookup
-from tfx_pipeline.training.tower import content_vectors
 from tfx_pipeline.training.trainer import Trainer
 
 _CONFIG_KEYS = {"feature_spec", "items", "model", "training", "fingerprint"}

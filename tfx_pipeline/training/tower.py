@@ -1,183 +1,247 @@
-"""The LASER ranker of a feature spec: which features feed the tower, and the tower itself."""
+"""The tower of a ranker: a Keras model of any system, used as a pure function of its weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-import pyarrow.parquet as pq
 import tensorflow as tf
-from numpy.typing import NDArray
 
-from laser_features import FeatureSpec, ModelInput
-from laser_features.ids import model_values
-from laser_keras.models.laser_ranker import LaserRanker
+from laser_features import FeatureSpec
+from laser_keras import CombinedEncoder
+from laser_keras.encoders.extras import extras_for
+from laser_keras.models.comparison import comparison_encoder, encoder_options
+from laser_keras.models.sequence_ranker import SequenceRanker
+from tfx_pipeline.errors import SettingsError
 from tfx_pipeline.settings.model_settings import ModelSettings
-from tfx_pipeline.training.row_lookup import RowLookup
+from tfx_pipeline.training.tower_inputs import (
+    INTERACTIONS,
+    Embed,
+    declared_interactions,
+    tower_inputs,
+    tower_widths,
+)
 
-CONTENT = "content"
-"""Name of the frozen table of content vectors."""
+_HOW_TO_DECLARE = {
+    "similarity": "interactions: {similarity: [a content field]}",
+    "category_match": "interactions: {category: an item field}",
+    "cross": "interactions: {cross: [an event field]}",
+}
 
 
-def tower_key(model_input: ModelInput) -> str | None:
-    """Which of the tower's inputs a model input is embedded into; None for ages and lengths.
+@dataclass(frozen=True)
+class TowerOutput:
+    """What one pass through the tower gives.
 
-    The target holds what a candidate shares with the history (its item and side information);
-    ``candidate`` holds the rest.
+    Attributes:
+        logits: float32 [B, N].
+        auxiliary_logits: Further logits [B, N] to be trained on the labels; empty but in training.
+        penalty: Scalar that layers add to the mean loss; zero but in training.
+        carried: New values of the state that training carries, in the order of
+            ``carried_variables``.
     """
-    if model_input.table is None:
-        return None
-    if model_input.kind == "history":
-        return "history"
-    if model_input.kind == "request":
-        return "context"
-    assert model_input.field is not None
-    return "candidate" if model_input.field.section == "candidate" else "target"
+
+    logits: tf.Tensor
+    auxiliary_logits: list[tf.Tensor]
+    penalty: tf.Tensor
+    carried: list[tf.Tensor]
 
 
-def inputs_of(spec: FeatureSpec, key: str) -> list[ModelInput]:
-    """The model inputs embedded into one of the tower's inputs, in the spec's order."""
-    return [model_input for model_input in spec.model_inputs() if tower_key(model_input) == key]
-
-
-def tower_widths(spec: FeatureSpec) -> dict[str, int]:
-    """Width of each of the tower's float inputs; those that the spec leaves empty are absent.
-
-    Example:
-        >>> spec = FeatureSpec.from_dict({
-        ...     "name": "tiny", "history": {"max_length": 3},
-        ...     "tables": {"item": {"rows": 10, "width": 4, "ids": "direct"}},
-        ...     "event": {"item_id": {"type": "int64", "table": "item"}},
-        ...     "label": {"click": {"type": "int8"}}})
-        >>> tower_widths(spec)
-        {'history': 4, 'target': 4}
-    """
-    widths = {}
-    for key in ("history", "target", "candidate", "context"):
-        width = sum(spec.tables[each.table or ""].width for each in inputs_of(spec, key))
-        if key in ("history", "target"):
-            width += content_width(spec)
-        if width:
-            widths[key] = width
-    return widths
-
-
-def content_width(spec: FeatureSpec) -> int:
-    """Width of all content vectors of an item together."""
-    return sum(field.shape[0] for field in spec.content_fields.values() if field.shape)
-
-
-def build_ranker(
-    spec: FeatureSpec, settings: ModelSettings, seed: int, implementation: str = "auto"
-) -> keras.Model:
-    """The tower with initial weights that follow from the seed alone; it answers with logits.
+class Tower:
+    """A ranker of a feature spec, with initial weights that follow from the seed alone.
 
     Args:
         spec: The feature spec.
-        settings: Sizes and dropout.
-        seed: Initial weights follow from it.
-        implementation: Of the encoder; all compute the same. ``"absorb"`` is fastest for few
-            candidates and with gradients, ``"auto"`` for many.
+        settings: System, sizes and options.
+        seed: Initial weights and dropout follow from it.
+        implementation: Of encoders that compute the same in several orders and were not given
+            one: ``"absorb"`` is fastest for few candidates and with gradients, ``"auto"`` for many.
 
-    Returns:
-        A built ``LaserRanker`` that takes what ``tower_inputs`` returns.
+    Raises:
+        SettingsError: A system or an option that does not exist or does not fit, or an input that
+            the system needs and the feature spec does not declare.
     """
-    keras.utils.set_random_seed(seed)
-    ranker = LaserRanker(
+
+    def __init__(
+        self, spec: FeatureSpec, settings: ModelSettings, seed: int, implementation: str = "auto"
+    ) -> None:
+        self.spec, self.settings, self.seed = spec, settings, seed
+        keras.utils.set_random_seed(seed)
+        try:
+            encoder = _encoder(settings, implementation)
+            self.interactions = _interactions(spec, settings, encoder)
+            self.model = _ranker(spec, settings, encoder, self.interactions)
+        except (TypeError, ValueError) as error:
+            if isinstance(error, SettingsError):
+                raise
+            raise SettingsError(f"section model, system {settings.system!r}: {error}") from error
+        self.fixed_length = _has_fixed_length(encoder)
+
+    @property
+    def carried_variables(self) -> list[keras.Variable]:
+        """Variables that no optimiser trains and that training changes: moving averages."""
+        return [each for each in self.model.non_trainable_variables if not _is_seed(each)]
+
+    def inputs(self, rows: Mapping[str, tf.Tensor], embed: Embed) -> dict[str, tf.Tensor]:
+        """The tower's inputs, see ``tower_inputs``."""
+        return tower_inputs(self.spec, rows, embed, self.interactions)
+
+    def __call__(
+        self,
+        weights: Sequence[tf.Tensor],
+        carried: Sequence[tf.Tensor],
+        inputs: Mapping[str, tf.Tensor],
+        step: tf.Tensor | None = None,
+    ) -> TowerOutput:
+        """One pass with these weights in place of the model's own.
+
+        Args:
+            weights: In the order of ``model.trainable_variables``.
+            carried: In the order of ``carried_variables``.
+            inputs: What ``inputs`` returned.
+            step: Number of the training step, which dropout follows from; None predicts.
+        """
+        training = step is not None
+        variables = self.carried_variables
+        values = [*zip(self.model.trainable_variables, weights, strict=True)]
+        values += [*zip(variables, carried, strict=True), *self._seeds(step)]
+        with keras.StatelessScope(state_mapping=values, collect_losses=training) as scope:
+            logits = self.model.call(inputs, training=training)
+            auxiliary = self.model.auxiliary_logits(inputs) if training else []
+        penalty = tf.add_n([tf.zeros([]), *(scope.losses if training else [])])
+        new = [scope.get_current_value(variable) for variable in variables]
+        changed = [old if value is None else value for value, old in zip(new, carried, strict=True)]
+        return TowerOutput(logits, auxiliary, penalty, changed)
+
+    def _seeds(self, step: tf.Tensor | None) -> list[tuple[keras.Variable, tf.Tensor]]:
+        """States of the seed generators: they follow from the seed and the step alone."""
+        counter = tf.zeros([], tf.uint32) if step is None else tf.cast(step, tf.uint32)
+        seeds = [each for each in self.model.non_trainable_variables if _is_seed(each)]
+        return [
+            (variable, tf.stack([tf.constant(self.seed * 1009 + number, tf.uint32), counter]))
+            for number, variable in enumerate(seeds)
+        ]
+
+
+def check_model(spec: FeatureSpec, settings: ModelSettings) -> None:
+    """Raise unless a ranker with these settings can be built for this spec.
+
+    Raises:
+        SettingsError: One line that says what does not fit.
+    """
+    Tower(spec, settings, seed=0)
+
+
+def _encoder(settings: ModelSettings, implementation: str) -> keras.layers.Layer:
+    systems = [(settings.system, settings.encoder, "encoder")]
+    if settings.beside is None:
+        return _one_encoder(*systems[0], settings.dropout, implementation)
+    systems.append((settings.beside, settings.beside_encoder, "beside_encoder"))
+    parts = [_one_encoder(*each, settings.dropout, implementation) for each in systems]
+    return CombinedEncoder(parts, name="encoders")
+
+
+def _one_encoder(
+    system: str, options: Mapping[str, Any], name: str, dropout: float, implementation: str
+) -> keras.layers.Layer:
+    known = encoder_options(system)
+    ours = {"dropout": dropout, "implementation": implementation}
+    defaults = {key: value for key, value in ours.items() if key in known}
+    return comparison_encoder(system, {**defaults, **options}, name=name)
+
+
+def _parts(encoder: keras.layers.Layer) -> list[keras.layers.Layer]:
+    return list(getattr(encoder, "encoders", [encoder]))
+
+
+def _has_fixed_length(encoder: keras.layers.Layer) -> bool:
+    """Whether histories must all have the spec's length: to keep ``top_k`` of a known number."""
+    return any(hasattr(part, "top_k") for part in _parts(encoder))
+
+
+def _interactions(
+    spec: FeatureSpec, settings: ModelSettings, encoder: keras.layers.Layer
+) -> tuple[str, ...]:
+    """Those of ``INTERACTIONS`` that the encoder gets."""
+    declared = declared_interactions(spec)
+    takes = set(extras_for(encoder, dict.fromkeys(INTERACTIONS, True)))
+    # The soft search has the argument of the hard one and refuses it.
+    if not any(getattr(part, "search", None) == "hard" for part in _parts(encoder)):
+        takes.discard("category_match")
+    wanted = settings.interactions
+    for name in wanted or ():
+        if name not in declared:
+            raise SettingsError(
+                f"section model: interactions names {name!r}, and feature spec {spec.name!r} "
+                f"declares none: add `{_HOW_TO_DECLARE[name]}` to it"
+            )
+        if name not in takes:
+            raise SettingsError(
+                f"section model: interactions names {name!r}, which system {settings.system!r} "
+                f"has no use for; it takes {sorted(takes)}"
+            )
+    chosen = tuple(
+        name for name in declared if name in takes and (wanted is None or name in wanted)
+    )
+    if "category_match" in takes and "category_match" not in chosen:
+        raise SettingsError(
+            f"section model: the search of sim_hard needs a category, and feature spec "
+            f"{spec.name!r} gives none: add `{_HOW_TO_DECLARE['category_match']}` to it"
+        )
+    return chosen
+
+
+def _ranker(
+    spec: FeatureSpec,
+    settings: ModelSettings,
+    encoder: keras.layers.Layer,
+    interactions: Collection[str],
+) -> SequenceRanker:
+    ranker = SequenceRanker(
+        encoder,
         dim=settings.dim,
-        segment_size=settings.segment_size,
-        num_layers=settings.num_layers,
-        num_recent_segments=settings.num_recent_segments,
+        recency=settings.recency,
+        recency_options=_without(settings.recency_options, "recency_options", ("dim",)),
         num_tokens=settings.num_tokens,
         mixer_dim=settings.mixer_dim,
         mixer_blocks=settings.mixer_blocks,
+        mixer_expansion=settings.mixer_expansion,
+        mixer=settings.mixer,
+        mixer_options=_without(
+            settings.mixer_options,
+            "mixer_options",
+            ("dim", "num_blocks", "num_layers", "ffn_expansion", "groups", "num_tokens", "dropout"),
+        ),
         dropout=settings.dropout,
-        implementation=implementation,
         activation="linear",
+        name="ranker",
     )
-    widths = tower_widths(spec)
+    length = spec.max_history if _has_fixed_length(encoder) else None
+    middle = {"context": (), "history": (length,)}
     shapes: dict[str, tuple[int | None, ...]] = {
-        key: (None, width) if key == "context" else (None, None, width)
-        for key, width in widths.items()
+        key: (None, *middle.get(key, (None,)), width) for key, width in tower_widths(spec).items()
     }
     shapes["history_mask"] = shapes["history_age"] = (None, None)
+    declared = declared_interactions(spec)
+    shapes.update({name: declared[name] for name in interactions})
     ranker.build(shapes)
     return ranker
 
 
-def tower_inputs(
-    spec: FeatureSpec, rows: Mapping[str, tf.Tensor], embed: Callable[[str, str], tf.Tensor]
-) -> dict[str, tf.Tensor]:
-    """From table rows to the tower's inputs.
-
-    Args:
-        spec: The feature spec.
-        rows: Int32 rows by model input, and ``history_age_seconds`` and ``history_length``.
-        embed: ``embed(table, name)`` looks up the rows of one model input in a table (or in the
-            frozen table ``CONTENT``, keyed like the item's own table) and adds the width's axis.
-
-    Returns:
-        ``history`` [B, L, e_h], ``history_mask`` bool [B, L], ``history_age`` int32 [B, L],
-        ``target`` [B, N, e_t] and, where the spec has such fields, ``candidate`` [B, N, e_x] and
-        ``context`` [B, e_c].
-    """
-    inputs: dict[str, tf.Tensor] = {}
-    for key in tower_widths(spec):
-        parts = [embed(each.table or "", each.name) for each in inputs_of(spec, key)]
-        if key in ("history", "target") and content_width(spec):
-            side = "history" if key == "history" else "candidate"
-            parts.append(embed(CONTENT, f"{side}_item_id"))
-        inputs[key] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
-    age = rows["history_age_seconds"]
-    inputs["history_age"] = age
-    inputs["history_mask"] = tf.range(tf.shape(age)[1]) < rows["history_length"][:, None]
-    return inputs
-
-
-def content_vectors(
-    spec: FeatureSpec, items: str | Path | None, lookup: RowLookup
-) -> NDArray[np.float32] | None:
-    """The frozen table of content vectors, one row per row of the item's table.
-
-    Args:
-        spec: The feature spec.
-        items: Parquet file with ``item_id`` and the content fields.
-        lookup: Finds an item's row where the item's table has a vocabulary.
-
-    Returns:
-        float32 [rows of the item's table, sum of the fields' widths], zeros for items without a
-        vector; None if the spec has no content fields.
-
-    Raises:
-        ValueError: The spec has content fields but no items are given, or a vector does not fit.
-    """
-    if not spec.content_fields:
-        return None
-    if items is None:
-        names = sorted(spec.content_fields)
-        raise ValueError(f"the feature spec has the content fields {names}; name the items' file")
-    item_id = spec.event_fields["item_id"]
-    table = spec.tables[item_id.table or ""]
-    columns = pq.read_table(items, columns=["item_id", *spec.content_fields])
-    rows = model_values(item_id, table, columns["item_id"].to_numpy())
-    if table.ids == "vocabulary":
-        rows = lookup.ids(table.name, tf.constant(rows)).numpy()
-    vectors = np.zeros((table.rows, content_width(spec)), np.float32)
-    vectors[rows] = np.concatenate(list(_content_columns(spec, columns, str(items))), axis=1)
-    vectors[0] = 0.0
-    return vectors
-
-
-def _content_columns(spec: FeatureSpec, columns: Any, source: str) -> Iterator[NDArray[np.float32]]:
-    for name, field in spec.content_fields.items():
-        assert field.shape is not None
-        values = columns[name].combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        if len(values) != len(columns) * field.shape[0]:
-            raise ValueError(
-                f"{source}: column {name!r} holds {len(values)} numbers for {len(columns)} items; "
-                f"expected {field.shape[0]} per item"
+def _without(options: Mapping[str, Any], name: str, taken: Collection[str]) -> Mapping[str, Any]:
+    """The options, none of which may be a setting that has a name of its own."""
+    for key in options:
+        if key in taken:
+            raise SettingsError(
+                f"section model: {name} holds {key!r}, which is a setting of its own there; "
+                "write `dim`, `num_tokens`, `mixer_dim`, `mixer_blocks`, `mixer_expansion`, "
+                "`dropout`"
             )
-        yield values.reshape(-1, field.shape[0]).astype(np.float32)
+    return options
+
+
+def _is_seed(variable: keras.Variable) -> bool:
+    """Whether a variable is the state of a Keras seed generator (dropout has one each)."""
+    return "seed" in variable.path and tuple(variable.shape) == (2,)

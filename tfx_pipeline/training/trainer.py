@@ -20,7 +20,7 @@ from tfx_pipeline.training.loop import TrainingLoop
 from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.running_totals import RunningTotals, Totals
-from tfx_pipeline.training.tower import build_ranker
+from tfx_pipeline.training.tower import Tower
 from tfx_pipeline.training.training_state import TrainingState
 
 
@@ -58,15 +58,15 @@ class Trainer:
         self._content, self._directory = content, directory
         # Connecting drops what was made on this process's devices before, so it comes first.
         strategy = None if cluster is None else cluster.connect()
-        self.model = build_ranker(spec, model_settings, settings.seed, implementation="absorb")
+        self.tower = Tower(spec, model_settings, settings.seed, implementation="absorb")
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             # Tables first: the partitioner counts on whole rounds over the servers.
             self._frozen = as_variable(content)
-            self.state = TrainingState(spec, settings, self.model)
+            self.state = TrainingState(spec, settings, self.tower)
             totals = RunningTotals()
             self._checkpoints = Checkpoints(directory, self.state) if directory else None
         self._is_distributed = strategy is not None
-        self.step = RankingStep(spec, settings, self.model, lookup, self.state, self._frozen)
+        self.step = RankingStep(spec, settings, self.tower, lookup, self.state, self._frozen)
         coordinator = (
             None
             if strategy is None
@@ -119,8 +119,8 @@ class Trainer:
                 raise ValueError(
                     "a cluster's model is exported from a checkpoint; give a directory"
                 )
-            state = TrainingState(self.spec, self.settings, self.model)
+            state = TrainingState(self.spec, self.settings, self.tower)
             content = as_variable(self._content)
             Checkpoints(self._directory, state).restore()
-        model = build_ranker(self.spec, self.model_settings, self.settings.seed)
-        ServingModel(self.spec, model, self.lookup, state, content).save(directory)
+        tower = Tower(self.spec, self.model_settings, self.settings.seed)
+        ServingModel(self.spec, tower, self.lookup, state, content).save(directory)

@@ -1,8 +1,8 @@
-"""Everything that training changes: tables, dense weights, the step count."""
+"""Everything that training changes: tables, dense weights, moving averages, the step count."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
 from tfx_pipeline.settings.training_settings import TrainingSettings
+from tfx_pipeline.training.carried_state import CarriedState
 from tfx_pipeline.training.dense_weights import DenseWeights
 from tfx_pipeline.training.embedding_tables import EmbeddingTable
+from tfx_pipeline.training.tower import Tower
 
 
 class TrainingState(tf.Module):
@@ -21,10 +23,10 @@ class TrainingState(tf.Module):
     Args:
         spec: Names and sizes of the tables.
         settings: Seed and initial values.
-        model: The tower; its weights are copied, afterwards it is only a pure function.
+        tower: Its weights are copied, afterwards it is only a pure function.
     """
 
-    def __init__(self, spec: FeatureSpec, settings: TrainingSettings, model: keras.Model) -> None:
+    def __init__(self, spec: FeatureSpec, settings: TrainingSettings, tower: Tower) -> None:
         super().__init__(name="state")
         self.tables: Mapping[str, EmbeddingTable] = {
             name: EmbeddingTable(
@@ -37,25 +39,11 @@ class TrainingState(tf.Module):
             )
             for name, table in spec.tables.items()
         }
-        self.dense = DenseWeights(initial_weights(model))
+        self.dense = DenseWeights(to_numpy(tower.model.trainable_variables))
+        self.carried = CarriedState(to_numpy(tower.carried_variables))
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
 
-def initial_weights(model: keras.Model) -> list[NDArray]:
-    """Trainable weights of a tower.
-
-    Raises:
-        ValueError: The tower keeps state that training would have to carry (batch normalisation).
-    """
-    carried = [v.path for v in model.non_trainable_variables if not is_seed(v)]
-    if carried:
-        raise ValueError(
-            f"the tower holds the non-trainable variables {carried}; use layers without running "
-            "statistics, such as LayerNormalization"
-        )
-    return [np.asarray(keras.ops.convert_to_numpy(v)) for v in model.trainable_variables]
-
-
-def is_seed(variable: keras.Variable) -> bool:
-    """Whether a variable is the state of a Keras seed generator (dropout has one each)."""
-    return "seed" in variable.path and tuple(variable.shape) == (2,)
+def to_numpy(variables: Sequence[keras.Variable]) -> list[NDArray]:
+    """The values of Keras variables."""
+    return [np.asarray(keras.ops.convert_to_numpy(variable)) for variable in variables]

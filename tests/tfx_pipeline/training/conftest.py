@@ -57,8 +57,7 @@ def plain_spec() -> FeatureSpec:
 def model_settings() -> ModelSettings:
     return ModelSettings(
         dim=16,
-        segment_size=5,
-        num_recent_segments=2,
+        encoder={"segment_size": 5, "num_recent_segments": 2},
         num_tokens=8,
         mixer_dim=32,
         mixer_blocks=1,

@@ -16,10 +16,11 @@ import tensorflow as tf
 
 from tfx_pipeline.settings.section import plain
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
+from tfx_pipeline.training.content_vectors import content_vectors
 from tfx_pipeline.training.parsing import parse_examples
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.run_fn import run_fn
-from tfx_pipeline.training.tower import content_vectors, tower_widths
+from tfx_pipeline.training.tower_inputs import tower_widths
 from tfx_pipeline.training.trainer import Trainer
 
 PREDICT = """
