@@ -59,6 +59,10 @@ def _parser() -> argparse.ArgumentParser:
         "--source", type=Path, help="published files; without it a dataset is generated"
     )
     prepare.add_argument("--data", type=Path, required=True, help="folder to write")
+    prepare.add_argument(
+        "--preset",
+        help="of the generated dataset: demo (default), long, counts or presence",
+    )
     for name in ("users", "items", "requests", "seed"):
         prepare.add_argument(f"--{name}", type=int, help=f"{name} of the generated dataset")
 
@@ -154,13 +158,14 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
     sizes = {name: getattr(arguments, name) for name in ("users", "items", "requests", "seed")}
     given = {name: number for name, number in sizes.items() if number is not None}
-    if given and arguments.source is not None:
-        names = ", ".join(f"--{name}" for name in given)
+    chosen = [*given, *(["preset"] if arguments.preset else [])]
+    if chosen and arguments.source is not None:
+        names = ", ".join(f"--{name}" for name in chosen)
         raise PipelineError(
             f"{names} set the size of a generated dataset, and --source takes a real one: give "
             "one or the other"
         )
-    settings = GeneratorSettings(**given)
+    settings = GeneratorSettings.of_preset(arguments.preset or "demo", **given)
     console = Console()
     dataset = prepare(arguments.source, arguments.data, console.progress, settings)
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())

@@ -21,7 +21,7 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
-from tfx_pipeline.datasets.generator import GeneratorSettings
+from tfx_pipeline.datasets.generator_settings import GeneratorSettings
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

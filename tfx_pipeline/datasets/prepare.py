@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
 from tfx_pipeline.datasets.ebnerd import read_ebnerd
-from tfx_pipeline.datasets.generator import GeneratorSettings, generate
+from tfx_pipeline.datasets.generator import generate
+from tfx_pipeline.datasets.generator_settings import GeneratorSettings
 from tfx_pipeline.datasets.kuairand import (
     is_kuairand,
     read_kuairand_csv,

@@ -5,13 +5,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from tfx_pipeline.datasets import DatasetError, GeneratorSettings, prepare
-from tfx_pipeline.datasets.generator import (
-    END_MS,
-    LONG_LAG_EVENTS,
-    REQUEST_DAYS,
-    SCENARIOS,
-    generate,
-)
+from tfx_pipeline.datasets.demo_log import LONG_LAG_EVENTS
+from tfx_pipeline.datasets.generated_pages import END_MS, SCENARIOS
+from tfx_pipeline.datasets.generator import REQUEST_DAYS, generate
 from tfx_pipeline.ranking_metrics import auc
 
 SMALL = GeneratorSettings(
