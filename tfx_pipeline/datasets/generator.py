@@ -136,6 +136,7 @@ def _facts(
         "eval_auc_without_history": round(auc(clicked, logit - long - recent), 4),
     }
     if settings.preset in EFFECTS:
+        assert pages.far_part is not None
         far = pages.far_part[rows].ravel()
         facts["eval_auc_without_far_history"] = round(auc(clicked, logit - far), 4)
         facts["planted_windows"] = planted_windows(settings)

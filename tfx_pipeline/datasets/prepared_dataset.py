@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -268,6 +269,9 @@ def _filled(table: pa.Table, fields: Mapping[str, Field]) -> pa.Table:
 
 
 def _checked_items(items: pa.Table, spec: FeatureSpec) -> pa.Table:
+    for name, field in spec.item_fields.items():
+        if field.values is not None and name in items.column_names:
+            items = _with_fixed_lists(items, field)
     checked = _checked(items, spec.item_schema(), "items")
     distinct = len(pc.unique(checked["item_id"]))
     if distinct < checked.num_rows:
@@ -278,6 +282,28 @@ def _checked_items(items: pa.Table, spec: FeatureSpec) -> pa.Table:
         starts = pc.fill_null(checked[field.of], 0).to_numpy()
         _check_times(starts[starts > 0], f"items.{field.of}")
     return checked
+
+
+def _with_fixed_lists(items: pa.Table, field: Field) -> pa.Table:
+    """The items with lists of any length as ones of ``field.values``: cut, or filled up."""
+    place = items.column_names.index(field.name)
+    column = items[field.name]
+    if column.num_chunks == 0 or pa.types.is_fixed_size_list(column.type):
+        return items
+    if not pa.types.is_list(column.type) and not pa.types.is_large_list(column.type):
+        raise DatasetError(
+            f"items.{field.name} is {column.type}; give a list of {field.type} per item"
+        )
+    assert field.values is not None
+    filled = np.full((len(column), field.values), field.missing, np.int64)
+    lengths = pc.fill_null(pc.list_value_length(column), 0).to_numpy()
+    kept = np.arange(field.values) < np.minimum(lengths, field.values)[:, None]
+    values = pc.fill_null(pc.list_flatten(column).cast(pa.int64()), -1).to_numpy()
+    starts = np.cumsum(lengths) - lengths
+    filled[kept] = values[(starts[:, None] + np.arange(field.values))[kept]]
+    flat = pa.array(filled.ravel()).cast(pa.from_numpy_dtype(field.dtype))
+    fixed = pa.FixedSizeListArray.from_arrays(flat, field.values)
+    return items.set_column(place, pa.field(field.name, fixed.type), fixed)
 
 
 def _checked_impressions(tables: DatasetTables) -> pa.Table:
