@@ -12,6 +12,9 @@ from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import newest_first, segment_mask
 from laser_keras.types import Shape, Tensor
 
+PRINTED = {"gamma": None, "gate_bias": None, "aligned_start": False, "norm": "post"}
+"""What the paper prints where the defaults differ: equations 5 and 6 to the letter."""
+
 
 @keras.saving.register_keras_serializable(package="laser_keras")
 class LaserEncoder(SequenceLayer):
@@ -19,6 +22,9 @@ class LaserEncoder(SequenceLayer):
 
     Its linear cost in L is dominated by the feed-forward network on the ``L / w`` segments of
     each candidate (see ``laser_keras.complexity``).
+
+    The defaults are those that learn best (``docs/layers/decisions.md`` has the measurements);
+    ``LaserEncoder.as_printed()`` is the paper's letter.
 
     Args:
         num_heads: Integer, heads of both attentions. Defaults to 2.
@@ -30,8 +36,11 @@ class LaserEncoder(SequenceLayer):
         order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``: the execution order of both
             attentions, one function and one set of weights. Defaults to ``"auto"``.
-        gamma, gate, gate_bias, use_bias, activation, norm, epsilon, dropout: see
-            ``SegmentedTargetAttention``.
+        gamma: See ``SegmentedTargetAttention``. Defaults to 0.1, sharper than its default.
+        gate_bias: See there. Defaults to ``"auto"``: gates start nearly closed.
+        aligned_start: See there. Defaults to True.
+        norm: See there. Defaults to ``"none"``, so that a silent segment stays small.
+        gate, use_bias, activation, epsilon, dropout: See ``SegmentedTargetAttention``.
         value_dim, use_output_projection: see ``SegmentedTargetAttention``.
         stacked_norm: ``norm`` of ``GlobalStackedTargetAttention``. Defaults to ``"none"``.
         stacked_ffn_expansion: Integer, its ``ffn_expansion``. Defaults to 0. With either, a target
@@ -72,12 +81,13 @@ class LaserEncoder(SequenceLayer):
         ffn_expansion: int = 4,
         num_layers: int = 2,
         num_recent_segments: int = 5,
-        gamma: float | str | None = None,
+        gamma: float | str | None = 0.1,
         gate: str = "sigmoid",
-        gate_bias: float | None = None,
+        gate_bias: float | str | None = "auto",
+        aligned_start: bool = True,
         use_bias: bool = False,
         activation: Any = "gelu",
-        norm: str = "post",
+        norm: str = "none",
         epsilon: float = 1e-6,
         dropout: float = 0.0,
         value_dim: int | None = None,
@@ -98,6 +108,7 @@ class LaserEncoder(SequenceLayer):
             gamma=gamma,
             gate=gate,
             gate_bias=gate_bias,
+            aligned_start=aligned_start,
             use_bias=use_bias,
             activation=activation,
             norm=norm,
@@ -122,6 +133,17 @@ class LaserEncoder(SequenceLayer):
         self.fusion = MultiResolutionFusion(
             num_recent_segments, dtype=self.dtype_policy, name="fusion"
         )
+
+    @classmethod
+    def as_printed(cls, **options: Any) -> "LaserEncoder":
+        """The encoder with what the paper prints, equations 5 and 6: open gates, normalised sums.
+
+        Example:
+
+        >>> LaserEncoder.as_printed(segment_size=20).segmented_attention.norm
+        'post'
+        """
+        return cls(**{**PRINTED, **options})
 
     @property
     def num_output_tokens(self) -> int:

@@ -73,8 +73,11 @@ class SegmentedTargetAttention(SequenceLayer):
         gate: ``"sigmoid"``, or ``"softmax"`` within each segment (Table 3's ablation).
             Defaults to ``"sigmoid"``.
         gate_bias: None, or the initial value of one trainable number per head that is added to
-            the scores; ``-log(segment_size)`` makes the gates of a segment sum to about one at
-            the start. Defaults to None.
+            the scores; ``"auto"`` stands for ``-log(segment_size)``, which makes the gates of a
+            segment sum to about one at the start. Defaults to None.
+        aligned_start: Boolean. Whether the projections of queries and keys start equal, so that
+            scores start as similarities of target and event (they are trained apart all the
+            same). Helps where both share their features' embeddings. Defaults to False.
         use_bias: Boolean. Biases of all projections of the attention. Defaults to False.
         activation: Hidden activation of the feed-forward network. Defaults to ``"gelu"``.
         norm: ``"post"`` as printed, ``"pre"`` (``s + FFN(LN(s))``) or ``"none"``.
@@ -128,7 +131,8 @@ class SegmentedTargetAttention(SequenceLayer):
         ffn_expansion: int = 4,
         gamma: float | str | None = None,
         gate: str = "sigmoid",
-        gate_bias: float | None = None,
+        gate_bias: float | str | None = None,
+        aligned_start: bool = False,
         use_bias: bool = False,
         activation: Any = "gelu",
         norm: str = "post",
@@ -154,9 +158,10 @@ class SegmentedTargetAttention(SequenceLayer):
             )
         self.gamma = gamma
         self.gate = check_choice(self.name, "gate", gate, ("sigmoid", "softmax"))
-        if gate_bias is not None:
+        if gate_bias is not None and gate_bias != "auto":
             gate_bias = check_number(self.name, "gate_bias", gate_bias)
         self.gate_bias = gate_bias
+        self.aligned_start = aligned_start
         self.use_bias = use_bias
         self.activation = keras.activations.get(activation)
         self.norm = check_choice(self.name, "norm", norm, ("post", "pre", "none"))
@@ -207,8 +212,11 @@ class SegmentedTargetAttention(SequenceLayer):
                 f"`use_output_projection` is set. Received: value_dim {self.value_dim}, "
                 f"num_heads {heads}, width {width}"
             )
-        self.query_kernel = self.add_weight(shape=(width, key_width), name="query_kernel")
-        self.key_kernel = self.add_weight(shape=(width, key_width), name="key_kernel")
+        # An initialiser object gives the same values each time it is called.
+        start = keras.initializers.GlorotUniform() if self.aligned_start else None
+        shape = (width, key_width)
+        self.query_kernel = self.add_weight(shape=shape, initializer=start, name="query_kernel")
+        self.key_kernel = self.add_weight(shape=shape, initializer=start, name="key_kernel")
         self.value_kernel = self.add_weight(shape=(width, value_width), name="value_kernel")
         self.output_kernel = None
         if self.use_output_projection:
@@ -225,7 +233,8 @@ class SegmentedTargetAttention(SequenceLayer):
             self.output_bias = bias("output_bias", width)
         self.score_bias = None
         if self.gate_bias is not None:
-            start = keras.initializers.Constant(self.gate_bias)
+            initial = -math.log(self.segment_size) if self.gate_bias == "auto" else self.gate_bias
+            start = keras.initializers.Constant(initial)
             self.score_bias = bias("score_bias", heads, start)
         self.raw_gamma = None
         if self.gamma == "learned":
@@ -393,6 +402,7 @@ class SegmentedTargetAttention(SequenceLayer):
             "gamma": self.gamma,
             "gate": self.gate,
             "gate_bias": self.gate_bias,
+            "aligned_start": self.aligned_start,
             "use_bias": self.use_bias,
             "activation": keras.activations.serialize(self.activation),
             "norm": self.norm,

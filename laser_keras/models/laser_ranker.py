@@ -27,12 +27,15 @@ class LaserRanker(SequenceRanker):
         num_layers: Integer M. Defaults to 2.
         num_recent_segments: Integer R. Defaults to 5.
         gate: ``"sigmoid"`` or ``"softmax"``. Defaults to ``"sigmoid"``.
-        gate_bias: None or float. Defaults to None.
-        norm: ``"post"``, ``"pre"`` or ``"none"``. Defaults to ``"post"``.
+        gamma: Number, ``"learned"`` or None. Defaults to 0.1.
+        gate_bias: Float, ``"auto"`` or None. Defaults to ``"auto"``.
+        aligned_start: Boolean. Defaults to True.
+        norm: ``"post"``, ``"pre"`` or ``"none"``. Defaults to ``"none"``.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``. Defaults to ``"auto"``.
         dropout: Float in [0, 1). Defaults to 0.
         **kwargs: ``recency``, ``num_tokens``, ``mixer_dim``, ``mixer_blocks``,
             ``mixer_expansion``, ``mixer``, ``activation``, ``recency_options``, ``mixer_options``,
+            ``shared_width``,
             ``embedding`` of ``SequenceRanker`` and
             the arguments of ``keras.Model``.
 
@@ -73,8 +76,10 @@ class LaserRanker(SequenceRanker):
         num_layers: int = 2,
         num_recent_segments: int = 5,
         gate: str = "sigmoid",
-        gate_bias: float | None = None,
-        norm: str = "post",
+        gamma: float | str | None = 0.1,
+        gate_bias: float | str | None = "auto",
+        aligned_start: bool = True,
+        norm: str = "none",
         implementation: str = "auto",
         dropout: float = 0.0,
         **kwargs: Any,
@@ -87,7 +92,9 @@ class LaserRanker(SequenceRanker):
             "num_layers": num_layers,
             "num_recent_segments": num_recent_segments,
             "gate": gate,
+            "gamma": gamma,
             "gate_bias": gate_bias,
+            "aligned_start": aligned_start,
             "norm": norm,
             "implementation": implementation,
         }

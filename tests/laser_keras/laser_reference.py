@@ -43,6 +43,7 @@ def sta_loop(
     segment_size: int,
     mask: np.ndarray | None = None,
     gate: str = "sigmoid",
+    gamma: float | None = None,
 ) -> np.ndarray:
     """Unrefined segments [S, d] of one candidate ``t`` [d] and one history ``h`` [L, d]."""
     length, width = h.shape
@@ -61,7 +62,7 @@ def sta_loop(
                 [
                     q
                     @ (h[j] @ w["key_kernel"][:, ks] + w.get("key_bias", zero_k)[ks])
-                    / math.sqrt(key_dim)
+                    / (math.sqrt(key_dim) if gamma is None else gamma)
                     + w.get("score_bias", np.zeros(heads))[head]
                     for j in rows
                 ]

@@ -1,6 +1,7 @@
 """``LaserEncoder``, ``GlobalStackedTargetAttention`` and ``MultiResolutionFusion``."""
 
 import itertools
+from collections.abc import Callable
 
 import keras
 import laser_reference as reference
@@ -13,9 +14,9 @@ from laser_keras import GlobalStackedTargetAttention, LaserEncoder, MultiResolut
 D = 8
 
 
-def make(**kwargs: object) -> LaserEncoder:
+def make(kind: Callable = LaserEncoder, **kwargs: object) -> LaserEncoder:
     arguments = {"key_dim": 3, "segment_size": 4, "num_recent_segments": 2, **kwargs}
-    encoder = LaserEncoder(**arguments)
+    encoder = kind(**arguments)
     encoder.build((None, None, D), (None, None, D))
     randomise(encoder)
     return encoder
@@ -33,8 +34,23 @@ def part(weights: dict, name: str) -> dict:
 
 
 @pytest.mark.parametrize("order", ["project", "absorb", "auto"])
-def test_equals_the_equations(order: str) -> None:
-    encoder = make(implementation=order, num_layers=3)
+def test_as_printed_equals_the_equations(order: str) -> None:
+    encoder = make(LaserEncoder.as_printed, implementation=order, num_layers=3)
+    check_equations(encoder, None, reference.refine)
+
+
+def test_the_defaults_sharpen_the_gate_and_leave_segments_unnormalised() -> None:
+    def refine(segments: np.ndarray, weights: dict) -> np.ndarray:
+        return segments + reference.feed_forward(segments, weights, "feed_forward/")
+
+    encoder = make(num_layers=3)
+    sta = encoder.segmented_attention
+    assert to_numpy(sta.score_bias).shape == (2,)  # one offset per head
+    check_equations(encoder, 0.1, refine)
+
+
+def check_equations(encoder: LaserEncoder, gamma: float | None, refine: Callable) -> None:
+    """Values of an encoder of three stacked layers against the loops of the reference."""
     target, history, mask = data()
     w = weights_by_name(encoder)
     outputs = to_numpy(encoder(target, history, mask=mask))
@@ -42,21 +58,45 @@ def test_equals_the_equations(order: str) -> None:
     for b, n in itertools.product(range(3), range(2)):
         t = target[b, n].astype("float64")
         sta, stacked = part(w, "segmented_attention"), part(w, "stacked_attention")
-        segments = reference.refine(
-            reference.sta_loop(
-                t,
-                history[b].astype("float64"),
-                sta,
-                heads=2,
-                key_dim=3,
-                segment_size=4,
-                mask=mask[b],
-            ),
+        segments = reference.sta_loop(
+            t,
+            history[b].astype("float64"),
             sta,
+            heads=2,
+            key_dim=3,
+            segment_size=4,
+            mask=mask[b],
+            gamma=gamma,
         )
+        segments = refine(segments, sta)
         valid = np.array([mask[b, i : i + 4].any() for i in (0, 4, 8)])
         z = reference.gsta(t, segments, stacked, layers=3, heads=2, mask=valid)
         assert_close(outputs[b, n], reference.fuse(z, segments, 2, valid))
+
+
+def test_a_score_starts_as_a_similarity_and_gates_start_nearly_closed() -> None:
+    encoder = LaserEncoder(segment_size=4, num_recent_segments=1)
+    encoder.build((None, None, D), (None, None, D))
+    sta = encoder.segmented_attention
+    np.testing.assert_array_equal(to_numpy(sta.query_kernel), to_numpy(sta.key_kernel))
+    np.testing.assert_allclose(to_numpy(sta.score_bias), -np.log(4.0), rtol=1e-6)
+    printed = LaserEncoder.as_printed(segment_size=4, num_recent_segments=1)
+    printed.build((None, None, D), (None, None, D))
+    sta = printed.segmented_attention
+    assert np.abs(to_numpy(sta.query_kernel) - to_numpy(sta.key_kernel)).max() > 0.01
+    assert sta.score_bias is None
+
+
+def test_a_silent_segment_stays_small() -> None:
+    """Gates near zero: as printed the segment is normalised to full length all the same."""
+    lengths = {}
+    for make_one in (LaserEncoder, LaserEncoder.as_printed):
+        encoder = make_one(segment_size=4, num_recent_segments=1, gate_bias=-6.0)
+        target, history = np.ones((1, 1, D), "float32"), data()[1][:1]
+        inputs = np.zeros_like(target), history  # a query of zero: the offset alone opens gates
+        lengths[make_one] = float(np.linalg.norm(to_numpy(encoder(*inputs))[0, 0, 2]))
+    assert lengths[LaserEncoder] < 0.05
+    assert lengths[LaserEncoder.as_printed] > 2.0
 
 
 def test_execution_orders_agree_in_gradient() -> None:
