@@ -43,6 +43,10 @@ class SequenceTokenizer(SequenceLayer):
         recency: ``"add"`` the recency embedding to the token, ``"concat"`` it to the features, or
             ``"none"``. Defaults to ``"add"``.
         recency_options: Further arguments of ``RecencyEmbedding``. Defaults to none.
+        shared_width: Integer. The first ``shared_width`` columns of a history tensor and of a
+            target tensor hold the same features (say, the item's embedding and its content
+            vector); their rows of both projections start equal, so that tokens of alike items
+            start alike. They are trained apart. Not for mappings. Defaults to 0.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -80,6 +84,7 @@ class SequenceTokenizer(SequenceLayer):
         similarity: Sequence[str] = (),
         recency: str = "add",
         recency_options: Mapping[str, Any] | None = None,
+        shared_width: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -100,6 +105,7 @@ class SequenceTokenizer(SequenceLayer):
                 )
         self.recency = check_choice(self.name, "recency", recency, ("add", "concat", "none"))
         self.recency_options = dict(recency_options or {})
+        self.shared_width = check_int(self.name, "shared_width", shared_width, 0)
         self._recency_embedding = (
             RecencyEmbedding(
                 dim, dtype=self.dtype_policy, name="recency_embedding", **self.recency_options
@@ -124,12 +130,35 @@ class SequenceTokenizer(SequenceLayer):
         for _name, table in self._tables.items():
             table.build(None)
         target_width = self._width("target", target_shape)
-        self.history_kernel, self.history_bias = self._projection("history", history_width)
-        self.target_kernel, self.target_bias = self._projection("target", target_width)
+        self._check_shared(history_shape, target_shape)
+        # One object for both sides: it gives the same values each time it is called.
+        shared = keras.initializers.GlorotUniform()
+        self.history_kernel, self.history_bias = self._projection("history", history_width, shared)
+        self.target_kernel, self.target_bias = self._projection("target", target_width, shared)
 
-    def _projection(self, side: str, width: int) -> tuple[Any, Any]:
-        kernel = self.add_weight(shape=(width, self.dim), name=f"{side}_kernel")
+    def _projection(
+        self, side: str, width: int, shared: keras.initializers.Initializer
+    ) -> tuple[Any, Any]:
+        def initial(shape: Shape, dtype: Any = None) -> Tensor:
+            own = keras.initializers.GlorotUniform()((width - self.shared_width, self.dim), dtype)
+            if not self.shared_width:
+                return own
+            return ops.concatenate([shared((self.shared_width, self.dim), dtype), own], axis=0)
+
+        kernel = self.add_weight(
+            shape=(width, self.dim), initializer=initial, name=f"{side}_kernel"
+        )
         return kernel, self.add_weight(shape=(self.dim,), initializer="zeros", name=f"{side}_bias")
+
+    def _check_shared(self, history_shape: Any, target_shape: Any) -> None:
+        if not self.shared_width:
+            return
+        for side, shape in (("history", history_shape), ("target", target_shape)):
+            if isinstance(shape, Mapping) or shape[-1] < self.shared_width:
+                raise ValueError(
+                    f"{self.name}: with `shared_width`, `{side}` must be a tensor of at least "
+                    f"{self.shared_width} columns. Received: {shape}"
+                )
 
     def call(
         self, history: Any, target: Any, age: Tensor | None = None, mask: Tensor | None = None
@@ -261,6 +290,7 @@ class SequenceTokenizer(SequenceLayer):
             "similarity": list(self.similarity),
             "recency": self.recency,
             "recency_options": self.recency_options,
+            "shared_width": self.shared_width,
         }
 
 

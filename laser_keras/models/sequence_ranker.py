@@ -41,6 +41,8 @@ class SequenceRanker(keras.Model):
         dim: Integer d, width of the tokens that the encoder sees. Defaults to 128.
         recency: ``"add"``, ``"concat"`` or ``"none"``, see ``SequenceTokenizer``.
             Defaults to ``"add"``.
+        shared_width: Integer. The first ``shared_width`` columns of ``history`` and of ``target``
+            hold the same features, see ``SequenceTokenizer``. Defaults to 0.
         num_tokens: Integer, RankMixer's tokens in all; divides ``mixer_dim`` and is larger than
             T. Defaults to 16.
         mixer_dim: Integer D. Defaults to 128.
@@ -114,6 +116,7 @@ class SequenceRanker(keras.Model):
         recency_options: Mapping[str, Any] | None = None,
         mixer_options: Mapping[str, Any] | None = None,
         embedding: keras.layers.Layer | None = None,
+        shared_width: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -134,6 +137,7 @@ class SequenceRanker(keras.Model):
             dim,
             recency=recency,
             recency_options=self.recency_options,
+            shared_width=shared_width,
             dtype=self.dtype_policy,
             name="tokenizer",
         )
@@ -351,6 +355,7 @@ class SequenceRanker(keras.Model):
         return {
             "dim": self.dim,
             "recency": self.recency,
+            "shared_width": self.tokenizer.shared_width,
             "num_tokens": self.num_tokens,
             "mixer_dim": self.mixer_dim,
             "mixer_blocks": self.mixer_blocks,

@@ -115,6 +115,26 @@ def test_masked_nan_reaches_neither_tokens_of_others_nor_gradients() -> None:
         assert_close(dirty, clean)
 
 
+def test_shared_columns_start_with_equal_rows_and_are_trained_apart() -> None:
+    tokenizer = SequenceTokenizer(dim=4, recency="none", shared_width=3)
+    history, target = np.ones((1, 2, 5), "float32"), np.ones((1, 1, 3), "float32")
+    tokenizer(history, target)
+    of_history, of_target = to_numpy(tokenizer.history_kernel), to_numpy(tokenizer.target_kernel)
+    np.testing.assert_array_equal(of_history[:3], of_target)
+    assert np.abs(of_history[3:5] - of_history[:2]).max() > 1e-3
+    assert len(tokenizer.trainable_weights) == 4
+    assert SequenceTokenizer.from_config(tokenizer.get_config()).shared_width == 3
+
+
+@pytest.mark.parametrize(
+    ("history", "target"),
+    [(np.ones((1, 2, 5)), np.ones((1, 1, 2))), ({"a": np.ones((1, 2, 5))}, np.ones((1, 1, 3)))],
+)
+def test_shared_columns_must_be_there(history, target) -> None:
+    with pytest.raises(ValueError, match="`shared_width`, `(target|history)` must be a tensor"):
+        SequenceTokenizer(dim=4, recency="none", shared_width=3)(history, target)
+
+
 def test_config_round_trip() -> None:
     tokenizer = make(recency="concat")
     revived = SequenceTokenizer.from_config(tokenizer.get_config())

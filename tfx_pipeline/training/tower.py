@@ -199,6 +199,7 @@ def _ranker(
     encoder: keras.layers.Layer,
     interactions: Collection[str],
 ) -> SequenceRanker:
+    widths = tower_widths(spec)
     ranker = SequenceRanker(
         encoder,
         dim=settings.dim,
@@ -216,12 +217,13 @@ def _ranker(
         ),
         dropout=settings.dropout,
         activation="linear",
+        shared_width=widths["target"],  # all of it leads the history's columns, too
         name="ranker",
     )
     length = spec.max_history if _has_fixed_length(encoder) else None
     middle = {"context": (), "history": (length,)}
     shapes: dict[str, tuple[int | None, ...]] = {
-        key: (None, *middle.get(key, (None,)), width) for key, width in tower_widths(spec).items()
+        key: (None, *middle.get(key, (None,)), width) for key, width in widths.items()
     }
     shapes["history_mask"] = shapes["history_age"] = (None, None)
     declared = declared_interactions(spec)

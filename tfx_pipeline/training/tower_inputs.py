@@ -32,8 +32,15 @@ def tower_key(model_input: ModelInput) -> str | None:
 
 
 def inputs_of(spec: FeatureSpec, key: str) -> list[ModelInput]:
-    """The model inputs embedded into one of the tower's inputs, in the spec's order."""
-    return [model_input for model_input in spec.model_inputs() if tower_key(model_input) == key]
+    """The model inputs embedded into one of the tower's inputs.
+
+    In the spec's order, but those of the history that the target has too come first.
+    """
+    inputs = [each for each in spec.model_inputs() if tower_key(each) == key]
+    if key != "history":
+        return inputs
+    shared = {each.field for each in inputs_of(spec, "target")}
+    return sorted(inputs, key=lambda each: each.field not in shared)
 
 
 def tower_widths(spec: FeatureSpec) -> dict[str, int]:
@@ -90,18 +97,20 @@ def tower_inputs(
         interactions: Those of ``INTERACTIONS`` to compute; the spec must declare them.
 
     Returns:
-        ``history`` [B, L, e_h], ``history_mask`` bool [B, L], ``history_age`` int32 [B, L],
+        ``history`` [B, L, e_h], whose first e_t columns are the target's features,
+        ``history_mask`` bool [B, L], ``history_age`` int32 [B, L],
         ``target`` [B, N, e_t] and, where the spec has such fields, ``candidate`` [B, N, e_x] and
         ``context`` [B, e_c]; then the ``interactions``.
     """
     vectors = {}
     if content_width(spec):
         vectors = {side: embed(CONTENT, f"{side}_item_id") for side in ("history", "candidate")}
+    shared = len(inputs_of(spec, "target"))
     inputs: dict[str, tf.Tensor] = {}
     for key in tower_widths(spec):
         parts = [_embedded(each, rows, embed) for each in inputs_of(spec, key)]
         if vectors and key in ("history", "target"):
-            parts.append(vectors["history" if key == "history" else "candidate"])
+            parts.insert(shared, vectors["history" if key == "history" else "candidate"])
         inputs[key] = parts[0] if len(parts) == 1 else tf.concat(parts, axis=-1)
     age = rows["history_age_seconds"]
     inputs["history_age"] = age
