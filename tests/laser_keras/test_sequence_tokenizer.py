@@ -131,7 +131,7 @@ def test_shared_columns_start_with_equal_rows_and_are_trained_apart() -> None:
     [(np.ones((1, 2, 5)), np.ones((1, 1, 2))), ({"a": np.ones((1, 2, 5))}, np.ones((1, 1, 3)))],
 )
 def test_shared_columns_must_be_there(history, target) -> None:
-    with pytest.raises(ValueError, match="`shared_width`, `(target|history)` must be a tensor"):
+    with pytest.raises(ValueError, match=r"`shared_width`, `(target|history)` must be a tensor"):
         SequenceTokenizer(dim=4, recency="none", shared_width=3)(history, target)
 
 
