@@ -33,6 +33,8 @@ PIPELINE = [
     "pydantic>=2.10",  # settings
     "typing-extensions>=4.6",
     "keras==3.12.4",
+    "matplotlib>=3.8",  # plots of laser-pipeline compare
+    "scikit-learn>=1.3",  # calibration, oracle features
     "tensorflow==2.16.2",
     "tensorflow-io==0.37.1",
     "tensorflow-recommenders==0.7.7",
@@ -58,7 +60,6 @@ DEV = [
     "redis>=5.0",
     "rocksdict>=0.3.20",
     "ruff>=0.6",
-    "scikit-learn>=1.3",
 ]
 
 setup(

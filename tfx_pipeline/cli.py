@@ -97,6 +97,18 @@ def _parser() -> argparse.ArgumentParser:
         "--json-schema", action="store_true", help="as a JSON schema, for editors"
     )
 
+    compare = commands.add_parser("compare", help="systems beside one another, over seeds")
+    compare.set_defaults(run=_compare)
+    compare.add_argument(
+        "--config", type=Path, required=True, help="YAML file of systems and seeds"
+    )
+    _add_folders(compare, "data")
+    compare.add_argument(
+        "--work", type=Path, required=True, help="folder: results; the same one again goes on"
+    )
+    compare.add_argument("--store", help="its SeqVault; without it one is loaded within --work")
+    compare.add_argument("--jobs", type=int, help="runs side by side (default: one per two cores)")
+
     status = commands.add_parser("status", help="what past runs did")
     status.set_defaults(run=_status)
     _add_folders(status, "work")
@@ -225,6 +237,13 @@ def _settings(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.settings.reference import json_schema, plain_list
 
     print(json.dumps(json_schema(), indent=2) if arguments.json_schema else plain_list())
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.compare.run_compare import run_compare
+
+    run_compare(arguments.config, arguments.data, arguments.work, arguments.store, arguments.jobs)
     return 0
 
 

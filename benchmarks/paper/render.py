@@ -1,0 +1,141 @@
+"""Keeps a comparison's raw result, and writes ``docs/results.md`` from all that are kept.
+
+python -m benchmarks.paper.render table2 --work WORK   # keep WORK's result, then write
+python -m benchmarks.paper.render                      # write alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+PAGE = HERE.parents[1] / "docs" / "results.md"
+
+# What the paper prints: its AUC or its change of AUC in points, by the names of our systems.
+PAPER: dict[str, dict[str, str]] = {
+    "table2": {
+        "base": "0.7802",
+        "din": "0.7814",
+        "twin": "0.7810",
+        "hstu": "0.7822",
+        "transformer": "0.7824",
+        "laser": "0.7826",
+    },
+    "table3": {
+        "softmax": "-0.03",
+        "no_ffn_no_norm": "-0.08",
+        "no_norm": "-0.04",
+        "no_recent_segments": "-0.08 (with the maximum)",
+        "no_recency": "-0.09",
+    },
+    "table4": {"w5": "0.7823", "w10": "0.7826", "w20": "0.7821"},
+    "figure3_layers": {},
+    "figure3_length": {},
+}
+TITLES = {
+    "table2": "Table 2: systems",
+    "table3": "Table 3: parts of LASER",
+    "table4": "Table 4: events per segment",
+    "figure3_layers": "Figure 3 (a, b): layers",
+    "figure3_length": "Figure 3 (c, d): length of the history",
+}
+HEAD = """# Results
+
+The paper's tables and figures, run again with `laser-pipeline compare` on logs that anybody can
+make: see [benchmarks/paper](../benchmarks/paper/README.md) for the commands, and for how these runs
+differ from the paper's. Its log is not public, so its column shows what it prints for its own and
+nothing to compare digit by digit. Intervals are of 95%, by resampling users and seeds; a star marks
+those that leave out zero. This page is written by `python -m benchmarks.paper.render`.
+"""
+
+
+def keep(name: str, work: Path) -> None:
+    """Copy a comparison's summary and plots, with how it came about."""
+    result = json.loads((work / "summary.json").read_text(encoding="utf-8"))
+    result["command"] = f"laser-pipeline compare --config benchmarks/paper/{name}.yaml"
+    result["date"] = datetime.now(timezone.utc).strftime("%Y-%m-%d")
+    result["machine"]["cores"] = os.cpu_count()
+    result["machine"]["load"] = [round(load, 1) for load in os.getloadavg()]
+    text = json.dumps(result, indent=1)
+    (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+    for plot in ("difference", "cost"):
+        if (work / f"{plot}.svg").is_file():
+            shutil.copyfile(work / f"{plot}.svg", RESULTS / f"{name}_{plot}.svg")
+
+
+def page() -> str:
+    """The text of ``docs/results.md``."""
+    parts = [HEAD]
+    for name, title in TITLES.items():
+        path = RESULTS / f"{name}.json"
+        parts.append(f"\n## {title}\n")
+        if not path.is_file():
+            parts.append(
+                f"\nNot run yet: `laser-pipeline compare --config benchmarks/paper/{name}.yaml`.\n"
+            )
+            continue
+        result = json.loads(path.read_text(encoding="utf-8"))
+        parts.append(_section(name, result))
+    return "".join(parts)
+
+
+def _section(name: str, result: dict[str, Any]) -> str:
+    machine, dataset = result["machine"], result["dataset"]
+    lines = [
+        "",
+        f"`{result['command']}`, {result['date']}, on {dataset['source']} "
+        f"({dataset['counts']['impressions']:,} impressions), seeds {result['seeds']}, "
+        f"{machine['cores']} cores with a load of {machine['load'][0]}.",
+        "",
+        f"| system | paper | AUC | gAUC | AUC less {result['baseline']} | million MACs |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        macs = sum(row["macs"].values()) / 1e6 if row.get("macs") else None
+        lines.append(
+            f"| {row['system']} | {PAPER[name].get(row['system'], '')} | {_number(row, 'auc')} "
+            f"| {_number(row, 'gauc')} | {_gap(row.get('difference_auc'))} "
+            f"| {'' if macs is None else f'{macs:.1f}'} |"
+        )
+    for plot in ("difference", "cost"):
+        if (RESULTS / f"{name}_{plot}.svg").is_file():
+            lines += ["", f"![{plot} of {name}](../benchmarks/paper/results/{name}_{plot}.svg)"]
+    return "\n".join([*lines, ""])
+
+
+def _number(row: dict[str, Any], metric: str) -> str:
+    if row[metric] is None:
+        return "; ".join(row["problems"]) or "none"
+    spread = row[f"{metric}_sd"]
+    return f"{row[metric]:.4f}" + ("" if spread is None else f" ± {spread:.4f}")
+
+
+def _gap(gap: list[float] | None) -> str:
+    if gap is None:
+        return ""
+    star = "" if gap[1] <= 0 <= gap[2] else " *"
+    return f"{gap[0]:+.4f} [{gap[1]:+.4f}, {gap[2]:+.4f}]{star}"
+
+
+def main() -> None:
+    """Keep a result, if one is named, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", nargs="?", choices=sorted(PAPER), help="of the config")
+    parser.add_argument("--work", type=Path, help="folder of its comparison")
+    arguments = parser.parse_args()
+    if (arguments.name is None) != (arguments.work is None):
+        parser.error("give a name with --work, or neither")
+    if arguments.name is not None:
+        keep(arguments.name, arguments.work)
+    PAGE.write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

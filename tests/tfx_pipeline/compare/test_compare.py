@@ -1,0 +1,165 @@
+"""A comparison from its YAML file: joined as the pipeline joins, resumed, summed up, checked."""
+
+import json
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import tensorflow as tf
+
+from components.seqvault_example_gen.impressions import check_rows, group_requests
+from components.seqvault_example_gen.join import join_requests
+from tfx_pipeline.compare import oracle_features
+from tfx_pipeline.compare import run_compare as module
+from tfx_pipeline.compare.compare_settings import CompareSettings, runs_of
+from tfx_pipeline.compare.joined_log import JoinedLog
+from tfx_pipeline.datasets import PreparedDataset
+from tfx_pipeline.errors import PipelineError, SettingsError
+from tfx_pipeline.settings.section import check
+from tfx_pipeline.training.parsing import parse_examples
+
+SMALL = """
+name: small
+baseline: mean
+seeds: [1, 2]
+length: 30
+bootstrap: 20
+model: {dim: 8, num_tokens: 4, mixer_dim: 8, mixer_blocks: 1}
+training: {epochs: 1, batch_size: 32}
+systems:
+  mean:
+  last_ten: {model: {system: recent_mean, encoder: {recent_events: 10}}, length: 20}
+"""
+WILD = "  wild: {model: {system: mean}, training: {dense_learning_rate: 1.0e+30}}\n"
+
+
+def test_the_joined_log_holds_what_the_pipelines_examples_hold(dataset, store, tmp_path):
+    log = JoinedLog.make(dataset, store, tmp_path / "joined", 40, "f")
+    start, end = dataset.splits["eval"]
+    table = check_rows(pq.read_table(dataset.impressions_path), 0, dataset.spec).good
+    times = table["timestamp"].to_numpy()
+    requests = group_requests(table.filter((times >= start) & (times < end)), dataset.spec)
+    examples = [one for part, _ in join_requests(requests, store, dataset.spec) for one in part]
+    batch = parse_examples(tf.constant(examples), dataset.spec, "click")
+    found = log.batch("eval", np.arange(len(examples)), 40, fixed=True)
+    assert set(found) == set(batch)
+    for name, expected in batch.items():
+        if not name.endswith("duration_ms"):  # quantities, here already buckets
+            np.testing.assert_array_equal(found[name], expected.numpy(), err_msg=name)
+    raw, rows = batch["candidate_duration_ms"].numpy(), found["candidate_duration_ms"]
+    assert rows.min() >= 1 and rows.max() <= 16
+    order = np.argsort(raw, axis=None)
+    assert (np.diff(rows.ravel()[order]) >= 0).all()
+    shorter = log.batch("eval", np.array([3, 1]), 7)
+    longest = found["history_item_id"][[3, 1], :7]
+    np.testing.assert_array_equal(shorter["history_item_id"], longest)
+    again = JoinedLog.make(dataset, None, tmp_path / "joined", 30, "f")  # nothing is read
+    assert again.spec.max_history == 40
+
+
+def test_all_runs_are_taken_resumed_and_summed_up(compare, tmp_path, monkeypatch, capsys):
+    rows = compare(SMALL + WILD)
+    work = tmp_path / "work"
+    lines = [json.loads(line) for line in (work / "results.jsonl").read_text().splitlines()]
+    assert [(line["system"], line["seed"]) for line in lines] == [
+        (name, seed) for seed in (1, 2) for name in ("mean", "last_ten", "wild")
+    ]
+    status = {line["run"]: line["status"] for line in lines}
+    assert status["wild-1"] == status["wild-2"] == "diverged" and status["mean-2"] == "ok"
+    mean, ten, wild = rows
+    assert mean["auc"] == pytest.approx(np.mean([e["auc"] for e in lines if e["system"] == "mean"]))
+    assert "difference_auc" not in mean and wild["auc"] is None and len(wild["problems"]) == 2
+    gap, low, high = ten["difference_auc"]
+    assert gap == pytest.approx(ten["auc"] - mean["auc"]) and low <= gap <= high
+    assert ten["macs"]["mixer"] > 0
+    for name in ("table.md", "summary.json", "difference.png", "difference.svg", "cost.svg"):
+        assert (work / name).stat().st_size > 0
+    said = capsys.readouterr().out
+    assert "[6/6]" in said and "left" in said and "wild, seed 1: diverged" in said
+
+    # Killed while it wrote the last line: that run alone is taken again.
+    content = (work / "results.jsonl").read_bytes()
+    (work / "results.jsonl").write_bytes(content[:-30])
+    taken = []
+    take = module._take
+    monkeypatch.setattr(module, "_take", lambda t, c: (taken.append(t.run.key), take(t, c))[1])
+    assert compare(SMALL + WILD)[1]["auc"] == ten["auc"]
+    assert taken == ["wild-2"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("seeds: [1, 2]", "seeds: [1, 1]", r"seeds is \[1, 1\]; should hold different"),
+        ("baseline: mean", "baseline: din", "baseline is 'din'; should be one of the systems"),
+        ("  mean:\n", "  mean:\n  lasr:\n", "system 'lasr'.*did you mean 'laser'"),
+        ("recent_events", "recent", "system 'last_ten'.*'recent'"),
+        ("epochs: 1", "epoch: 1", "'epoch'"),
+        ("epochs: 1", "seed: 3", "list seeds under `seeds`"),
+        ("  mean:\n", "  mean:\n  sim_hard: {model: {interactions: [cross]}}\n", "sim_hard"),
+        ("length: 30", "length: 0", "length is 0"),
+    ],
+)
+def test_a_mistake_is_named_before_any_work(compare, tmp_path, old, new, message):
+    assert old in SMALL
+    with pytest.raises(SettingsError, match=message):
+        compare(SMALL.replace(old, new))
+    assert not (tmp_path / "work").exists()
+
+
+def test_results_of_another_dataset_are_refused(compare, tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+    line = {"run": "mean-1", "dataset": "abc", "settings": "", "status": "ok"}
+    (work / "results.jsonl").write_text(json.dumps(line) + "\n")
+    with pytest.raises(PipelineError, match=r"results of another dataset \(abc"):
+        compare(SMALL)
+    (work / "results.jsonl").write_text("{}\n")
+    with pytest.raises(PipelineError, match="line 1 is no result"):
+        compare(SMALL)
+
+
+def test_a_label_that_is_constant_is_refused(compare, dataset, tmp_path):
+    table = pq.read_table(dataset.impressions_path)
+    nothing = np.zeros(table.num_rows, np.int8)
+    place = table.column_names.index("click")
+    copied = PreparedDataset.load(dataset.path).path
+    other = tmp_path / "constant"
+    other.mkdir()
+    for file in copied.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    changed = table.set_column(place, "click", [nothing])
+    pq.write_table(changed, other / "impressions.parquet")
+    with pytest.raises(PipelineError, match="label 'click' is 0 in all"):
+        compare(SMALL, data=other)
+
+
+def test_a_list_of_names_and_the_order_of_runs():
+    settings = check(
+        CompareSettings,
+        {"name": "a", "baseline": "din", "systems": ["laser", "din"], "seeds": [3, 1]},
+        "file",
+    )
+    runs = runs_of(settings)
+    assert [run.key for run in runs] == ["laser-3", "din-3", "laser-1", "din-1"]
+    assert runs[0].training.seed == 3 and runs[1].model.system == "din"
+
+
+def test_oracle_features_count_the_matches_in_their_windows(dataset, store, tmp_path):
+    log = JoinedLog.make(dataset, store, tmp_path / "joined", 40, "f")
+    batch = log.batch("eval", np.arange(5), 30)
+    features = oracle_features._features(log, "eval", 30)
+    row = 0
+    for request in range(5):
+        for candidate in range(batch["candidate_count"][request]):
+            item = batch["candidate_author_id"][request, candidate]
+            same = batch["history_author_id"][request] == item
+            acted = same & (batch["history_action"][request] >= 2)
+            # Fields in order: item, category, author; each all events and then those acted upon.
+            found = features[row, 20:30]
+            assert found[0] == same[:20].sum() and found[1] == same[20:].sum()
+            assert found[5] == acted[:20].sum() and found[6] == acted[20:].sum()
+            row += 1
+    scores = oracle_features.oracle_scores(log, 30, seed=1)
+    assert len(scores) == len(log.of_impressions("eval", "label_click"))
+    assert 0 <= scores.min() < scores.max() <= 1
