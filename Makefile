@@ -25,8 +25,9 @@ test: env  ## every test, with lint and types
 	@.venv/bin/seqvault warm-up
 	@$(PY) $(PYTEST) tests
 
-test-crash: env  ## kill SeqVault at 1000 random points and compare with an oracle
+test-crash: env  ## kill SeqVault at 1000 random points, end it amid all that it does, and compare with an oracle
 	@$(PY) -m seqvault.testing.crash_run --points 1000
+	@$(PY) -m seqvault.testing.lifetime_run --seconds 600
 
 # python:keras backend; together every supported Python and every backend.
 LAYERS_MATRIX ?= 3.10:tensorflow 3.11:torch 3.12:jax 3.13:tensorflow

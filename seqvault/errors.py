@@ -49,6 +49,10 @@ class StoreClosedError(SeqVaultError):
     """The store was closed."""
 
 
+class ForkedStoreError(SeqVaultError):
+    """The store was opened by the process that this one was forked from: open it again here."""
+
+
 class ReadOnlyError(SeqVaultError):
     """A write was tried on a store that was opened read-only."""
 

@@ -9,17 +9,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seqvault.disk import item_file as item_files
 from seqvault.disk.files import Files
+from seqvault.disk.item_file import to_table
 from seqvault.errors import InvalidRequestError, SchemaError
 from seqvault.item_batch import ItemBatch
+from seqvault.memory.forks import watch_forks
 from seqvault.memory.store_state import State
 from seqvault.merge.bulk_loader import bulk_load
 from seqvault.merge.merger import Merger
 from seqvault.progress import Progress, untold
 from seqvault.read.packed_answer import pack_batch
 from seqvault.read.planned_read import Reader
-from seqvault.read.read_arguments import USERS_A_PAGE, page_of
+from seqvault.read.read_request import USERS_A_PAGE, ReadRequest, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.upkeep import recovery
@@ -29,6 +30,8 @@ from seqvault.upkeep.verify import verify
 from seqvault.write.event_columns import to_columns
 from seqvault.write.group_commit import AppendLog
 from seqvault.write.item_writer import put_items
+
+CLOSE_SECONDS = 10.0  # that `close` waits for a merge to give up
 
 
 class SeqVault:
@@ -56,7 +59,6 @@ class SeqVault:
         self._files = files
         self._state = State(path, files, read_only, clock)
         self._reader = Reader(self._state)
-        self._lock_fd = -1
         self._log: AppendLog | None = None
 
     # ---- opening and closing
@@ -101,7 +103,7 @@ class SeqVault:
             if read_only:
                 recovery.open_for_reading(store._state)
             else:
-                store._lock_fd = recovery.lock_for_writing(store._files, store.path, schema)
+                store._state.lock_fd = recovery.lock_for_writing(store._files, store.path, schema)
                 writer, spares = recovery.open_for_writing(
                     store._state, schema, retention_ms, max_events
                 )
@@ -112,6 +114,7 @@ class SeqVault:
                     f"given is {schema.to_json()}. Open it without a schema, or with its own."
                 )
             store._reader.prepare()
+            watch_forks(store._state)
         except BaseException:
             store.close()
             raise
@@ -123,15 +126,32 @@ class SeqVault:
         return self._state.schema
 
     def close(self) -> None:
-        """Closes the store; everything appended is already durable."""
-        if self._state.closed:
+        """Closes the store; everything appended is already durable.
+
+        A merge, bulk load, snapshot or item write under way gives up with
+        ``StoreClosedError``, and the store is as it was before it. Calls that come later
+        raise it, too. In a child of the process that opened the store nothing but the
+        child's own memory changes.
+        """
+        state = self._state
+        if state.closed or state.forked:
+            state.closed = True
             return
-        if self._log is not None:
-            self._log.close()
-        self._state.closed = True
-        if self._lock_fd >= 0:
-            self._files.close(self._lock_fd)
-            self._lock_fd = -1
+        state.closing.set()
+        # One that does not notice, for instance a bulk load whose source has nothing to give, is
+        # not waited for longer: from then on it can neither publish nor remove anything.
+        waited = [
+            lock
+            for lock in (state.merging, state.writing_items)
+            if lock.acquire(timeout=CLOSE_SECONDS)
+        ]
+        try:
+            if self._log is not None:
+                self._log.close(CLOSE_SECONDS)
+            state.give_up_lock()
+        finally:
+            for lock in waited:
+                lock.release()
 
     def __enter__(self) -> "SeqVault":
         return self
@@ -140,13 +160,16 @@ class SeqVault:
         self.close()
 
     def refresh(self) -> bool:
-        """Read-only stores: sees what has been written since; True if anything was."""
+        """Has a read-only store see what has been written since; returns whether anything was.
+
+        Reads go on meanwhile and see the store as it was until all is loaded, and after an
+        error still. A store that is open for writing always sees what is there.
+        """
         self._state.check_open()
         if not self.read_only:
             return False
-        before = (self._state.manifest.edition, self._state.memtable.size)
-        recovery.open_for_reading(self._state)
-        return before != (self._state.manifest.edition, self._state.memtable.size)
+        with self._state.merging:
+            return recovery.refresh(self._state)
 
     # ---- writing
 
@@ -172,7 +195,7 @@ class SeqVault:
         self._state.check_writable()
         assert self._log is not None
         columns = to_columns(events, self.schema)
-        with self._state.writing("append events"):
+        with self._state.writing("append events", to_log=True):
             return self._log.append(columns, source, offset)
 
     # ---- reading
@@ -208,7 +231,11 @@ class SeqVault:
             LimitError: the answer would be too large.
             DamagedFileError: a record's checksum does not fit.
         """
-        return self._reader.read(user_ids, before, last_n, scenarios, actions, fields, version)
+        return self._reader.read(
+            ReadRequest.of(
+                self.schema, user_ids, before, last_n, scenarios, actions, fields, version
+            )
+        )
 
     def read_ragged(
         self,
@@ -227,7 +254,9 @@ class SeqVault:
             user's events behind the other's.
         """
         return self._reader.read_ragged(
-            user_ids, before, last_n, scenarios, actions, fields, version
+            ReadRequest.of(
+                self.schema, user_ids, before, last_n, scenarios, actions, fields, version
+            )
         )
 
     def read_packed(
@@ -241,9 +270,10 @@ class SeqVault:
         version: np.ndarray | None = None,
     ) -> bytes:
         """``read`` as stored chunks, for ``seqvault.read.packed_answer.unpack_batch`` elsewhere."""
-        return pack_batch(
-            self._reader, user_ids, before, last_n, scenarios, actions, fields, version
+        request = ReadRequest.of(
+            self.schema, user_ids, before, last_n, scenarios, actions, fields, version
         )
+        return pack_batch(self._reader, request)
 
     # ---- merging
 
@@ -267,7 +297,7 @@ class SeqVault:
         Raises:
             DiskFullError: the store is as it was.
         """
-        with self._state.merging, self._state.writing("merge"):
+        with self._state.merging, self._state.writing("merge"), self._state.watching_merge():
             return self._merger(bytes_per_second).merge(hold_small, progress=progress)
 
     def _merger(self, bytes_per_second: float | None = None) -> Merger:
@@ -312,8 +342,8 @@ class SeqVault:
             DiskFullError: nothing was stored.
         """
         self._state.check_writable()
-        checked = item_files.to_table(table)
-        with self._state.merging, self._state.writing("store items"):
+        checked = to_table(table)
+        with self._state.writing_items, self._state.writing("store items"):
             return put_items(self._state, checked)
 
     def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
@@ -330,8 +360,7 @@ class SeqVault:
             UnknownFieldError, WrongTypeError: see there.
         """
         self._state.check_open()
-        with self._state.lock:
-            return self._state.items.read(ids, fields)
+        return self._state.items.read(ids, fields)
 
     @property
     def item_schema(self) -> pa.Schema | None:
@@ -417,4 +446,5 @@ class SeqVault:
             raise InvalidRequestError(f"{target} exists already; name a new directory.")
         with self._state.merging, self._state.writing("take a snapshot"):
             self._merger().merge(progress=progress)
-            snapshots.snapshot(self._state, target, progress)
+            with self._state.writing_items:
+                snapshots.snapshot(self._state, target, progress)

@@ -35,6 +35,7 @@ from seqvault.disk.segment import Segment
 from seqvault.memory.index import Index
 from seqvault.memory.memtable import Memtable
 from seqvault.read.fast_read import DirectReader
+from seqvault.read.read_request import ReadRequest
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.upkeep import recovery
 from seqvault.warm_up import warm_up
@@ -81,17 +82,20 @@ def of_reads(store: SeqVaultPeer, histories: Histories, batch: int, rounds: int)
         held[turn % len(held)] = store.vault.read(asked["users"], None, LAST_N)
 
     def whole() -> None:
-        held[0] = direct.read(asked["users"], None, LAST_N, None)
+        held[0] = direct.read(ReadRequest.of(state.schema, asked["users"], None, LAST_N))
 
     found: dict[str, Any] = {}
 
     def find() -> None:
-        found["request"], found["layout"], *_ = direct._find(asked["users"], None, LAST_N, None)
+        request = ReadRequest.of(state.schema, asked["users"], None, LAST_N)
+        found["request"] = request
+        found["found"], found["layout"], *_ = direct._find(request)
 
     out = np.ones(batch * LAST_N * histories.width + 64 * 64, np.uint8)
 
     def fill() -> None:
-        direct._fill(found["request"], found["layout"], batch * LAST_N, False, out)
+        layout = found["layout"]
+        direct._fill(found["request"], found["found"], layout, batch * LAST_N, False, out)
 
     def views() -> None:
         columns = found["layout"].shape(batch, LAST_N).columns(out)

@@ -16,7 +16,7 @@ from seqvault.cli.progress import ShownProgress
 from seqvault.cli.targets import open_target
 from seqvault.errors import InvalidRequestError
 from seqvault.progress import Progress
-from seqvault.read.read_arguments import USERS_A_PAGE
+from seqvault.read.read_request import USERS_A_PAGE
 from seqvault.schema import DTYPES, RESERVED, Schema
 from seqvault.store import SeqVault
 

@@ -3,13 +3,17 @@
 import errno
 import fcntl
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 
 import numpy as np
 from numba import njit, types
 
 from seqvault.errors import DiskFullError
+
+
+class SyncError(OSError):
+    """A sync failed: what was written since the one before may or may not be on the disk."""
 
 
 class Files:
@@ -88,8 +92,14 @@ class Files:
             os.close(fd)
 
     def make_directory(self, path: str) -> None:
-        """Makes a directory and those above it."""
-        os.makedirs(path, exist_ok=True)
+        """Makes a directory and those above it; they are on the disk when this returns."""
+        if os.path.isdir(path):
+            return
+        parent = os.path.dirname(path)
+        self.make_directory(parent)
+        with suppress(FileExistsError):
+            os.mkdir(path)
+        self.sync_directory(parent)
 
     def lock(self, path: str) -> int:
         """Takes the exclusive lock; raises ``BlockingIOError`` if it is taken."""
@@ -101,6 +111,13 @@ class Files:
             raise
         return fd
 
+    def holds(self, fd: int, path: str) -> bool:
+        """Whether ``path`` still is the file whose lock was taken as ``fd``."""
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(path))
+        except OSError:
+            return False
+
     def free_bytes(self, path: str) -> int:
         """Room on the disk; much where there is no way to know."""
         try:
@@ -110,6 +127,20 @@ class Files:
         return found.f_bavail * found.f_frsize
 
     # ---- built from the calls above; not points of failure of their own
+
+    def sync(self, fd: int) -> None:
+        """``fdatasync`` whose failure is a ``SyncError``."""
+        try:
+            self.fdatasync(fd)
+        except OSError as error:
+            raise SyncError(error.errno, error.strerror) from error
+
+    def sync_names(self, path: str) -> None:
+        """``sync_directory`` whose failure is a ``SyncError``."""
+        try:
+            self.sync_directory(path)
+        except OSError as error:
+            raise SyncError(error.errno, error.strerror, path) from error
 
     def write_all(self, fd: int, data: bytes | memoryview | np.ndarray, offset: int) -> int:
         """Writes everything at ``offset`` and returns the offset behind it."""
@@ -158,24 +189,40 @@ class Files:
                 return r
         return -1
 
-    def publish(self, path: str, data: bytes | Iterable[np.ndarray]) -> None:
+    def temporary_of(self, path: str) -> str:
+        """A name that nobody else uses, for a file on its way to ``path``."""
+        return f"{path}.{os.urandom(6).hex()}.tmp"
+
+    def publish(
+        self,
+        path: str,
+        data: bytes | Iterable[np.ndarray],
+        fence: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         """Replaces the file ``path`` by ``data``: after a crash it is old or new.
 
         Args:
-            path: Of the file.
-            data: Its bytes, or the pieces that make it up.
+            path: of the file.
+            data: its bytes, or the pieces that make it up.
+            fence: held while the file gets its name; may raise to prevent that.
         """
-        temporary = path + ".tmp"
-        fd = self.create(temporary)
+        temporary = self.temporary_of(path)
         try:
-            end = 0
-            for piece in [data] if isinstance(data, bytes) else data:
-                end = self.write_all(fd, piece, end)
-            self.fdatasync(fd)
-        finally:
-            self.close(fd)
-        self.rename(temporary, path)
-        self.sync_directory(os.path.dirname(path))
+            fd = self.create(temporary)
+            try:
+                end = 0
+                for piece in [data] if isinstance(data, bytes) else data:
+                    end = self.write_all(fd, piece, end)
+                self.sync(fd)
+            finally:
+                self.close(fd)
+            with fence():
+                self.rename(temporary, path)
+                self.sync_names(os.path.dirname(path))
+        except BaseException:
+            with suppress(OSError):  # renamed already, or what is left goes at the next open
+                self.unlink(temporary)
+            raise
 
     def pieces(self, fd: int, size: int = 8 << 20) -> Iterator[np.ndarray]:
         """The bytes of an open file, ``size`` at a time."""

@@ -1,5 +1,7 @@
 """Files of the side information of items, and the checks of their tables."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -89,15 +91,21 @@ def describe(schema: pa.Schema) -> str:
     return ", ".join(f"{field.name}: {field.type}" for field in schema)
 
 
-def save(files: Files, directory: str, number: int, table: pa.Table) -> None:
-    """Writes an item file, durable when this returns."""
+def save(
+    files: Files,
+    directory: str,
+    number: int,
+    table: pa.Table,
+    fence: Callable[[], AbstractContextManager[None]],
+) -> None:
+    """Writes an item file, durable when this returns; ``fence`` as of ``Files.publish``."""
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="zstd")
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
     body = sink.getvalue().to_pybytes()
     head = MAGIC + len(body).to_bytes(8, "little") + checksum(body).to_bytes(8, "little")
-    files.publish(path_of(directory, number), head + body)
+    files.publish(path_of(directory, number), head + body, fence)
 
 
 def load(files: Files, directory: str, number: int, expected: pa.Schema | None = None) -> pa.Table:

@@ -91,11 +91,10 @@ def path_of(directory: str, number: int) -> str:
 
 
 def write(
-    files: Files, directory: str, number: int, schema_id: int, columns: int, parts: Iterable[Packed]
+    files: Files, path: str, number: int, schema_id: int, columns: int, parts: Iterable[Packed]
 ) -> int:
-    """Writes a whole segment file, synced under its final name; returns its size."""
-    path = path_of(directory, number)
-    fd = files.create(path + ".tmp")
+    """Writes a whole segment file at ``path``, synced; returns its size."""
+    fd = files.create(path)
     try:
         header = np.zeros(1, HEADER)
         header["magic"], header["format"], header["columns"] = MAGIC, FORMAT, columns
@@ -124,11 +123,9 @@ def write(
         trailer["footer_check"] = checksum(footer)
         trailer["check"] = checksum(trailer.tobytes()[:28])
         position = files.write_all(fd, footer + trailer.tobytes(), position)
-        files.fdatasync(fd)
+        files.sync(fd)
     finally:
         files.close(fd)
-    files.rename(path + ".tmp", path)
-    files.sync_directory(f"{directory}/segments")
     return position
 
 

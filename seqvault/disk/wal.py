@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from seqvault.codec.primitives import checksum, crc32c
-from seqvault.disk.files import Files
+from seqvault.disk.files import Files, SyncError
 from seqvault.errors import DamagedFileError
 
 FILE_MAGIC = b"SEQVLOG\x02"
@@ -30,8 +30,8 @@ _ROOM_FOR_HEAD = bytes(FRAME.itemsize)
 _MAGIC = FRAME_MAGIC.to_bytes(4, "little")
 
 
-class LogSyncError(OSError):
-    """A sync of the log failed: what is on the disk nobody knows, so there is no retry."""
+class LogSyncError(SyncError):
+    """A sync of the log failed: the on-disk state is unknown, so there is no retry."""
 
 
 @dataclass(frozen=True)
@@ -249,7 +249,7 @@ class WalWriter:
         self._files, self._directory, self.number = files, directory, number
         self.path = path_of(directory, number)
         self._life = int.from_bytes(os.urandom(8), "little")
-        self._origin = spare or self.path + ".tmp"
+        self._origin = spare or files.temporary_of(self.path)
         self.fd = files.open_write(spare) if spare else files.create(self._origin)
         try:
             self._written = files.size(self.fd)  # all of it was written before

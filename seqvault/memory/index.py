@@ -29,6 +29,7 @@ from seqvault.codec.bundles import (
 )
 
 EMPTY = -1
+LOAD = 0.6  # of a hash table
 
 
 @njit(nogil=True)
@@ -96,18 +97,35 @@ class KeyTable:
     def add(self, keys: np.ndarray) -> np.ndarray:
         """int64 number of each key; unknown ones get the next numbers."""
         keys = for_kernel(keys)
-        need = self._used + len(keys)
+        self._make_room(self._used + len(keys))
+        out = np.empty(len(keys), np.int64)
+        self._used = _add(self._table, self._keys, self._used, keys, out)
+        return out
+
+    def with_room(self, more: int) -> "KeyTable":
+        """A copy that ``more`` keys can be added to quickly; itself if it is one already."""
+        need = self._used + more
+        if need <= len(self._keys) and need <= LOAD * len(self._table):
+            return self
+        copy = KeyTable()
+        copy._table, copy._keys, copy._used = self._table, self._keys, self._used
+        copy._make_room(need)  # in other arrays where these are too small
+        if copy._table is self._table:
+            copy._table = self._table.copy()
+        if copy._keys is self._keys:
+            copy._keys = self._keys.copy()
+        return copy
+
+    def _make_room(self, need: int) -> None:
+        """Makes room for ``need`` keys in all; arrays that are too small are left as they are."""
         if need > len(self._keys):
             grown = np.empty(max(need, 2 * len(self._keys)), np.int64)
             grown[: self._used] = self.keys
             self._keys = grown
-        if need > 0.6 * len(self._table):
-            size = 1 << int(np.ceil(np.log2(need / 0.6)))
+        if need > LOAD * len(self._table):
+            size = 1 << int(np.ceil(np.log2(need / LOAD)))
             self._table = np.full(max(size, 2 * len(self._table)), EMPTY, np.int32)
             _rebuild(self._table, self._keys, self._used)
-        out = np.empty(len(keys), np.int64)
-        self._used = _add(self._table, self._keys, self._used, keys, out)
-        return out
 
 
 def for_kernel(array: np.ndarray) -> np.ndarray:

@@ -1,19 +1,20 @@
 """Side information of items in memory: stored once per item, joined on read."""
 
+import threading
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from seqvault.disk.item_file import KEY, describe
-from seqvault.errors import (
-    SchemaError,
-    UnknownFieldError,
-    WrongTypeError,
-)
+from seqvault.errors import SchemaError, UnknownFieldError, WrongTypeError
 from seqvault.item_batch import ItemBatch
 from seqvault.memory.index import KeyTable
+
+KEYS_AT_ONCE = 4096  # added in one hold of the lock
+ROWS_AT_ONCE = 1 << 16  # copied in one go: strings are copied with the GIL held
 
 
 def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
@@ -30,22 +31,56 @@ def to_numpy(column: pa.ChunkedArray) -> np.ndarray:
     return values.astype(object) if values.dtype == object else values
 
 
+@dataclass(frozen=True)
+class ItemVersion:
+    """The item table as of one write; rows that it names never change.
+
+    Args:
+        schema: of the table; None: there never was one.
+        version: number of the write.
+        places: int64 [K], row of each known item by its number among the keys, -1: none.
+        columns: values by field name, with room behind the ``used`` rows.
+        used: rows written, those of items replaced since among them.
+        items: how many there are.
+    """
+
+    schema: pa.Schema | None = None
+    version: int = 0
+    places: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    columns: dict[str, np.ndarray] = field(default_factory=dict)
+    used: int = 0
+    items: int = 0
+
+
 class Items:
-    """The item table in memory. The store serialises its changes."""
+    """The item table in memory: any number of readers, and one writer at a time.
+
+    A write puts its rows behind those that are there, also of items that are known, while
+    readers go on with the version before; what they wait for is one reference that changes.
+    """
 
     def __init__(self) -> None:
-        self.schema: pa.Schema | None = None
-        self.version = 0
+        self._lock = threading.Lock()  # guards the two below
         self._keys = KeyTable()
-        self._columns: dict[str, np.ndarray] = {}
+        self._now = ItemVersion()
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return self._now.items
+
+    @property
+    def schema(self) -> pa.Schema | None:
+        """Arrow schema of the table, None before the first write."""
+        return self._now.schema
+
+    @property
+    def version(self) -> int:
+        """Number of the last write."""
+        return self._now.version
 
     @property
     def names(self) -> tuple[str, ...]:
         """Item fields beside ``item_id``."""
-        return tuple(self._columns)
+        return tuple(self._now.columns)
 
     def check(self, table: pa.Table) -> None:
         """Raises ``SchemaError`` unless the table has the columns of those before it."""
@@ -57,22 +92,49 @@ class Items:
 
     def apply(self, table: pa.Table, version: int) -> None:
         """Takes in a checked table: new items are added, known ones replaced."""
-        self.schema, self.version = table.schema, version
-        rows = self._keys.add(np.ascontiguousarray(table.column(KEY).to_numpy()))
-        for name in table.column_names:
-            if name == KEY:
-                continue
-            values = to_numpy(table.column(name))
-            if name not in self._columns:
-                self._columns[name] = np.zeros((0, *values.shape[1:]), values.dtype)
-            old = self._columns[name]
-            need = len(self._keys)
-            # readers keep the array they have, so a known item is changed in a copy
-            room = max(need, 2 * len(old)) if need > len(old) else len(old)
-            fresh = np.full((room, *old.shape[1:]), "" if old.dtype == object else 0, old.dtype)
-            fresh[: len(old)] = old
-            fresh[rows] = values
-            self._columns[name] = fresh
+        self.show(self.prepared(table, version))
+
+    def show(self, fresh: ItemVersion) -> None:
+        """Has readers see what ``prepared`` returned."""
+        with self._lock:
+            self._now = fresh
+
+    def prepared(self, table: pa.Table, version: int) -> ItemVersion:
+        """The version with a checked table in it, not yet visible to readers."""
+        old = self._now
+        numbers = self._number(np.ascontiguousarray(table.column(KEY).to_numpy()))
+        places = np.full(max(len(old.places), int(numbers.max(initial=-1)) + 1), -1, np.int64)
+        places[: len(old.places)] = old.places
+        places[numbers] = -1
+        kept = np.flatnonzero(places >= 0)  # of whom nothing new came
+        items, used = len(kept) + len(numbers), old.used
+        fresh = {name: to_numpy(table.column(name)) for name in table.column_names if name != KEY}
+        room = min((len(values) for values in old.columns.values()), default=0)
+        if used + len(numbers) > room:  # move to larger arrays, without rows of items replaced
+            rows, used = places[kept], len(kept)
+            places[kept] = np.arange(used)
+            columns = {
+                name: _moved(old.columns.get(name), rows, values, 2 * items)
+                for name, values in fresh.items()
+            }
+        else:
+            columns = old.columns
+        places[numbers] = used + np.arange(len(numbers))
+        for name, values in fresh.items():
+            columns[name][used : used + len(numbers)] = values
+        return ItemVersion(table.schema, version, places, columns, used + len(numbers), items)
+
+    def _number(self, ids: np.ndarray) -> np.ndarray:
+        """int64 number of each item, new ones added; readers wait for a few at a time."""
+        keys = self._keys.with_room(len(ids))  # copied without the lock: only this thread adds
+        with self._lock:
+            self._keys = keys
+        numbers = np.empty(len(ids), np.int64)
+        for first in range(0, len(ids), KEYS_AT_ONCE):
+            some = slice(first, first + KEYS_AT_ONCE)
+            with self._lock:
+                numbers[some] = keys.add(ids[some])
+        return numbers
 
     def read(self, ids: Any, fields: Sequence[str] | None) -> ItemBatch:
         """See ``SeqVault.read_items``."""
@@ -80,18 +142,23 @@ class Items:
         if wanted.dtype.kind not in "iu" and wanted.size:
             raise WrongTypeError(f"item ids have type {wanted.dtype}; expected int64.")
         wanted = wanted.astype(np.int64)
-        names = self.names if fields is None else tuple(dict.fromkeys(fields))
+        with self._lock:
+            numbers, now = self._keys.find(wanted.reshape(-1)), self._now
+        names = tuple(now.columns) if fields is None else tuple(dict.fromkeys(fields))
         for name in names:
-            if name not in self._columns:
+            if name not in now.columns:
                 raise UnknownFieldError(
-                    f"unknown item field {name!r}; items have {', '.join(self.names) or 'none'}."
+                    f"unknown item field {name!r}; items have {', '.join(now.columns) or 'none'}."
                 )
-        rows = self._keys.find(wanted.reshape(-1)).reshape(wanted.shape)
+        known = (numbers >= 0) & (numbers < len(now.places))
+        rows = np.full(len(numbers), -1, np.int64)
+        rows[known] = now.places[numbers[known]]
+        rows = rows.reshape(wanted.shape)
         found = rows >= 0
         safe = np.where(found, rows, 0)
         columns = {}
         for name in names:
-            source = self._columns[name]
+            source = now.columns[name]
             values = (
                 source[safe]
                 if len(source)
@@ -99,21 +166,35 @@ class Items:
             )
             values[~found] = "" if source.dtype == object else 0
             columns[name] = values
-        return ItemBatch(wanted, found, columns, self.version)
+        return ItemBatch(wanted, found, columns, now.version)
 
     def to_table(self) -> pa.Table | None:
         """The whole table as of now, or None if there never was one."""
-        if self.schema is None:
+        now = self._now
+        if now.schema is None:
             return None
+        there = np.flatnonzero(now.places >= 0)
+        rows = now.places[there]
         arrays = []
-        for field in self.schema:
-            if field.name == KEY:
-                arrays.append(pa.array(self._keys.keys))
+        for one in now.schema:
+            if one.name == KEY:
+                arrays.append(pa.array(self._keys.keys[there]))
                 continue
-            values = self._columns[field.name][: len(self)]
-            if pa.types.is_fixed_size_list(field.type):
-                flat = pa.array(values.reshape(-1), field.type.value_type)
-                arrays.append(pa.FixedSizeListArray.from_arrays(flat, field.type.list_size))
+            values = now.columns[one.name][rows]
+            if pa.types.is_fixed_size_list(one.type):
+                flat = pa.array(values.reshape(-1), one.type.value_type)
+                arrays.append(pa.FixedSizeListArray.from_arrays(flat, one.type.list_size))
             else:
-                arrays.append(pa.array(values, field.type))
-        return pa.Table.from_arrays(arrays, schema=self.schema)
+                arrays.append(pa.array(values, one.type))
+        return pa.Table.from_arrays(arrays, schema=now.schema)
+
+
+def _moved(old: np.ndarray | None, rows: np.ndarray, like: np.ndarray, room: int) -> np.ndarray:
+    """An array with ``room`` for rows like those of ``like`` that starts with rows of ``old``."""
+    fill: Any = "" if like.dtype == object else 0
+    fresh: np.ndarray = np.full((room, *like.shape[1:]), fill, like.dtype)
+    for first in range(0, len(rows), ROWS_AT_ONCE):
+        assert old is not None
+        some = rows[first : first + ROWS_AT_ONCE]
+        fresh[first : first + len(some)] = old[some]
+    return fresh

@@ -1,26 +1,34 @@
 """What an open store consists of at one moment, and the locks that guard it."""
 
 import errno
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import NoReturn
+from dataclasses import replace
+from typing import Any, NoReturn
 
 import numpy as np
 
-from seqvault.disk import item_file as item_files
-from seqvault.disk import segment as segment_files
-from seqvault.disk.files import Files, disk_full_is_typed
+from seqvault.disk import item_file, segment
+from seqvault.disk.files import Files, SyncError, disk_full_is_typed
 from seqvault.disk.manifest import Manifest
 from seqvault.disk.segment import Segment
 from seqvault.disk.wal import LogSyncError
-from seqvault.errors import ReadOnlyError, StoreClosedError, StoreFailedError
+from seqvault.errors import (
+    ForkedStoreError,
+    ReadOnlyError,
+    SeqVaultError,
+    StoreClosedError,
+    StoreFailedError,
+)
 from seqvault.memory.field_layout import Layouts
 from seqvault.memory.index import Index, grown
 from seqvault.memory.index_scans import live_bytes
 from seqvault.memory.item_table import Items
 from seqvault.memory.kernel_view import ReadView
 from seqvault.memory.memtable import Memtable
+from seqvault.memory.version import Version
 from seqvault.schema import Schema
 
 Appended = tuple[int, str, int]  # number of events, their source, their offset there
@@ -29,55 +37,108 @@ Appended = tuple[int, str, int]  # number of events, their source, their offset 
 class State:
     """The manifest and all that it names, loaded, with the events of the log.
 
+    Four locks, taken in this order where several are needed: ``merging``, ``writing_items``,
+    the log's own (see ``group_commit``), ``owner``, ``lock``.
+
     Args:
         path: the store's directory.
         files: the file layer.
         read_only: whether writes are refused.
         clock: seconds since 1970.
-
-    Attributes:
-        lock: guards everything that readers look at; held for short moments only.
-        merging: held by whoever changes the manifest: one merge, bulk load, item write
-            or snapshot at a time.
-        view: what ordinary reads go by. It holds on to files and memory, so whoever replaces
-            segments or the memtable sets it to None; the next read makes another.
-        failed: the error after which nobody knows what is on the disk.
     """
 
     def __init__(
         self, path: str, files: Files, read_only: bool, clock: Callable[[], float]
     ) -> None:
+        # ---- fixed when the store is opened
         self.path, self.files, self.read_only, self.clock = path, files, read_only, clock
+        self._process = os.getpid()
+
+        # ---- one long change at a time
+        self.merging = threading.Lock()  # a merge, bulk load, snapshot or refresh
+        self.writing_items = threading.Lock()  # an item write or a snapshot
+        self.merge_error: BaseException | None = None  # of the last merge; None: it went well
+
+        # ---- guarded by ``owner``: whether this object may still change files. Every publish
+        # and every unlink happens in ``owned``, so that none comes after ``close``, in a
+        # forked child, or once somebody else has the store.
+        self.owner = threading.RLock()
+        self.closing = threading.Event()  # ``close`` has begun: long calls give up
         self.closed = False
-        self.failed: BaseException | None = None
+        self.forked = False  # this is a child of the process that opened the store
+        self.failed: BaseException | None = None  # after it the state on disk is unknown
+        self.lock_fd = -1
+        self._next_file = 1  # a number that no segment or item file ever had
+
+        # ---- guarded by ``lock``, which is held for short moments only
         self.lock = threading.Lock()
-        self.merging = threading.Lock()
-        self.manifest: Manifest
-        self.schemas: list[Schema]
-        self.layouts: Layouts
-        self.index: Index
-        self.segments: dict[int, Segment] = {}
-        self.schema_of: dict[int, int]
-        self.memtable: Memtable
+        self.version: Version
+        # What ordinary reads go by, made of the version by the next read. It holds on to files
+        # and memory, so it goes when the version does.
         self.view: ReadView | None = None
-        self.items: Items
-        self.sources: dict[str, int]
+        self.sources: dict[str, int] = {}
         self.stored_events = self.live_bytes = 0
+
+    # ---- the version
+
+    @property
+    def manifest(self) -> Manifest:
+        """Of the version."""
+        return self.version.manifest
+
+    @property
+    def schemas(self) -> list[Schema]:
+        """Of the version."""
+        return self.version.schemas
 
     @property
     def schema(self) -> Schema:
         """The schema in force."""
-        return self.schemas[-1]
+        return self.version.schemas[-1]
 
-    def load(self, manifest: Manifest) -> np.ndarray:
+    @property
+    def layouts(self) -> Layouts:
+        """Of the version."""
+        return self.version.layouts
+
+    @property
+    def index(self) -> Index:
+        """Of the version."""
+        return self.version.index
+
+    @property
+    def segments(self) -> dict[int, Segment]:
+        """Of the version."""
+        return self.version.segments
+
+    @property
+    def schema_of(self) -> dict[int, int]:
+        """Of the version."""
+        return self.version.schema_of
+
+    @property
+    def memtable(self) -> Memtable:
+        """Of the version."""
+        return self.version.memtable
+
+    @property
+    def items(self) -> Items:
+        """Of the version."""
+        return self.version.items
+
+    def load(self, manifest: Manifest, opened: Mapping[int, Segment] | None = None) -> np.ndarray:
         """Takes in the files that the manifest names, but not the log.
+
+        Args:
+            manifest: as it is on disk.
+            opened: segments by number that need not be opened again.
 
         Returns:
             int64 by slot: log files before this number have no events of the user that are not
             in segments. Empty if the log has no files with such events.
         """
         for number in manifest.segments:
-            if not self.files.exists(segment_files.path_of(self.path, number)):
+            if not self.files.exists(segment.path_of(self.path, number)):
                 raise FileNotFoundError(
                     f"segment {number} of {self.path} is missing; restore it from a snapshot."
                 )
@@ -85,29 +146,49 @@ class State:
         layouts, index, items = Layouts(schemas), Index(), Items()
         segments, covered = {}, np.empty(0, np.int64)
         for number in manifest.segments:
-            segment = self.segments.get(number) or Segment(self.files, self.path, number)
-            segment.check_schema(layouts.columns_in)
-            segments[number] = segment
-            slots = index.add_records(number, *segment.footer()[:-1])
+            one = (opened or {}).get(number) or Segment(self.files, self.path, number)
+            one.check_schema(layouts.columns_in)
+            segments[number] = one
+            slots = index.add_records(number, *one.footer()[:-1])
             if manifest.covers:
                 covered = grown(covered, len(index.users), 0)
                 covered[slots] = manifest.covers.get(str(number), 0)
         for number in manifest.items:
-            items.apply(item_files.load(self.files, self.path, number, items.schema), number)
-        with self.lock:
-            self.manifest, self.schemas, self.layouts = manifest, schemas, layouts
-            self.schema_of = {n: segment.schema_id for n, segment in segments.items()}
-            self.index, self.segments, self.items = index, segments, items
-            self.memtable = Memtable(self.schema)
-            self.view = None
-            self.sources = dict(manifest.sources)
+            items.apply(item_file.load(self.files, self.path, number, items.schema), number)
+        self.version = Version(
+            manifest=manifest,
+            schemas=schemas,
+            layouts=layouts,
+            index=index,
+            memtable=Memtable(schemas[-1]),
+            items=items,
+            segments=segments,
+            schema_of={number: one.schema_id for number, one in segments.items()},
+        )
+        self.view, self.sources = None, dict(manifest.sources)
+        self._next_file = manifest.next_file
         self.count_stored()
         return covered
 
-    def stage(self, columns: dict[str, np.ndarray], file: int, waiting: int = 0) -> None:
-        """Lays down events of the log file with the number ``file``; nobody sees them yet.
+    def replace(self, **parts: Any) -> None:
+        """Puts another version, with these parts new, in place of the present one.
 
-        Behind the first ``waiting`` events that are staged already; others are given up.
+        The caller holds ``lock``.
+        """
+        self.version, self.view = replace(self.version, **parts), None
+
+    def adopt(self, fresh: "State") -> None:
+        """Takes over, at once, what another state has loaded."""
+        with self.lock:
+            self.version, self.view = fresh.version, None
+            self.sources = fresh.sources
+            self.stored_events, self.live_bytes = fresh.stored_events, fresh.live_bytes
+
+    def stage(self, columns: dict[str, np.ndarray], file: int, waiting: int = 0) -> None:
+        """Copies events of the log file ``file`` into the memtable, not yet visible to readers.
+
+        They come behind the first ``waiting`` events that are staged already; others that were
+        staged are dropped.
         """
         with self.lock:
             self.memtable.unstage(waiting)
@@ -133,36 +214,105 @@ class State:
 
     def oldest(self) -> int:
         """Time from which on events are kept, ms."""
-        keep = self.manifest.retention_ms
-        return max(0, round(self.clock() * 1000) - keep) if keep else 0
+        return self.version.oldest(self.clock())
 
-    def publish(self, manifest: Manifest) -> None:
-        """Makes the manifest the store's.
+    # ---- changing files
+
+    @contextmanager
+    def owned(self) -> Iterator[None]:
+        """Keeps the store this object's for the block, which publishes or removes files.
+
+        ``close`` waits for the block, so it must be short.
+
+        Raises:
+            StoreClosedError, ForkedStoreError: the store is not this object's any more.
+            StoreFailedError: the same, because the lock file was replaced.
+        """
+        with self.owner:
+            self.check_owned()
+            yield
+
+    def check_owned(self) -> None:
+        """Raises as ``owned`` does."""
+        self.check_open()
+        if os.getpid() != self._process:
+            raise self._ended()
+        if not self.files.holds(self.lock_fd, f"{self.path}/LOCK"):
+            self.fail(OSError(errno.ESTALE, "its LOCK file is another one now"))
+
+    def take_number(self) -> int:
+        """A number for a new segment or item file."""
+        with self.owner:
+            self._next_file += 1
+            return self._next_file - 1
+
+    def publish(
+        self, change: Callable[[Manifest], Manifest], show: Callable[[], None] | None = None
+    ) -> None:
+        """Makes ``change`` of the present manifest the store's manifest.
+
+        Args:
+            change: takes the present manifest; numbers of the edition and the next file are
+                put in here.
+            show: has readers see the change, under ``lock``.
 
         Raises:
             OSError: it is not the store's; everything is as it was.
-            StoreFailedError: it may or may not be.
+            StoreFailedError: it may or may not be, or readers do not see all of it; or somebody
+                else has written one.
         """
-        try:
-            manifest.save(self.files, self.path)
-        except BaseException as error:
-            edition = -1
-            with suppress(Exception):
-                edition = Manifest.load(self.files, self.path).edition
-            if edition != self.manifest.edition:
-                self.fail(error)
-            raise
-        self.manifest = manifest
+        with self.owned():
+            old = self.manifest
+            if Manifest.load(self.files, self.path).edition != old.edition:
+                self.fail(OSError(errno.ESTALE, "somebody else has written its manifest"))
+            new = replace(change(old), edition=old.edition + 1, next_file=self._next_file)
+            try:
+                new.save(self.files, self.path)
+                with self.lock:
+                    self.version = replace(self.version, manifest=new)
+                    if show is not None:
+                        show()
+            except BaseException as error:
+                edition = -1
+                with suppress(Exception):
+                    edition = Manifest.load(self.files, self.path).edition
+                if edition != old.edition or getattr(error, "errno", 0) == errno.EIO:
+                    self.fail(error)
+                raise
+
+    def discard(self, *paths: str) -> None:
+        """Removes files that nothing needs; what cannot go now goes at the next open."""
+        for path in paths:
+            with suppress(OSError, SeqVaultError), self.owned():
+                self.files.unlink(path)
+
+    # ---- failing and ending
 
     @contextmanager
-    def writing(self, what: str) -> Iterator[None]:
-        """Types the errors of the disk; after others than a full one writes are refused."""
+    def watching_merge(self) -> Iterator[None]:
+        """Notes how a merge ended, for those who wait for it."""
+        try:
+            yield
+        except BaseException as error:
+            self.merge_error = error
+            raise
+        self.merge_error = None
+
+    @contextmanager
+    def writing(self, what: str, to_log: bool = False) -> Iterator[None]:
+        """Types the errors of the disk; after a sync that failed writes are refused.
+
+        Args:
+            what: the call does, for the message.
+            to_log: it writes to the log, so that any EIO counts. Other calls write files of
+                their own, which they can give up and write again.
+        """
         try:
             with disk_full_is_typed(what):
                 yield
         except OSError as error:
-            if error.errno == errno.EIO:
-                self.failed = self.failed or error
+            if error.errno == errno.EIO and (to_log or isinstance(error, SyncError)):
+                self.mark_failed(error)
             raise
 
     @contextmanager
@@ -173,22 +323,44 @@ class State:
         except LogSyncError as error:
             self.fail(error.__cause__ or error)
 
-    def fail(self, error: BaseException) -> NoReturn:
-        """Accepts no more writes, because nobody knows what is on the disk."""
+    def mark_failed(self, error: BaseException) -> None:
+        """Refuses writes from now on, because the state on disk is unknown; the first counts."""
         self.failed = self.failed or error
+
+    def fail(self, error: BaseException) -> NoReturn:
+        """``mark_failed``, and raises ``StoreFailedError``."""
+        self.mark_failed(error)
         self.check_writable()
         raise error
 
-    def discard(self, *paths: str) -> None:
-        """Removes files that nothing needs; what cannot go now goes at the next open."""
-        for path in paths:
-            with suppress(OSError):
-                self.files.unlink(path)
+    def give_up_lock(self) -> None:
+        """Lets others open the store for writing; nothing is published or removed from now on."""
+        with self.owner:
+            self.closed = True
+            if self.lock_fd >= 0:
+                self.files.close(self.lock_fd)
+                self.lock_fd = -1
+
+    def check_not_closing(self) -> None:
+        """Raises ``StoreClosedError`` once ``close`` has begun, so that long calls give up."""
+        if self.closing.is_set():
+            raise StoreClosedError(
+                f"the store at {self.path} was closed meanwhile; nothing of this call was stored."
+            )
 
     def check_open(self) -> None:
-        """Raises ``StoreClosedError`` after ``close``."""
+        """Raises ``StoreClosedError`` after ``close``, ``ForkedStoreError`` in a child."""
+        if self.closed or self.forked:
+            raise self._ended()
+
+    def _ended(self) -> SeqVaultError:
         if self.closed:
-            raise StoreClosedError(f"the store at {self.path} was closed; open it again.")
+            return StoreClosedError(f"the store at {self.path} was closed; open it again.")
+        return ForkedStoreError(
+            f"the store at {self.path} was opened by process {self._process}, this one "
+            f"({os.getpid()}) was forked from it. Close it before the fork, or open it again here "
+            "with read_only=True."
+        )
 
     def check_writable(self) -> None:
         """Raises unless writes are possible."""
@@ -202,3 +374,19 @@ class State:
                 f"an earlier write to {self.path} failed ({self.failed}); reads go on, but to "
                 "write again the store must be reopened."
             ) from self.failed
+
+    # ---- around a fork; see ``memory.forks``
+
+    def after_fork_in_child(self) -> None:
+        """Makes a read-only store usable in the child, and any other refuse all calls."""
+        self.lock = threading.Lock()
+        self.merging, self.writing_items = threading.Lock(), threading.Lock()
+        self.owner = threading.RLock()
+        if self.read_only:
+            self._process = os.getpid()
+            return
+        self.forked = True
+        if self.lock_fd >= 0:  # or the parent's lock would last as long as the child
+            with suppress(OSError):
+                self.files.close(self.lock_fd)
+            self.lock_fd = -1

@@ -60,33 +60,45 @@ class Staging:
         for first, last in slices(counts, PART_EVENTS):
             part = slots[first:last]
             starts, rows = events.rows(part, events.size)
-            yield (
-                Found(
-                    self._users.keys[part], np.zeros(len(part) + 1, np.int64), none, none, none,
-                    none, {}, none, starts, rows, events.columns, events.arrivals,
-                    np.zeros(len(part), np.int64),
-                ),
-                self._counters[part],
-            )  # fmt: skip
+            found = Found(
+                store=self._state.version,
+                oldest=self._state.oldest(),
+                users=self._users.keys[part],
+                starts=np.zeros(len(part) + 1, np.int64),
+                segments=none,
+                offsets=none,
+                lengths=none,
+                counts=none,
+                schema_ids=none,
+                open_segments={},
+                mem_starts=starts,
+                mem_rows=rows,
+                mem_columns=events.columns,
+                mem_arrivals=events.arrivals,
+                version=np.zeros(len(part), np.int64),
+            )
+            yield found, self._counters[part]
 
 
 def bulk_load(state: State, log: AppendLog, merger: Merger, source: Any) -> int:
     """See ``SeqVault.bulk_load``. The caller holds ``state.merging``."""
     written: list[Segment] = []
     total = 0
+    state.check_writable()
     with log.paused():
         merger.merge()  # loaded events come behind all that arrived before
         try:
             staging = Staging(state)
             for batch in batches_of(source):
+                state.check_not_closing()
                 columns = to_columns(batch, state.schema)
                 if len(columns["user_id"]):
                     staging.add(columns)
                 total += len(columns["user_id"])
                 if staging.events.size >= LOAD_EVENTS:
-                    written.append(_write(state, merger, staging, len(written)))
+                    written.append(_write(merger, staging))
             if staging.events.size:
-                written.append(_write(state, merger, staging, len(written)))
+                written.append(_write(merger, staging))
             if written:
                 _publish(state, written)
         except BaseException:
@@ -99,31 +111,28 @@ def bulk_load(state: State, log: AppendLog, merger: Merger, source: Any) -> int:
     return total
 
 
-def _write(state: State, merger: Merger, staging: Staging, place: int) -> Segment:
+def _write(merger: Merger, staging: Staging) -> Segment:
     def parts() -> Iterator[Packed]:
         for found, arrivals in staging.take():
             yield merger.pack(found, np.full(len(found.users), EXTENT, np.int64), arrivals)
 
-    return merger.write(state.manifest.next_file + place, parts())
+    return merger.write(parts())
 
 
 def _publish(state: State, written: list[Segment]) -> None:
     """Makes all segments part of the store at once."""
-    old, footers = state.manifest, [segment.footer() for segment in written]
-    state.publish(
-        replace(
-            old,
-            segments=[*old.segments, *(segment.number for segment in written)],
-            next_file=written[-1].number + 1,
-            edition=old.edition + 1,
-        )
-    )
-    with state.lock:
-        state.segments = {**state.segments, **{segment.number: segment for segment in written}}
+    footers = [segment.footer() for segment in written]
+    numbers = [segment.number for segment in written]
+
+    def show() -> None:
         for segment, footer in zip(written, footers, strict=True):
-            state.schema_of[segment.number] = segment.schema_id
             state.index.add_records(segment.number, *footer[:-1])
-        state.view = None
+        state.replace(
+            segments={**state.segments, **{one.number: one for one in written}},
+            schema_of={**state.schema_of, **{one.number: one.schema_id for one in written}},
+        )
+
+    state.publish(lambda old: replace(old, segments=[*old.segments, *numbers]), show)
     state.count_stored()
 
 

@@ -4,6 +4,7 @@
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,9 +12,10 @@ from numba import njit
 
 from seqvault.codec.bits import to_bits
 from seqvault.disk import segment as segment_files
+from seqvault.disk.manifest import Manifest
 from seqvault.disk.segment import BASE, EXTENT, TAIL, Packed, Segment
 from seqvault.errors import DiskFullError
-from seqvault.memory import index_scans as index_walks
+from seqvault.memory import index_scans
 from seqvault.memory.store_state import State
 from seqvault.merge import merge_policy as policy
 from seqvault.progress import Progress, untold
@@ -92,6 +94,7 @@ class Merger:
 
         def parts() -> Iterator[Packed]:
             for first, last in slices(plan.work, PART_EVENTS):
+                self._state.check_not_closing()
                 part = slice(first, last)
                 found = self._find(plan.users[part], plan.slots[part], plan.kinds[part], limit)
                 packed = self.pack(found, plan.kinds[part], plan.arrivals[part])
@@ -100,8 +103,7 @@ class Merger:
                 yield packed
                 progress("events", int(done[last - 1]), int(done[-1]))
 
-        number = self._state.manifest.next_file
-        fresh = self.write(number, parts())
+        fresh = self.write(parts())
         self._publish(fresh, plan, end, limit, sources)
         return {**written, "bytes": fresh.size}
 
@@ -114,19 +116,26 @@ class Merger:
                 "nothing was changed. Free some space and call again; reads go on meanwhile."
             )
 
-    def write(self, number: int, parts: Iterable[Packed]) -> Segment:
+    def write(self, parts: Iterable[Packed]) -> Segment:
         """Writes a segment file, which is not part of the store yet."""
         state = self._state
+        number = state.take_number()
         path = segment_files.path_of(state.path, number)
+        temporary = state.files.temporary_of(path)
         try:
             segment_files.write(
-                state.files, state.path, number, len(state.schemas) - 1,
+                state.files, temporary, number, len(state.schemas) - 1,
                 2 + len(state.schema.fields), self._slowed(parts),
             )  # fmt: skip
+            with state.owned():
+                state.files.rename(temporary, path)
+                state.files.sync_names(f"{state.path}/segments")
+            return Segment(state.files, state.path, number)
         except BaseException:
-            state.discard(path + ".tmp", path)
+            with suppress(OSError):  # nobody else knows this name
+                state.files.unlink(temporary)
+            state.discard(path)
             raise
-        return Segment(state.files, state.path, number)
 
     def _slowed(self, parts: Iterable[Packed]) -> Iterator[Packed]:
         """The parts, no faster than the rate."""
@@ -135,7 +144,8 @@ class Merger:
             yield part
             done += len(part.data)
             if self._rate:
-                time.sleep(max(0.0, start + done / self._rate - time.monotonic()))
+                self._state.closing.wait(max(0.0, start + done / self._rate - time.monotonic()))
+            self._state.check_not_closing()
 
     def _plan(self, limit: int, end: int, hold: bool, tidy: bool) -> MergePlan:
         """Decides about the first ``limit`` events in memory, of log files before ``end``."""
@@ -153,12 +163,12 @@ class Merger:
         slots = np.union1d(touched.slots, forced).astype(np.int64)
         tail = np.zeros(len(slots), np.int64)
         tail[np.searchsorted(slots, touched.slots)] = touched.counts
-        extents, stored, base, size = index_walks.summaries(state.index, slots)
+        extents, stored, base, size = index_scans.summaries(state.index, slots)
         kinds = policy.kinds_of(extents, stored, base, tail)
-        # a worn record is written anew: with the base only if that is the worn one
+        # records in mostly dead segments are rewritten: with the base only if that is in one
         kinds[(flags[slots] > 0) & (kinds == EXTENT)] = TAIL
         kinds[(kinds == TAIL) & (extents <= 1)] = BASE
-        kinds[(flags[slots] & index_walks.BASE_WORN) > 0] = BASE
+        kinds[(flags[slots] & index_scans.BASE_WORN) > 0] = BASE
         older = np.where(kinds == BASE, stored, np.where(kinds == TAIL, stored - base, 0))
         width = 16 + sum(dtype.itemsize for dtype in state.schema.columns.values())
         most = int(size[kinds != EXTENT].sum()) + int(tail.sum()) * width
@@ -177,13 +187,13 @@ class Merger:
             return np.zeros(users, np.uint8)
         numbers = state.numbers()
         most = 1 + policy.MAX_EXTENTS if tidy else MANY
-        flags = index_walks.flag_users(state.index, users, numbers, np.isin(numbers, rewrite), most)
+        flags = index_scans.flag_users(state.index, users, numbers, np.isin(numbers, rewrite), most)
         # users of whom nothing is left are carried on, for their arrival numbers
         footers = [state.segments[number].footer() for number in rewrite]
         spent = [footer.users[footer.counts == 0] for footer in footers]
         with state.lock:
             carried = state.index.users.find(np.concatenate([np.empty(0, np.int64), *spent]))
-        flags[carried] |= index_walks.BASE_WORN
+        flags[carried] |= index_scans.BASE_WORN
         return flags
 
     def _arrived(self, slots: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -200,18 +210,29 @@ class Merger:
     def _publish(
         self, fresh: Segment, plan: MergePlan, end: int, limit: int, sources: dict[str, int]
     ) -> None:
-        """Makes the new segment part of the store and removes what it replaces."""
-        state, old, footer = self._state, self._state.manifest, fresh.footer()
-        segments = [*(n for n in old.segments if n not in plan.rewrite), fresh.number]
-        covers = {**old.covers, str(fresh.number): end}
-        state.publish(
-            replace(
+        """Makes the new segment part of the store and removes what it replaces.
+
+        A crash in or behind each step leaves:
+
+        1. (``write``) the segment has its name: the store as it was; the next open removes
+           the segment, which no manifest names.
+        2. The manifest names the segment: the store as it is after the merge, whatever comes
+           of the steps below. Until the manifest is synced it may be either of the two.
+        3. Memory follows: readers see the segment and no longer the events of the log that are
+           in it. Nothing of this step is on disk.
+        4. The segments that were replaced are removed: the next open removes the rest.
+        5. Log files that nobody needs become spare ones or go: as 4.
+        """
+        state, footer = self._state, fresh.footer()
+
+        def with_segment(old: Manifest) -> Manifest:
+            segments = [*(n for n in old.segments if n not in plan.rewrite), fresh.number]
+            covers = {**old.covers, str(fresh.number): end}
+            return replace(
                 old,
                 segments=segments,
                 wal_start=plan.wal_start,
                 wal_last=max(old.wal_last, end),
-                next_file=fresh.number + 1,
-                edition=old.edition + 1,
                 sources=sources,
                 covers={
                     number: file
@@ -219,18 +240,27 @@ class Merger:
                     if int(number) in segments and file > plan.wal_start
                 },
             )
-        )
+
+        def show() -> None:
+            kept = {n: s for n, s in state.segments.items() if n not in plan.rewrite}
+            state.index.add_records(fresh.number, *footer[:-1])
+            rest.extend(state.memtable, limit)
+            state.replace(
+                segments={**kept, fresh.number: fresh},
+                schema_of={**state.schema_of, fresh.number: fresh.schema_id},
+                memtable=rest,
+            )
+
         memtable = state.memtable  # rows before the limit do not change
         waits = np.zeros(len(memtable.heads), np.bool_)
         waits[plan.held] = True
         rest = memtable.part(np.flatnonzero(np.take(waits, memtable.slots[:limit])))
-        with state.lock:
-            kept = {n: s for n, s in state.segments.items() if n not in plan.rewrite}
-            state.segments = {**kept, fresh.number: fresh}
-            state.schema_of[fresh.number] = fresh.schema_id
-            state.index.add_records(fresh.number, *footer[:-1])
-            rest.extend(state.memtable, limit)
-            state.memtable, state.view = rest, None
+        try:
+            state.publish(with_segment, show)
+        except BaseException:
+            if state.failed is None:  # no manifest names it
+                state.discard(fresh.path)
+            raise
         state.count_stored()
         state.discard(*(segment_files.path_of(state.path, number) for number in plan.rewrite))
         self._log.retire(plan.wal_start)
@@ -242,7 +272,8 @@ class Merger:
         in memory below the limit stays as it is.
         """
         state = self._state
-        memtable, segments = state.memtable, state.segments
+        version = state.version
+        memtable = version.memtable
         starts, numbers, offsets, lengths, counts = state.index.extents(slots)
         with state.lock:
             newest = memtable.newest(slots, limit)
@@ -251,12 +282,23 @@ class Merger:
         oldest = starts[:-1][(kinds == TAIL) & (np.diff(starts) > 0)]
         keep[oldest] = False
         numbers = numbers[keep]
-        schema_ids = of_numbers(numbers, state.schema_of)
         return Found(
-            users, np.concatenate([[0], np.cumsum(keep)])[starts], numbers, offsets[keep],
-            lengths[keep], counts[keep], segments, schema_ids, mem_starts, mem_rows,
-            dict(memtable.columns), memtable.arrivals, np.zeros(len(users), np.int64),
-        )  # fmt: skip
+            store=version,
+            oldest=state.oldest(),
+            users=users,
+            starts=np.concatenate([[0], np.cumsum(keep)])[starts],
+            segments=numbers,
+            offsets=offsets[keep],
+            lengths=lengths[keep],
+            counts=counts[keep],
+            schema_ids=of_numbers(numbers, version.schema_of),
+            open_segments=version.segments,
+            mem_starts=mem_starts,
+            mem_rows=mem_rows,
+            mem_columns=memtable.columns,
+            mem_arrivals=memtable.arrivals,
+            version=np.zeros(len(users), np.int64),
+        )
 
     def pack(self, found: Found, kinds: np.ndarray, arrivals: np.ndarray) -> Packed:
         """Packs all events found, one record for each user.
@@ -291,7 +333,7 @@ def _oldest_first(values, starts, out):
 def worn_segments(state: State, users: int) -> list[int]:
     """Numbers of segments most of whose bytes are no longer in use."""
     numbers = state.numbers()
-    live, _, _ = index_walks.live_bytes(state.index, users, numbers)
+    live, _, _ = index_scans.live_bytes(state.index, users, numbers)
     in_use = dict(zip(numbers.tolist(), live.tolist(), strict=True))
     oldest = state.oldest()
     return [

@@ -2,8 +2,6 @@
 
 import sys
 import threading
-from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -14,9 +12,8 @@ from seqvault.memory.field_layout import Layout
 from seqvault.memory.index import find_rows
 from seqvault.memory.kernel_view import ReadView
 from seqvault.memory.store_state import State
-from seqvault.read.read_arguments import bounds_of, check_last_n, ids_of
+from seqvault.read.read_request import ReadRequest
 from seqvault.sequence_batch import SequenceBatch
-from seqvault.times import NO_BOUND
 
 MAX_BUFFER = 1 << 24  # bytes of one user's records
 MAX_KEPT = 1 << 25  # bytes of answers that a thread keeps room for
@@ -24,9 +21,7 @@ MAX_ANSWER = (1 << 31) - PADDING  # bytes of an answer that NumPy can take for o
 ANSWERS = 4  # that a thread keeps room for
 _PAGE = 1 << 12
 _ONLY_OURS = 2  # references to kept room: the list and the question
-_NO_BOUND = np.full(1, NO_BOUND, np.int64)
-# users, bound on time, what to read from, most events of each, time that is kept from
-_Request = tuple[np.ndarray, np.ndarray, ReadView, int, int]
+_Found = tuple[ReadView, int]  # what to read from, time from which on events are kept
 _INT64, _INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
 
@@ -96,62 +91,53 @@ class DirectReader:
             state.layouts.of(state.schema.select(None))
         _ = self._room.words  # its first use makes this thread's room
 
-    def read(
-        self, user_ids: Any, before: Any, last_n: int, fields: Sequence[str] | None
-    ) -> SequenceBatch | None:
+    def read(self, request: ReadRequest) -> SequenceBatch | None:
         """See ``SeqVault.read``; None: somebody else must do it."""
-        users = _users_of(user_ids)
-        rows = len(users)
-        width = check_last_n(last_n, rows)
-        request, layout, version, _ = self._find(users, before, width, fields)
+        rows, width = len(request.users), request.last_n
+        found, layout, version, _ = self._find(request)
         if rows * width * layout.width > MAX_ANSWER:
             return None
         shape = layout.shape(rows, width)
         out = self._room.output(shape.size + PADDING)
-        lengths = self._fill(request, layout, rows * width, False, out)
+        lengths = self._fill(request, found, layout, rows * width, False, out)
         if lengths is None:
             return None
-        return SequenceBatch(users, lengths, shape.columns(out), version)
+        return SequenceBatch(request.users, lengths, shape.columns(out), version)
 
     def read_ragged(
-        self, user_ids: Any, before: Any, last_n: int, fields: Sequence[str] | None
+        self, request: ReadRequest
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]] | None:
         """See ``SeqVault.read_ragged``; None: somebody else must do it."""
-        users = _users_of(user_ids)
-        width = check_last_n(last_n, len(users))
-        request, layout, version, events = self._find(users, before, width, fields)
+        found, layout, version, events = self._find(request)
         starts, size = layout.offsets(events)
         out = self._room.output(size + PADDING)
-        lengths = self._fill(request, layout, events, True, out)
+        lengths = self._fill(request, found, layout, events, True, out)
         if lengths is None:
             return None
         total = (int(lengths.sum()),)
         placed = zip(layout.names, layout.dtypes, starts, strict=True)
         return lengths, version, {n: np.ndarray(total, kind, out, at) for n, kind, at in placed}
 
-    def _find(
-        self, users: np.ndarray, before: Any, width: int, fields: Sequence[str] | None
-    ) -> tuple[_Request, Layout, np.ndarray, int]:
+    def _find(self, request: ReadRequest) -> tuple[_Found, Layout, np.ndarray, int]:
         """Looks the users up, as of one moment, with the thread's room to note what is found.
 
         Returns:
-            The request for ``_fill``, the layout of the fields, int64 [B] the version of
+            What ``_fill`` reads from, the layout of the fields, int64 [B] the version of
             the answer, and how many events it can have at most.
         """
-        state, room, rows = self._state, self._room, len(users)
+        state, room, users, width = self._state, self._room, request.users, request.last_n
         state.check_open()
-        bound = _NO_BOUND if before is None else bounds_of(before, rows)
+        rows = len(users)
         version = np.empty(rows, _INT64)
         if rows > len(room.rows):
             room.grow(rows=rows)
         with state.lock:
-            names = state.schema.select(fields)
             view, layouts, oldest = self._view_of_state(), state.layouts, state.oldest()
             many, events = find_rows(users, view.words, room.words, width, version)
             if many > len(room.records):
                 room.grow(records=many)
                 many, events = find_rows(users, view.words, room.words, width, version)
-        return (users, bound, view, width, oldest), layouts.of(names), version, events
+        return (view, oldest), layouts.of(request.names), version, events
 
     def _view_of_state(self) -> ReadView:
         """What there is to read now; under the store's lock."""
@@ -161,14 +147,15 @@ class DirectReader:
         return view
 
     def _fill(
-        self, request: _Request, layout: Layout, places: int, ragged: bool, out: np.ndarray
-    ) -> np.ndarray | None:
+        self, request: ReadRequest, found: _Found, layout: Layout, places: int, ragged: bool,
+        out: np.ndarray,
+    ) -> np.ndarray | None:  # fmt: skip
         """Reads and unpacks what was found; int32 [B] events of each row, None: cannot do."""
-        users, bound, view, width, oldest = request
+        (view, oldest), users = found, request.users
         room, lengths = self._room, np.empty(len(users), _INT32)
         while True:
             status, need = read_rows(
-                users, bound, view.words, layout.words, room.words, width, oldest,
+                users, request.before, view.words, layout.words, room.words, request.last_n, oldest,
                 places, ragged, out, lengths,
             )  # fmt: skip
             if status == OK:
@@ -176,12 +163,3 @@ class DirectReader:
             if status != NO_ROOM or need > MAX_BUFFER:
                 return None
             room.grow(buffer=need)
-
-
-def _users_of(user_ids: Any) -> np.ndarray:
-    """``ids_of``; what is as it must be already passes quickly."""
-    if type(user_ids) is np.ndarray and user_ids.dtype is _INT64 and user_ids.ndim == 1:
-        flags = user_ids.flags
-        if flags.c_contiguous and flags.writeable and flags.aligned:
-            return user_ids
-    return ids_of(user_ids, "user_ids")

@@ -9,7 +9,6 @@ columns that the answer needs. Events that are in no segment yet are a record of
 """
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +21,10 @@ from seqvault.codec.primitives import checksum
 from seqvault.codec.records import ARRIVAL, TIMESTAMP, pack_records, records_bound
 from seqvault.codec.unpack_kernel import WIDENED, unpack_columns
 from seqvault.errors import DamagedFileError
+from seqvault.memory.field_layout import Layout
+from seqvault.read.found import Found
 from seqvault.read.planned_read import Reader
-from seqvault.read.read_arguments import (
-    MAX_LAST_N,
-    MAX_READ_EVENTS,
-    bounds_of,
-    check_last_n,
-    ids_of,
-)
+from seqvault.read.read_request import MAX_LAST_N, MAX_READ_EVENTS, ReadRequest
 from seqvault.schema import DTYPE_NAMES, DTYPES
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.times import NO_BOUND
@@ -37,39 +32,30 @@ from seqvault.times import NO_BOUND
 MAGIC = b"SEQVPCK\x01"
 
 
-def pack_batch(
-    reader: Reader,
-    user_ids: Any,
-    before: Any,
-    last_n: int,
-    scenarios: Sequence[int] | None = None,
-    actions: Sequence[int] | None = None,
-    fields: Sequence[str] | None = None,
-    version: np.ndarray | None = None,
-) -> bytes:
-    """The answer of ``Reader.read`` with the same arguments, packed.
+def pack_batch(reader: Reader, request: ReadRequest) -> bytes:
+    """The answer of ``Reader.read`` to the same request, packed.
 
     An ordinary read hands out the stored chunks without unpacking them. Where events are
-    left out one by one (``scenarios``, ``actions``, ``version``), the rest is packed anew, and
-    so are fields that were made wider from float32 to float64.
+    left out one by one (filters, a version), the rest is packed anew, and so are fields that
+    were made wider from float32 to float64.
 
     Args:
-        reader: of an open store; the others as in ``SeqVault.read``.
+        reader: of an open store.
+        request: the read.
 
     Returns:
         What ``unpack_batch`` takes, little-endian, in any process.
 
     Raises:
-        InvalidRequestError: and its kinds; LimitError, DamagedFileError: see ``read``.
+        DamagedFileError: see ``SeqVault.read``.
     """
-    names = reader.schema.select(fields)
-    plain = bool((reader.layout(names).columns_of < WIDENED).all())  # chunks go out as they are
-    if plain and scenarios is None and actions is None and version is None:
-        return _stored(reader, user_ids, before, last_n, names)
-    lengths, answer, columns = reader.read_ragged(
-        user_ids, before, last_n, scenarios, actions, ("timestamp", *names), version
-    )
-    users = ids_of(user_ids, "user_ids")
+    names, users = request.names, request.users
+    found = reader.find(users)
+    layout = found.store.layouts.of(names)
+    if request.plain and (layout.columns_of < WIDENED).all():
+        return _stored(reader, request, found)  # chunks go out as they are
+    timed = request._replace(names=tuple(dict.fromkeys(("timestamp", *names))))
+    lengths, answer, columns = reader.ragged_of(found, timed)
     starts = np.concatenate([[0], np.cumsum(lengths)])
     backward = np.repeat(starts[:-1] + starts[1:] - 1, lengths) - np.arange(starts[-1])
     bits = {name: to_bits(values)[backward] for name, values in columns.items()}
@@ -77,31 +63,26 @@ def pack_batch(
     filled = sizes > 0
     every = np.full(len(users), NO_BOUND, np.int64)
     return _message(
-        reader, names, int(last_n), 0, [],
+        layout, request.last_n, 0, [],
         (users, every, answer, filled.astype(np.int64)),
         np.zeros(int(filled.sum()), np.int64), sizes[filled], records,
     )  # fmt: skip
 
 
-def _stored(
-    reader: Reader, user_ids: Any, before: Any, last_n: int, names: tuple[str, ...]
-) -> bytes:
+def _stored(reader: Reader, request: ReadRequest, found: Found) -> bytes:
     """The answer of a read that leaves out no single events."""
-    reader.check_open()
-    users = ids_of(user_ids, "user_ids")
-    rows = len(users)
-    wanted = np.full(rows, check_last_n(last_n, rows), np.int64)
-    bound = bounds_of(before, rows)
-    found = reader.find(users)
+    names, users, layouts = request.names, request.users, found.store.layouts
+    rows, bound = len(users), request.bounds()
+    wanted = np.full(rows, request.last_n, np.int64)
     many = np.diff(found.starts)
     data, places, shifts, first_blocks = reader.fetch(found, bound, wanted)
-    kept, counts, tables = _projection(reader, names)
+    kept, counts, tables = _projection(layouts.of(names))
     chunks = int((-(-found.counts // BLOCK)).sum()) * kept.shape[1]
     # a column whose codes are in one that stays behind takes them along
     room = int((found.lengths - shifts).sum()) + 300 * chunks + PADDING
     out, ends = np.empty(room, np.uint8), np.empty(len(places), np.int64)
     status, record = cut_records(
-        data, places, found.lengths, shifts, first_blocks, reader.columns_in, found.schema_ids,
+        data, places, found.lengths, shifts, first_blocks, layouts.columns_in, found.schema_ids,
         np.repeat(users, many), np.repeat(bound, many), np.repeat(wanted, many),
         kept, counts, out, ends,
     )  # fmt: skip
@@ -118,7 +99,7 @@ def _stored(
     filled, tails = lengths > 0, np.flatnonzero(mem_counts)
     order = np.argsort(np.concatenate([owner[filled], tails]), kind="stable")
     return _message(
-        reader, names, int(last_n), reader.oldest(), tables,
+        layouts.of(names), request.last_n, found.oldest, tables,
         (users, bound, found.version,
          np.bincount(owner[filled], minlength=rows) + (mem_counts > 0)),
         np.concatenate([schemas[filled] + 1, np.zeros(len(tails), np.int64)])[order],
@@ -155,11 +136,9 @@ def _records(
     return out[: offsets[-1]], np.diff(offsets)
 
 
-def _projection(
-    reader: Reader, names: tuple[str, ...]
-) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
+def _projection(layout: Layout) -> tuple[np.ndarray, np.ndarray, list[list[int]]]:
     """Columns to keep under each schema, their number, and where each field then is."""
-    columns_of = reader.layout(names).columns_of
+    columns_of, names = layout.columns_of, layout.names
     schemas = columns_of.shape[1]
     kept = np.full((schemas, 2 + len(names)), -1, np.int64)
     counts = np.empty(schemas, np.int64)
@@ -172,10 +151,10 @@ def _projection(
 
 
 def _message(
-    reader: Reader, names: tuple[str, ...], last_n: int, oldest: int, tables: list[list[int]],
+    layout: Layout, last_n: int, oldest: int, tables: list[list[int]],
     rows: tuple[np.ndarray, ...], schemas: np.ndarray, lengths: np.ndarray, records: np.ndarray,
 ) -> bytes:  # fmt: skip
-    layout = reader.layout(names)
+    names = layout.names
     fields = [name for name in names if name != "timestamp"]
     plain = [0 if name == "timestamp" else 2 + fields.index(name) for name in names]
     description = json.dumps(

@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -11,19 +10,10 @@ from seqvault.codec.plan_kernel import plan_read
 from seqvault.codec.unpack_kernel import unpack_columns
 from seqvault.disk.files import Files
 from seqvault.errors import DamagedFileError
-from seqvault.memory.field_layout import Layout
 from seqvault.memory.store_state import State
 from seqvault.read.fast_read import DirectReader
 from seqvault.read.found import Found, Plan, of_numbers
-from seqvault.read.read_arguments import (
-    MAX_LAST_N,
-    bounds_of,
-    check_last_n,
-    filters_of,
-    ids_of,
-    versions_of,
-)
-from seqvault.schema import Schema
+from seqvault.read.read_request import MAX_LAST_N, ReadRequest
 from seqvault.sequence_batch import SequenceBatch
 
 LONG_RECORD = 1 << 15  # bytes; of longer ones only the blocks needed are read
@@ -49,97 +39,45 @@ class Reader:
         if self._direct:
             self._direct.prepare()
 
-    @property
-    def schema(self) -> Schema:
-        """The schema in force."""
-        return self._state.schema
-
-    @property
-    def columns_in(self) -> np.ndarray:
-        """int64 [S], columns of a record of each schema."""
-        return self._state.layouts.columns_in
-
-    def layout(self, names: tuple[str, ...]) -> Layout:
-        """See ``Layouts.of``."""
-        return self._state.layouts.of(names)
-
-    def check_open(self) -> None:
-        """See ``State.check_open``."""
-        self._state.check_open()
-
-    def oldest(self) -> int:
-        """See ``State.oldest``."""
-        return self._state.oldest()
-
-    def read(
-        self,
-        user_ids: Any,
-        before: Any,
-        last_n: int,
-        scenarios: Sequence[int] | None,
-        actions: Sequence[int] | None,
-        fields: Sequence[str] | None,
-        version: np.ndarray | None,
-    ) -> SequenceBatch:
+    def read(self, request: ReadRequest) -> SequenceBatch:
         """See ``SeqVault.read``."""
-        if scenarios is None and actions is None and version is None and self._direct:
-            batch = self._direct.read(user_ids, before, last_n, fields)
+        if request.plain and self._direct:
+            batch = self._direct.read(request)
             if batch is not None:
                 return batch
-        plan, names, answer = self._plan_request(
-            user_ids, before, last_n, scenarios, actions, fields, version
-        )
-        rows = len(plan.counts)
-        row_starts = np.arange(rows, dtype=np.int64) * int(last_n)
-        flat = self.unpack(plan, names, row_starts, rows * int(last_n))
-        columns = {name: values.reshape(rows, int(last_n)) for name, values in flat.items()}
-        return SequenceBatch(plan.found.users, plan.counts.astype(np.int32), columns, answer)
+        plan, answer = self._plan_request(self.find(request.users), request)
+        rows, width = len(request.users), request.last_n
+        row_starts = np.arange(rows, dtype=np.int64) * width
+        flat = self.unpack(plan, request.names, row_starts, rows * width)
+        columns = {name: values.reshape(rows, width) for name, values in flat.items()}
+        return SequenceBatch(request.users, plan.counts.astype(np.int32), columns, answer)
 
     def read_ragged(
-        self,
-        user_ids: Any,
-        before: Any,
-        last_n: int,
-        scenarios: Sequence[int] | None,
-        actions: Sequence[int] | None,
-        fields: Sequence[str] | None,
-        version: np.ndarray | None,
+        self, request: ReadRequest
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """See ``SeqVault.read_ragged``."""
-        if scenarios is None and actions is None and version is None and self._direct:
-            answer = self._direct.read_ragged(user_ids, before, last_n, fields)
+        if request.plain and self._direct:
+            answer = self._direct.read_ragged(request)
             if answer is not None:
                 return answer
-        plan, names, seen = self._plan_request(
-            user_ids, before, last_n, scenarios, actions, fields, version
-        )
+        return self.ragged_of(self.find(request.users), request)
+
+    def ragged_of(
+        self, found: Found, request: ReadRequest
+    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+        """``read_ragged`` of what ``find`` found for the users of the request."""
+        plan, seen = self._plan_request(found, request)
         row_starts = np.cumsum(plan.counts) - plan.counts
-        columns = self.unpack(plan, names, row_starts, int(plan.counts.sum()))
+        columns = self.unpack(plan, request.names, row_starts, int(plan.counts.sum()))
         return plan.counts.astype(np.int32), seen, columns
 
-    def _plan_request(
-        self,
-        user_ids: Any,
-        before: Any,
-        last_n: int,
-        scenarios: Sequence[int] | None,
-        actions: Sequence[int] | None,
-        fields: Sequence[str] | None,
-        version: np.ndarray | None,
-    ) -> tuple[Plan, tuple[str, ...], np.ndarray]:
-        """Checks a read and plans it; also the fields and the version of the answer."""
-        self._state.check_open()
-        users = ids_of(user_ids, "user_ids")
-        rows = len(users)
-        wanted = np.full(rows, check_last_n(last_n, rows), np.int64)
-        names = self._state.schema.select(fields)
-        bound = bounds_of(before, rows)
-        seen = versions_of(version, rows)
-        filters = filters_of(self._state.schema, scenarios, actions)
-        found = self.find(users)
-        plan = self.plan(found, bound, wanted, seen, filters)
-        answer = found.version if version is None else np.minimum(seen, found.version)
-        return plan, names, answer
+    def _plan_request(self, found: Found, request: ReadRequest) -> tuple[Plan, np.ndarray]:
+        """Plans a read; also the version of the answer."""
+        wanted = np.full(len(request.users), request.last_n, np.int64)
+        seen = request.versions()
+        plan = self.plan(found, request.bounds(), wanted, seen, request.filters)
+        answer = found.version if request.version is None else np.minimum(seen, found.version)
+        return plan, answer
 
     def find(self, users: np.ndarray, mem_limit: int | None = None) -> Found:
         """Takes what a read of these users needs, as of one moment.
@@ -149,18 +87,32 @@ class Reader:
             mem_limit: how many of the events in memory count; None: all.
         """
         state = self._state
+        state.check_open()
         with state.lock:
-            slots = state.index.users.find(users)
-            starts, segments, offsets, lengths, counts = state.index.extents(slots)
-            memtable = state.memtable
-            limit = memtable.size if mem_limit is None else mem_limit
-            mem_starts, mem_rows = memtable.rows(slots, limit)
-            version = np.where(slots >= 0, state.index.arrivals[np.maximum(slots, 0)], 0)
-            schema_ids = of_numbers(segments, state.schema_of)
-            return Found(
-                users, starts, segments, offsets, lengths, counts, state.segments, schema_ids,
-                mem_starts, mem_rows, dict(memtable.columns), memtable.arrivals, version,
-            )  # fmt: skip
+            version = state.version
+            index, memtable = version.index, version.memtable
+            slots = index.users.find(users)
+            starts, segments, offsets, lengths, counts = index.extents(slots)
+            newest = memtable.newest(slots, memtable.size if mem_limit is None else mem_limit)
+            arrived = np.where(slots >= 0, index.arrivals[np.maximum(slots, 0)], 0)
+        mem_starts, mem_rows = memtable.chains(newest)
+        return Found(
+            store=version,
+            oldest=version.oldest(state.clock()),
+            users=users,
+            starts=starts,
+            segments=segments,
+            offsets=offsets,
+            lengths=lengths,
+            counts=counts,
+            schema_ids=of_numbers(segments, version.schema_of),
+            open_segments=version.segments,
+            mem_starts=mem_starts,
+            mem_rows=mem_rows,
+            mem_columns=memtable.columns,
+            mem_arrivals=memtable.arrivals,
+            version=arrived,
+        )
 
     def fetch(
         self, found: Found, before: np.ndarray | None, last_n: np.ndarray
@@ -253,12 +205,13 @@ class Reader:
         whole = bool(filters) or bool((version >= 0).any())
         data, records, shifts, first_blocks = self.fetch(found, None if whole else before, last_n)
         rows, many = len(found.users), len(records)
-        record_columns = self._state.layouts.columns_in[found.schema_ids]
+        layouts, schema = found.store.layouts, found.store.schema
+        record_columns = layouts.columns_in[found.schema_ids]
         filter_columns = np.empty((len(filters), many), np.int64)
         mem_keep = np.ones(len(found.mem_rows), np.bool_)
         for f, (name, wanted) in enumerate(filters):
-            column = self._state.layouts.columns_of(name)[found.schema_ids]
-            default = np.isin(self._state.schema.field(name).default, wanted)
+            column = layouts.columns_of(name)[found.schema_ids]
+            default = np.isin(schema.field(name).default, wanted)
             filter_columns[f] = np.where(column < 0, -1 if default else -2, column)
             mem_keep &= np.isin(found.mem_columns[name][found.mem_rows], wanted)
         if (version >= 0).any():
@@ -278,12 +231,20 @@ class Reader:
             data, records, found.lengths, shifts, first_blocks, record_columns,
             found.starts, found.users,
             found.mem_starts, found.mem_columns["timestamp"][found.mem_rows], mem_keep,
-            before, np.full(rows, self._state.oldest(), np.int64), last_n, version,
+            before, np.full(rows, found.oldest, np.int64), last_n, version,
             filter_columns, filter_starts, filter_values,
             *block_arrays, dest, mem_dest, counts,
         )  # fmt: skip
         self.check_status(status, record, found)
-        return Plan(found, data, blocks, block_arrays, dest, mem_dest, counts)
+        return Plan(
+            found=found,
+            data=data,
+            blocks=blocks,
+            block_arrays=block_arrays,
+            dest=dest,
+            mem_dest=mem_dest,
+            counts=counts,
+        )
 
     def check_status(self, status: int, record: int, found: Found) -> None:
         """Raises ``DamagedFileError`` for what a kernel found wrong with a record."""
@@ -300,7 +261,8 @@ class Reader:
         self, plan: Plan, names: Sequence[str], row_starts: np.ndarray, places: int
     ) -> dict[str, np.ndarray]:
         """Flat arrays of ``places`` values per field; "" is the arrival number."""
-        found, layout = plan.found, self._state.layouts.of(tuple(names))
+        found = plan.found
+        layout = found.store.layouts.of(tuple(names))
         sizes = layout.sizes
         padded = (sizes * places + 63) & ~63
         ends = padded.cumsum()

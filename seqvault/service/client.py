@@ -17,7 +17,7 @@ from seqvault.item_batch import ItemBatch
 from seqvault.memory.item_table import to_numpy
 from seqvault.merge.bulk_loader import batches_of
 from seqvault.progress import Progress, untold
-from seqvault.read.read_arguments import USERS_A_PAGE, bounds_of, ids_of, page_of
+from seqvault.read.read_request import USERS_A_PAGE, bounds_of, ids_of, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service import seqvault_pb2 as pb

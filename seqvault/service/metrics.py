@@ -33,7 +33,9 @@ class Metrics:
             self._buckets[call.method][place] += 1
             self._seconds[call.method] += seconds
 
-    def text(self, stats: dict[str, Any], merge_failures: int) -> str:
+    def text(
+        self, stats: dict[str, Any], merge_failures: int, merge_failing_seconds: float = 0.0
+    ) -> str:
         """All metrics; ``stats`` are the store's own."""
         with self._lock:
             lines = ["# TYPE seqvault_calls_total counter"]
@@ -46,6 +48,8 @@ class Metrics:
                 lines += _histogram(method, buckets, self._seconds[method])
         lines.append("# TYPE seqvault_merge_failures_total counter")
         lines.append(f"seqvault_merge_failures_total {merge_failures}")
+        lines.append("# TYPE seqvault_merge_failing_seconds gauge")
+        lines.append(f"seqvault_merge_failing_seconds {merge_failing_seconds:.1f}")
         for name in GAUGES:
             lines += [f"# TYPE seqvault_{name} gauge", f"seqvault_{name} {stats[name]}"]
         lines.append("# TYPE seqvault_source_offset gauge")

@@ -13,8 +13,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from seqvault.errors import InvalidRequestError
+from seqvault.merge.background_merge import BackgroundMerge
 from seqvault.service import wire
-from seqvault.service.background_merge import BackgroundMerge
 from seqvault.service.bytes_in_flight import BytesInFlight
 from seqvault.service.call import REQUEST_ID, Call
 from seqvault.service.metrics import Metrics
@@ -88,9 +88,9 @@ class Server:
         )
         self.port = self._listen(address, tls)
         self._server.start()
-        for name in ("", wire.NAME):
-            self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        self._merge = BackgroundMerge(vault, merge_seconds)
+        self._set_health(True)
+        seconds = 0.0 if vault.read_only else merge_seconds
+        self._merge = BackgroundMerge(vault, seconds, tell_health=self._set_health)
         LOG.info(json.dumps({"event": "serving", "port": self.port, "path": vault.path}))
 
     def _listen(self, address: str, tls: Tls | None) -> int:
@@ -111,12 +111,22 @@ class Server:
             )
         return int(port)
 
+    def _set_health(self, good: bool) -> None:
+        """Tells health checks whether all is well; calls are answered in any case."""
+        status = health_pb2.HealthCheckResponse
+        for name in ("", wire.NAME):
+            self._health.set(name, status.SERVING if good else status.NOT_SERVING)
+
     def stop(self, grace: float = 10.0) -> None:
-        """Takes no more calls, lets those under way end, and closes the store."""
+        """Takes no more calls, lets those under way end, and closes the store.
+
+        Merges and snapshots that go on after ``grace`` seconds are given up: the store is as it
+        was before them.
+        """
         self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()
-        self._merge.stop()
         self.vault.close()
+        self._merge.stop()
         LOG.info(json.dumps({"event": "stopped", "path": self.vault.path}))
 
     def __enter__(self) -> "Server":
@@ -127,7 +137,9 @@ class Server:
 
     def metrics_text(self) -> str:
         """Prometheus metrics of the service and the store."""
-        return self.metrics.text(self.vault.stats(), self._merge.failures)
+        return self.metrics.text(
+            self.vault.stats(), self._merge.failures, self._merge.failing_seconds
+        )
 
     def _handlers(self, service: StoreService) -> Any:
         def serialize(reply: Any) -> bytes:

@@ -14,7 +14,7 @@ from seqvault.errors import SchemaError, ServerUnavailableError
 from seqvault.item_batch import ItemBatch
 from seqvault.merge.bulk_loader import batches_of
 from seqvault.progress import Progress, untold
-from seqvault.read.read_arguments import USERS_A_PAGE, bounds_of, ids_of
+from seqvault.read.read_request import USERS_A_PAGE, bounds_of, ids_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service.client import SeqVaultClient

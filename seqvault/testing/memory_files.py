@@ -224,6 +224,9 @@ class MemoryFiles(Files):
     def lock(self, path: str) -> int:  # noqa: D102
         return self._open_file(_File())
 
+    def holds(self, fd: int, path: str) -> bool:  # noqa: D102
+        return fd in self._open
+
     def flip_bit(self, path: str, bit: int) -> None:
         """Turns one bit of a file over."""
         file = self.names[path]

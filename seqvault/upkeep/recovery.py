@@ -1,5 +1,8 @@
 """Opening a store: what the manifest names is loaded, the log replayed, leftovers removed."""
 
+import os
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +11,7 @@ from seqvault.disk import wal
 from seqvault.disk.files import Files, disk_full_is_typed
 from seqvault.disk.manifest import NAME as MANIFEST_NAME
 from seqvault.disk.manifest import Manifest
+from seqvault.disk.segment import Segment
 from seqvault.disk.wal import SPARE, SPARE_FILES
 from seqvault.errors import (
     DamagedFileError,
@@ -34,6 +38,10 @@ def lock_for_writing(files: Files, path: str, schema: Schema | None) -> int:
     with disk_full_is_typed(f"open {path}"):
         for folder in ("", "/segments", "/wal", "/items"):
             files.make_directory(path + folder)
+        if not files.exists(f"{path}/{MANIFEST_NAME}"):
+            # directories may be there that an attempt before this one made and did not sync
+            for folder in (path, os.path.dirname(path)):
+                files.sync_directory(folder)
         try:
             return files.lock(f"{path}/LOCK")
         except BlockingIOError:
@@ -68,27 +76,29 @@ def open_for_writing(
         elif data is not None and not wal.is_sealed(data, end, last):
             wal.repair(files, path, last, data, end)
         names = [name for name in files.list_directory(f"{path}/wal") if name.endswith(SPARE)]
-        remove_strangers(state, last, set(names[:SPARE_FILES]))
+        remove_orphaned_files(state, last, set(names[:SPARE_FILES]))
         spares = [f"{path}/wal/{name}" for name in names[:SPARE_FILES]]
         writer = wal.WalWriter(files, path, number, spares.pop() if spares else "")
         writer.begin()
         try:  # from now on the loss of the file is noticed; before it may take no frame
-            old = state.manifest
-            manifest = replace(old, wal_last=number, edition=old.edition + 1)
-            manifest.save(files, path)
-            state.manifest = manifest
+            state.publish(lambda old: replace(old, wal_last=number))
         except BaseException:
             writer.close()
             raise
         return writer, spares
 
 
-def open_for_reading(state: State) -> None:
-    """Loads the store as it is on disk now; a writer may be at work on it."""
+def open_for_reading(state: State, opened: Mapping[int, Segment] | None = None) -> None:
+    """Loads the store as it is on disk now; a writer may be at work on it.
+
+    Args:
+        state: to be filled.
+        opened: segments by number that need not be opened again.
+    """
     for _ in range(20):  # the writer may publish while we look
         manifest = Manifest.load(state.files, state.path)
         try:
-            replay(state, state.load(manifest))
+            replay(state, state.load(manifest, opened))
         except (FileNotFoundError, DamagedFileError):
             if Manifest.load(state.files, state.path).edition == manifest.edition:
                 raise
@@ -96,6 +106,22 @@ def open_for_reading(state: State) -> None:
         if Manifest.load(state.files, state.path).edition == manifest.edition:
             return
     raise StoreFailedError(f"{state.path} changes faster than it can be opened; try again.")
+
+
+def refresh(state: State) -> bool:
+    """Has a read-only store see what is on disk now; returns whether that is something else.
+
+    Everything is loaded aside and then takes the place of what readers see, so that they see
+    the store as it was, or as it is, and after an error as it was. The caller holds
+    ``state.merging``.
+    """
+    fresh = State(state.path, state.files, True, state.clock)
+    open_for_reading(fresh, state.segments)
+    before, after = state.version, fresh.version
+    state.adopt(fresh)
+    return (before.manifest.edition, before.memtable.size) != (
+        after.manifest.edition, after.memtable.size,
+    )  # fmt: skip
 
 
 def configured(
@@ -226,9 +252,12 @@ def decode_frame(frame: wal.Frame, schemas: list[Schema], path: str) -> dict[str
     return columns
 
 
-def remove_strangers(state: State, last_log: int, spares: set[str]) -> None:
+def remove_orphaned_files(state: State, last_log: int, spares: set[str]) -> None:
     """Removes what a crash left behind: files that the manifest does not name."""
     manifest = state.manifest
+    for name in state.files.list_directory(state.path):
+        if name.startswith(f"{MANIFEST_NAME}.") and name.endswith(".tmp"):
+            _remove(state, f"{state.path}/{name}")
     keep = {
         "segments": {f"{n:010d}.seg" for n in manifest.segments},
         "items": {f"{n:010d}.items" for n in manifest.items},
@@ -237,4 +266,9 @@ def remove_strangers(state: State, last_log: int, spares: set[str]) -> None:
     for folder, names in keep.items():
         for name in state.files.list_directory(f"{state.path}/{folder}"):
             if name not in names and name.split(".")[0].isdigit():
-                state.files.unlink(f"{state.path}/{folder}/{name}")
+                _remove(state, f"{state.path}/{folder}/{name}")
+
+
+def _remove(state: State, path: str) -> None:
+    with suppress(FileNotFoundError):  # an earlier writer that was late removed it itself
+        state.files.unlink(path)

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from seqvault.disk import item_file as item_files
-from seqvault.disk import wal
+from seqvault.disk import item_file, wal
 from seqvault.disk.manifest import Manifest
 from seqvault.disk.segment import Footer, Segment
 from seqvault.errors import DamagedFileError
 from seqvault.memory.store_state import State
+from seqvault.memory.version import Version
 from seqvault.merge.merger import slices
 from seqvault.progress import Progress
 from seqvault.read.found import Found
@@ -20,28 +20,36 @@ VERIFY_BYTES = 1 << 24  # of records checked at a time
 
 def verify(state: State, reader: Reader, progress: Progress) -> dict[str, int]:
     """See ``SeqVault.verify``."""
-    with state.lock:
-        segments, manifest = dict(state.segments), state.manifest
+    version = state.version
+    manifest = version.manifest
     checked = {"segments": 0, "records": 0, "events": 0, "items": 0, "bytes": 0}
-    total = sum(segment.size for segment in segments.values())
-    for number, segment in segments.items():
-        again = Segment(state.files, state.path, number)  # header and trailer
-        again.check_schema(state.layouts.columns_in)
+    total = sum(segment.size for segment in version.segments.values())
+    for number, segment in version.segments.items():
+        try:
+            again = Segment(state.files, state.path, number)  # header and trailer
+        except FileNotFoundError:
+            if number in state.manifest.segments:
+                raise DamagedFileError(
+                    f"{segment.path} is missing; restore it from a snapshot or a replica."
+                ) from None
+            continue  # a merge has replaced it meanwhile
+        again.check_schema(version.layouts.columns_in)
         footer = again.footer()
         there = np.flatnonzero(footer.counts)
         for first, last in slices(footer.lengths[there], VERIFY_BYTES):
             part = Footer(*(column[there[first:last]] for column in footer))
             checked["records"] += last - first
-            checked["events"] += _verify_records(state, reader, again, part)
+            checked["events"] += _verify_records(version, state.clock(), reader, again, part)
             end = int(part.offsets[-1] + part.lengths[-1])
             progress("bytes", checked["bytes"] + end, total)
         checked["segments"] += 1
         checked["bytes"] += segment.size
         progress("bytes", checked["bytes"], total)
-    columns = None
-    for number in manifest.items:
-        table = item_files.load(state.files, state.path, number, columns)
-        checked["items"], columns = checked["items"] + len(table), table.schema
+    with state.writing_items:  # or a write could remove files that it wrote as one again
+        columns = None
+        for number in state.manifest.items:
+            table = item_file.load(state.files, state.path, number, columns)
+            checked["items"], columns = checked["items"] + len(table), table.schema
     _verify_log(state, manifest.wal_start)
     return checked
 
@@ -70,18 +78,30 @@ def _verify_log(state: State, start: int) -> None:
                 raise
 
 
-def _verify_records(state: State, reader: Reader, segment: Segment, part: Footer) -> int:
+def _verify_records(
+    version: Version, seconds: float, reader: Reader, segment: Segment, part: Footer
+) -> int:
     """Checks the records ``part`` of a segment; returns how many events they hold."""
-    rows = len(part.users)
+    rows, oldest = len(part.users), version.oldest(seconds)
     found = Found(
-        part.users, np.arange(rows + 1), np.full(rows, segment.number),
-        part.offsets, part.lengths, part.counts, {segment.number: segment},
-        np.full(rows, segment.schema_id), np.zeros(rows + 1, np.int64),
-        np.empty(0, np.int64), state.memtable.columns, state.memtable.arrivals,
-        np.zeros(rows, np.int64),
-    )  # fmt: skip
+        store=version,
+        oldest=oldest,
+        users=part.users,
+        starts=np.arange(rows + 1),
+        segments=np.full(rows, segment.number),
+        offsets=part.offsets,
+        lengths=part.lengths,
+        counts=part.counts,
+        schema_ids=np.full(rows, segment.schema_id),
+        open_segments={segment.number: segment},
+        mem_starts=np.zeros(rows + 1, np.int64),
+        mem_rows=np.empty(0, np.int64),
+        mem_columns=version.memtable.columns,
+        mem_arrivals=version.memtable.arrivals,
+        version=np.zeros(rows, np.int64),
+    )
     every = np.full(rows, NO_BOUND, np.int64)
     plan = reader.plan(found, every, every, np.full(rows, -1, np.int64), [])
-    if not state.oldest() and (plan.counts != part.counts).any():
+    if not oldest and (plan.counts != part.counts).any():
         raise DamagedFileError(f"{segment.path}: records do not hold what they say.")
     return int(plan.counts.sum())

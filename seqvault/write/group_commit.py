@@ -8,7 +8,7 @@ import numpy as np
 
 from seqvault.disk import wal
 from seqvault.disk.wal import SPARE, SPARE_FILES
-from seqvault.errors import LimitError
+from seqvault.errors import ForkedStoreError, LimitError, SeqVaultError, StoreClosedError
 from seqvault.memory.store_state import Appended, State
 
 LOG_EVENTS = 1 << 26  # not in segments yet; more are refused
@@ -49,10 +49,7 @@ class AppendLog:
                 "Split them, or use bulk_load."
             )
         if self._state.memtable.size + count > LOG_EVENTS:
-            raise LimitError(
-                f"{self._state.memtable.size} events are in the log, the limit is {LOG_EVENTS}; "
-                "call merge(), then append again."
-            )
+            raise self._log_is_full()
         schema_id = len(self._state.schemas) - 1
         frame = wal.prepare(schema_id, source, offset, count, tuple(columns.values()))
         with self._log:
@@ -63,7 +60,7 @@ class AppendLog:
                 count = 0
             else:
                 self._make_room(len(frame.frame))
-                # laid down in memory before the wait; behind those who wait already, over
+                # copied into the memtable before the wait; behind those who wait already, over
                 # what a write that failed here left there
                 waiting = sum(events for events, _, _ in self._in_flight + self._queue)
                 self._state.stage(columns, self._writer.number, waiting)
@@ -72,13 +69,27 @@ class AppendLog:
                 self._written += 1
                 ticket = self._written
             while self._applied < ticket:
-                if self._state.failed is not None:
+                if self._state.failed is not None or self._state.closed:
                     self._state.check_writable()
                 if self._syncing:
                     self._log.wait()
                 else:
                     self._sync_queue()
         return count
+
+    def _log_is_full(self) -> LimitError:
+        error = self._state.merge_error
+        why = (
+            f"the last merge failed ({type(error).__name__}: {error})"
+            if error is not None
+            else "a merge is under way"
+            if self._state.merging.locked()
+            else "they wait for a merge, see merge()"
+        )
+        return LimitError(
+            f"{self._state.memtable.size} events are in the log, the limit is {LOG_EVENTS}: {why}. "
+            "Nothing was stored; retry after the next merge."
+        )
 
     def rotate(self) -> tuple[int, int, dict[str, int]]:
         """Starts a new log file, so that all before it can become a segment.
@@ -113,7 +124,7 @@ class AppendLog:
             for name in sorted(state.files.list_directory(f"{state.path}/wal"))
             if name.endswith(".wal") and int(name[:-4]) < start
         ]
-        with self._log:
+        with self._log, suppress(StoreClosedError, ForkedStoreError):
             for path in old:
                 if not self._keep(path):
                     state.discard(path)
@@ -125,22 +136,29 @@ class AppendLog:
         files, spare = self._state.files, path.removesuffix(".wal") + SPARE
         if wal.size_of(files, path) > 2 * wal.FILE_SIZE:
             return False
-        files.rename(path, spare)
+        with self._state.owned():
+            files.rename(path, spare)
         self._spares.append(spare)
         return True
 
-    def close(self) -> None:
-        """Waits for the sync under way and seals the log."""
-        with self._log:
-            while self._syncing:
-                self._log.wait()
+    def close(self, seconds: float) -> None:
+        """Syncs what was written and seals the log.
+
+        A log that a bulk load holds up for longer than ``seconds`` is left without a seal.
+        """
+        if not self._log.acquire(timeout=seconds):
+            return  # whoever has it finds the store closed, and the next open repairs the file
+        try:
+            with suppress(SeqVaultError):
+                self._drain()  # who waits already is told that all is well
             self._state.closed = True
             if self._state.failed is None:
-                with suppress(
-                    OSError, wal.LogSyncError
-                ):  # without a seal the next open repairs the file
+                with suppress(OSError):  # without a seal the next open repairs the file
                     self._writer.seal()
             self._writer.close()
+            self._log.notify_all()
+        finally:
+            self._log.release()
 
     def _drain(self) -> None:
         """Waits until nothing written is unsynced."""
@@ -163,6 +181,9 @@ class AppendLog:
         error: BaseException | None = None
         try:
             writer.sync()
+            # Whoever opens the store elsewhere takes its lock before reading the log: if it is
+            # ours still, these events will be read there.
+            self._state.check_owned()
         except BaseException as caught:
             error = caught
         finally:
@@ -177,8 +198,8 @@ class AppendLog:
             self._applied = upto
             self._in_flight = []
         else:
-            # what a failed sync left on the disk nobody knows: no retry
-            self._state.failed = error.__cause__ or error
+            # after a failed fsync the on-disk state is unknown: never retry
+            self._state.mark_failed(error.__cause__ or error)
         self._log.notify_all()
         if error is not None:
             self._state.check_writable()
@@ -194,15 +215,17 @@ class AppendLog:
 
     def _start_file(self) -> None:
         """Seals the log file and starts the next; nothing may be waiting."""
-        spare = self._spares.pop() if self._spares else ""
-        fresh = wal.WalWriter(self._state.files, self._state.path, self._writer.number + 1, spare)
-        try:
-            with self._state.all_or_failed():
-                self._writer.seal()
-                fresh.begin()
-                self._writer.hand_over()
-        except BaseException:
-            fresh.discard()
-            raise
+        with self._state.owned():  # or somebody else might have the spare file by now
+            spare = self._spares.pop() if self._spares else ""
+            files, number = self._state.files, self._writer.number + 1
+            fresh = wal.WalWriter(files, self._state.path, number, spare)
+            try:
+                with self._state.all_or_failed():
+                    self._writer.seal()
+                    fresh.begin()
+                    self._writer.hand_over()
+            except BaseException:
+                fresh.discard()
+                raise
         self._writer.close()
         self._writer = fresh

@@ -3,7 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from seqvault.disk import item_file as item_files
+from seqvault.disk import item_file
 from seqvault.memory.item_table import Items
 from seqvault.memory.store_state import State
 
@@ -11,31 +11,25 @@ ITEM_FILES = 8  # more are written as one again, so that opening stays quick
 
 
 def put_items(state: State, checked: Any) -> int:
-    """See ``SeqVault.put_items``. The caller holds ``state.merging``."""
-    state.items.check(checked)
-    manifest = state.manifest
-    number = manifest.next_file
-    listed = [*manifest.items, number]
-    stored = checked
-    if len(manifest.items) >= ITEM_FILES:
+    """See ``SeqVault.put_items``. The caller holds ``state.writing_items``."""
+    state.check_writable()
+    items, before = state.items, state.manifest.items
+    items.check(checked)
+    number = state.take_number()
+    listed, stored = [*before, number], checked
+    if len(before) >= ITEM_FILES:
         whole = Items()
-        for old in manifest.items:
-            whole.apply(item_files.load(state.files, state.path, old, whole.schema), old)
+        for old in before:
+            whole.apply(item_file.load(state.files, state.path, old, whole.schema), old)
         whole.apply(checked, number)
-        listed, table_now = [number], whole.to_table()
-        assert table_now is not None
-        stored = table_now
+        listed, stored = [number], whole.to_table()
+    fresh = items.prepared(checked, number)
     try:
-        item_files.save(state.files, state.path, number, stored)
+        item_file.save(state.files, state.path, number, stored, state.owned)
+        state.publish(lambda manifest: replace(manifest, items=listed), lambda: items.show(fresh))
     except BaseException:
-        state.discard(item_files.path_of(state.path, number) + ".tmp")
+        if state.failed is None:  # no manifest names it
+            state.discard(item_file.path_of(state.path, number))
         raise
-    state.publish(
-        replace(manifest, items=listed, next_file=number + 1, edition=manifest.edition + 1)
-    )
-    with state.lock:
-        state.items.apply(checked, number)
-    for old in manifest.items:
-        if old not in listed:
-            state.discard(item_files.path_of(state.path, old))
+    state.discard(*(item_file.path_of(state.path, old) for old in before if old not in listed))
     return number

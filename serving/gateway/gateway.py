@@ -18,9 +18,9 @@ from aiohttp import web
 from laser_features import FeatureSpec, FeatureSpecError, RequestError
 from seqvault import SeqVault
 from seqvault.errors import InvalidRequestError, SeqVaultError
+from seqvault.merge.background_merge import BackgroundMerge
 from serving.gateway.errors import GatewayError
 from serving.gateway.events import parse_events
-from serving.gateway.merger import Merger
 from serving.gateway.metrics import Metrics
 from serving.gateway.model_client import ModelClient
 from serving.gateway.options import GatewayOptions
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 _MAX_BODY_BYTES = 32 * 2**20
 _HEALTH_SECONDS = 1.0
 _CHECK_SECONDS = 60.0
+_MERGE_SECONDS = 60.0
 
 
 class Gateway:
@@ -46,6 +47,7 @@ class Gateway:
         model: The model server.
         deadline_seconds: Longest time that one rank request may take.
         threads: Requests worked on at once.
+        merge: What merges an embedded store; ``/healthz`` and ``/metrics`` tell how it goes.
     """
 
     def __init__(
@@ -55,12 +57,14 @@ class Gateway:
         model: ModelClient,
         deadline_seconds: float = 1.0,
         threads: int = 4,
+        merge: BackgroundMerge | None = None,
     ) -> None:
         self._spec = spec
         self._store = store
         self._model = model
         self._ranker = Ranker(spec, store, model)
         self._deadline_seconds = deadline_seconds
+        self._merge = merge
         self._metrics = Metrics()
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
 
@@ -94,10 +98,19 @@ class Gateway:
         versions = await self._in_thread(lambda: self._model.available_versions(_HEALTH_SECONDS))
         if not versions:
             raise GatewayError(503, "the model server has no version of the model available")
+        if self._merge is not None and not self._merge.healthy:
+            seconds = round(self._merge.failing_seconds)
+            raise GatewayError(
+                503, f"the store's merges have failed for {seconds} s; the gateway's log says why"
+            )
         return web.json_response({"status": "ok", "model_versions": versions})
 
     async def _metrics_page(self, request: web.Request) -> web.Response:
-        return web.Response(text=self._metrics.text())
+        text = self._metrics.text()
+        if self._merge is not None:
+            name = "laser_gateway_merge_failures_total"
+            text += f"# TYPE {name} counter\n{name} {self._merge.failures}\n"
+        return web.Response(text=text)
 
     def _append(self, content: object) -> int:
         try:
@@ -139,8 +152,8 @@ def serve(options: GatewayOptions) -> int:
     """Run a gateway until SIGINT or SIGTERM; returns the exit code."""
     try:
         spec = FeatureSpec.load(options.features)
-        with _checked_store(spec, options) as store:
-            asyncio.run(_serve(spec, store, options))
+        with _checked_store(spec, options) as (store, merge):
+            asyncio.run(_serve(spec, store, merge, options))
     except (FeatureSpecError, SeqVaultError, OSError) as error:
         print(f"laser-serving gateway: {error}", file=sys.stderr)
         return 1
@@ -148,25 +161,33 @@ def serve(options: GatewayOptions) -> int:
 
 
 @contextmanager
-def _checked_store(spec: FeatureSpec, options: GatewayOptions) -> Iterator[Store]:
-    """The open store, which fits the spec; an embedded one is merged while it is open."""
+def _checked_store(
+    spec: FeatureSpec, options: GatewayOptions
+) -> Iterator[tuple[Store, BackgroundMerge | None]]:
+    """The open store, which fits the spec; an embedded one is merged while it is open.
+
+    Its one writer is the gateway, so nobody else can; a SeqVault server merges by itself.
+    """
     with closing(open_store(options.store, _CHECK_SECONDS, options.access)) as store:
         check_store(store, spec, options.store)
         if isinstance(store, SeqVault):
-            merger = Merger(store)
+            merge = BackgroundMerge(store, _MERGE_SECONDS)
             try:
-                yield store
+                yield store, merge
             finally:
-                merger.stop()
+                store.close()  # a merge under way gives up
+                merge.stop()
             return
     # A server may be slow to its first reader; from here on the deadline holds.
     with closing(open_store(options.store, options.deadline_seconds, options.access)) as store:
-        yield store
+        yield store, None
 
 
-async def _serve(spec: FeatureSpec, store: Store, options: GatewayOptions) -> None:
+async def _serve(
+    spec: FeatureSpec, store: Store, merge: BackgroundMerge | None, options: GatewayOptions
+) -> None:
     model = ModelClient(options.model_server, options.model_name)
-    gateway = Gateway(spec, store, model, options.deadline_seconds, options.threads)
+    gateway = Gateway(spec, store, model, options.deadline_seconds, options.threads, merge)
     runner = web.AppRunner(gateway.app(), access_log=None, shutdown_timeout=5.0)
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -13,10 +13,10 @@ from tensorflow_serving.apis import predict_pb2
 
 from laser_features import RequestBatch, build_model_inputs
 from seqvault import SeqVault
+from seqvault.merge.background_merge import BackgroundMerge
 from seqvault.service.server import Server
 from serving.gateway.errors import GatewayError
 from serving.gateway.gateway import Gateway
-from serving.gateway.merger import Merger
 from serving.gateway.model_client import ModelClient
 from serving.gateway.predict_messages import PredictRequest, add_tensor
 from serving.gateway.ranker import Ranker, _check_scores
@@ -274,13 +274,16 @@ def test_store_behind_a_server(tmp_path, spec, ranker_server):
     remote.close()
 
 
-def test_merger_empties_the_log_and_changes_no_answer(tmp_path, spec):
+def test_merging_empties_the_log_and_changes_no_answer(tmp_path, spec):
     with SeqVault.open(str(make_store(tmp_path / "vault", spec))) as vault:
-        vault.append({"user_id": [1], "timestamp": [T0], "item_id": [3], "scenario": [1]})
-        merger = Merger(vault, seconds=0.02)
+        many = np.ones(60, np.int64)  # enough for a record of their own
+        vault.append(
+            {"user_id": many, "timestamp": T0 * many, "item_id": 3 * many, "scenario": many}
+        )
+        merge = BackgroundMerge(vault, seconds=0.02)
         wait_for(lambda: vault.stats()["events_in_log"] == 0)
-        merger.stop()
-        assert vault.read([1], before=None, last_n=2)["item_id"].tolist() == [[3, 0]]
+        merge.stop()
+        assert vault.read([1], before=None, last_n=61)["item_id"].tolist() == [[3] * 60 + [0]]
 
 
 def test_candidates_padded_by_a_batching_model_server():

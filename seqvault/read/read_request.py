@@ -1,7 +1,7 @@
 """Checks what callers ask for: ids, bounds on time, limits, filters, batches of events."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,80 @@ from seqvault.times import NO_BOUND, check_times
 MAX_LAST_N = 1 << 20
 MAX_READ_EVENTS = 1 << 28  # cells of one answer
 USERS_A_PAGE = 1 << 20  # ids of one call
+_NO_BOUND = np.full(1, NO_BOUND, np.int64)
+_INT64 = np.dtype(np.int64)
+
+
+class ReadRequest(NamedTuple):
+    """A read, checked: what ``SeqVault.read`` is asked for.
+
+    Args:
+        users: int64 [B].
+        before: int64, bound on time of each user, or [1]: one for all.
+        last_n: most events of each user.
+        names: of the fields of the answer.
+        filters: field and wanted values, ascending, that keep an event; empty: all are kept.
+        version: int64 [B], the versions to repeat; None: the present.
+    """
+
+    users: np.ndarray
+    before: np.ndarray
+    last_n: int
+    names: tuple[str, ...]
+    filters: Sequence[tuple[str, np.ndarray]] = ()
+    version: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        schema: Schema,
+        user_ids: Any,
+        before: Any,
+        last_n: Any,
+        scenarios: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+        fields: Sequence[str] | None = None,
+        version: Any = None,
+    ) -> "ReadRequest":
+        """Checks the arguments of ``SeqVault.read``.
+
+        Raises:
+            InvalidRequestError: and its kinds; LimitError: see there.
+        """
+        users = _users_of(user_ids)
+        rows = len(users)
+        filtered = scenarios is not None or actions is not None
+        return cls(
+            users,
+            _NO_BOUND if before is None else bounds_of(before, rows),
+            check_last_n(last_n, rows),
+            schema.select(fields),
+            filters_of(schema, scenarios, actions) if filtered else (),
+            None if version is None else versions_of(version, rows),
+        )
+
+    @property
+    def plain(self) -> bool:
+        """Whether it asks for the newest events before a time, and leaves out none of them."""
+        return not self.filters and self.version is None
+
+    def bounds(self) -> np.ndarray:
+        """int64 [B], the bound on time of each user."""
+        rows = len(self.users)
+        return self.before if len(self.before) == rows else np.repeat(self.before, rows)
+
+    def versions(self) -> np.ndarray:
+        """int64 [B], the versions to repeat, -1 for the present."""
+        return np.full(len(self.users), -1, np.int64) if self.version is None else self.version
+
+
+def _users_of(user_ids: Any) -> np.ndarray:
+    """``ids_of``; what is as it must be already passes quickly."""
+    if type(user_ids) is np.ndarray and user_ids.dtype is _INT64 and user_ids.ndim == 1:
+        flags = user_ids.flags
+        if flags.c_contiguous and flags.writeable and flags.aligned:
+            return user_ids
+    return ids_of(user_ids, "user_ids")
 
 
 def ids_of(values: Any, what: str) -> np.ndarray:
@@ -28,9 +102,7 @@ def ids_of(values: Any, what: str) -> np.ndarray:
 
 
 def bounds_of(before: Any, rows: int) -> np.ndarray:
-    """int64 [B] of the bound on time; None is no bound."""
-    if before is None:
-        return np.full(rows, NO_BOUND, np.int64)
+    """int64 [B] of the bound on time."""
     array = np.asarray(before)
     if array.dtype.kind not in "iu":
         raise WrongTypeError(f"before has type {array.dtype}; expected int64 milliseconds.")
@@ -62,9 +134,7 @@ def check_last_n(last_n: Any, rows: int) -> int:
 
 
 def versions_of(version: Any, rows: int) -> np.ndarray:
-    """int64 [B] of the versions to repeat; None is -1 for all: the present."""
-    if version is None:
-        return np.full(rows, -1, np.int64)
+    """int64 [B] of the versions to repeat."""
     seen = ids_of(version, "version")
     if len(seen) != rows or (seen < 0).any():
         raise InvalidRequestError(
