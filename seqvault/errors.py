@@ -116,6 +116,12 @@ class AccessDeniedError(SeqVaultError):
     """
 
 
+class TlsError(AccessDeniedError, ServerUnavailableError):
+    """Client and server do not come together over TLS; the message says which part is wrong."""
+
+    retryable = False
+
+
 class LogUnavailableError(SeqVaultError):
     """No broker of the event log can be reached."""
 

@@ -10,5 +10,5 @@ several units, one after the other; what it raises ends the call as an error wou
 """
 
 
-def untold(unit: str, done: int, total: int) -> None:
-    """A ``Progress`` for those who did not ask."""
+def no_progress(unit: str, done: int, total: int) -> None:
+    """A ``Progress`` that tells nobody."""

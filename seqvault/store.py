@@ -17,7 +17,7 @@ from seqvault.memory.forks import watch_forks
 from seqvault.memory.store_state import State
 from seqvault.merge.bulk_loader import bulk_load
 from seqvault.merge.merger import Merger
-from seqvault.progress import Progress, untold
+from seqvault.progress import Progress, no_progress
 from seqvault.read.packed_answer import pack_batch
 from seqvault.read.planned_read import Reader
 from seqvault.read.read_request import USERS_A_PAGE, ReadRequest, page_of
@@ -27,7 +27,7 @@ from seqvault.upkeep import recovery
 from seqvault.upkeep import snapshot as snapshots
 from seqvault.upkeep.stats import stats
 from seqvault.upkeep.verify import verify
-from seqvault.write.event_columns import to_columns
+from seqvault.write.event_columns import check_source, to_columns
 from seqvault.write.group_commit import AppendLog
 from seqvault.write.item_writer import put_items
 
@@ -93,7 +93,8 @@ class SeqVault:
             StoreNotFoundError: no store there and no schema given.
             StoreLockedError: it is open for writing elsewhere.
             SchemaError: the store has another schema, which the one given does not extend.
-            NewerFormatError, DamagedFileError: see there.
+            NewerFormatError: a newer version of seqvault wrote it.
+            DamagedFileError: a file is not what was written.
         """
         for name, value in (("retention_ms", retention_ms), ("max_events", max_events)):
             if value is not None and value < 0:
@@ -182,7 +183,7 @@ class SeqVault:
                 events of one user and time keep their order.
             source: name of what the events come from, for instance a log partition.
             offset: position in the source. Events of a source at an offset that was
-                stored before are left out, so that a replay changes nothing.
+                stored before are left out, so that a replay changes nothing. A source needs one.
 
         Returns:
             The number of events stored.
@@ -190,10 +191,13 @@ class SeqVault:
         Raises:
             InvalidRequestError: and its kinds; nothing was stored.
             DiskFullError: nothing was stored; try again when there is room.
-            ReadOnlyError, StoreFailedError, StoreClosedError: see there.
+            ReadOnlyError: the store was opened with ``read_only=True``.
+            StoreFailedError: a write failed before after which no write can be trusted.
+            StoreClosedError: it was closed.
         """
         self._state.check_writable()
         assert self._log is not None
+        check_source(source, offset)
         columns = to_columns(events, self.schema)
         with self._state.writing("append events", to_log=True):
             return self._log.append(columns, source, offset)
@@ -275,13 +279,35 @@ class SeqVault:
         )
         return pack_batch(self._reader, request)
 
+    def answer_bytes(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+        fields: Sequence[str] | None = None,
+        version: np.ndarray | None = None,
+        packed: bool = False,
+    ) -> int:
+        """The most bytes that the answer of ``read_ragged`` or ``read_packed`` can take
+        (``packed``).
+
+        From the numbers of events that the users have, without reading any: for a server, which
+        makes room for an answer before it builds it.
+        """
+        request = ReadRequest.of(
+            self.schema, user_ids, before, last_n, scenarios, actions, fields, version
+        )
+        return self._reader.answer_bytes(request, packed)
+
     # ---- merging
 
     def merge(
         self,
         hold_small: bool = False,
         bytes_per_second: float | None = None,
-        progress: Progress = untold,
+        progress: Progress = no_progress,
     ) -> dict[str, int]:
         """Moves what is in the log into segments and tidies segments up.
 
@@ -357,10 +383,15 @@ class SeqVault:
             ``ItemBatch`` with arrays of the ids' shape (plus ``[d]`` for vectors).
 
         Raises:
-            UnknownFieldError, WrongTypeError: see there.
+            UnknownFieldError: items have no such field.
+            WrongTypeError: ids are no integers.
         """
         self._state.check_open()
         return self._state.items.read(ids, fields)
+
+    def item_bytes(self, count: int, fields: Sequence[str] | None = None) -> int:
+        """About how many bytes ``read_items`` of so many ids takes; a string counts as 64."""
+        return count * self._state.items.width(fields)
 
     @property
     def item_schema(self) -> pa.Schema | None:
@@ -369,7 +400,7 @@ class SeqVault:
 
     # ---- care
 
-    def verify(self, progress: Progress = untold) -> dict[str, int]:
+    def verify(self, progress: Progress = no_progress) -> dict[str, int]:
         """Reads and checks every byte that the store relies on.
 
         Args:
@@ -426,7 +457,7 @@ class SeqVault:
         self._state.check_open()
         return stats(self._state)
 
-    def snapshot(self, path: str | os.PathLike[str], progress: Progress = untold) -> None:
+    def snapshot(self, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
         """Makes a complete copy of the store as of now at ``path``, a new directory.
 
         The log is merged first. Files are linked where the file system allows it, so

@@ -18,8 +18,8 @@ from seqvault.errors import InvalidRequestError
 from seqvault.ingest.dead_letters import DeadLetters
 from seqvault.ingest.kafka_ingest import KafkaIngest
 from seqvault.ingest.messages import Columns
+from seqvault.merge.background_merge import BackgroundMerge
 from seqvault.service.address import is_address
-from seqvault.service.background_merge import BackgroundMerge
 from seqvault.service.metrics import serve_metrics
 from seqvault.service.sharded_client import ShardedClient
 from seqvault.service.shards import shard_of

@@ -179,6 +179,11 @@ def _add_serve(commands: Any) -> None:
         metavar="MIB",
         help="messages of calls under way; more are refused and may be repeated (default 1024)",
     )
+    sub.add_argument(
+        "--snapshots",
+        metavar="DIRECTORY",
+        help="callers may make snapshots below it (default: they may make none)",
+    )
     sub.add_argument("--metrics-port", type=int, help="Prometheus metrics at /metrics")
     _add_merge_seconds(sub)
 
@@ -227,6 +232,11 @@ def _add_ingest(commands: Any) -> None:
         help="malformed messages (default STORE.dead.jsonl, of a server TOPIC.dead.jsonl)",
     )
     sub.add_argument("--once", action="store_true", help="end where the topic ends at the start")
+    sub.add_argument(
+        "--snapshots",
+        metavar="DIRECTORY",
+        help="callers may make snapshots below it (default: they may make none)",
+    )
     sub.add_argument("--metrics-port", type=int, help="Prometheus metrics at /metrics")
     _add_merge_seconds(sub)
     _add_shard(sub)

@@ -35,6 +35,7 @@ def serve(arguments: argparse.Namespace) -> None:
             tls,
             merge_seconds=arguments.merge_seconds,
             bytes_in_flight=arguments.mib_in_flight << 20,
+            snapshots=arguments.snapshots,
         )
     except SeqVaultError:
         vault.close()

@@ -18,7 +18,8 @@ from numba.np import arrayobj
 (
     TABLE, KEYS, LATEST, PREVIOUS, SEGMENT, OFFSET, LENGTH, COUNT, ARRIVALS,
     NUMBERS, DESCRIPTORS, SCHEMAS, HEADS, LINKS, MEM_TIMES, MEM_ADDRESSES,
-) = range(16)  # fmt: skip
+    DEPTHS, RUNS, SUMMARIES,
+) = range(19)  # fmt: skip
 # of a choice of fields
 COLUMNS_OF, SIZES, DEFAULTS, MEM_COLUMNS, COLUMNS_IN = range(5)
 # of the room that a thread keeps: int64 [B, 3] rows, int64 [R, 5] records, bytes

@@ -48,3 +48,105 @@ def sort_chains(starts, rows, times):
             source, target = target, source
             width *= 2
         rows[low:high] = source
+
+
+RUN = 256  # events of a user that a summary stands for
+LOW, HIGH, TOP, BELOW = 0, 1, 2, 3  # columns of the summaries
+SUMMARY_WIDTH = 4
+
+
+@njit(nogil=True, cache=True)
+def summarise(row, links, times, runs, summaries, used):
+    """Sums up the ``RUN`` events of a user from ``row`` back, the last run so far.
+
+    Args:
+        row: the newest of them.
+        links: int64, the row before each, of the same user.
+        times: int64 of each row.
+        runs: int32 receives at ``row`` the summary's number.
+        summaries: int64 [N, 4] receives least and greatest time of the run, greatest time of
+            all the user's events up to it, and the row before it.
+        used: number of summaries so far.
+    """
+    low, high, at = times[row], times[row], row
+    for _ in range(RUN):
+        low, high = min(low, times[at]), max(high, times[at])
+        at = links[at]
+    summaries[used, LOW], summaries[used, HIGH], summaries[used, BELOW] = low, high, at
+    summaries[used, TOP] = high if at < 0 else max(high, summaries[runs[at], TOP])
+    runs[row] = used
+
+
+@njit(nogil=True, cache=True)
+def newest_in_chain(head, links, times, depths, runs, summaries, before, most, rows):
+    """The newest events of a user in memory before a time, of which there may be millions.
+
+    Runs of which no event can be wanted are passed over by their summary, so that the work
+    follows what is wanted and, for events that came out of order, their disorder.
+
+    Args:
+        head: the user's newest row, -1: none.
+        links, times, depths, runs, summaries: of the memtable.
+        before: bound on time. most: how many events, at least 1.
+        rows: int64 [``most`` or more] receives them, ascending by time and arrival.
+
+    Returns:
+        (how many, how many rows and summaries were looked at).
+    """
+    n, looked, row = 0, 0, head
+    while row >= 0:
+        looked += 1
+        if depths[row] % RUN == RUN - 1:
+            run = runs[row]
+            if n == most and summaries[run, TOP] <= times[rows[0]]:
+                break  # later arrivals of the same time are newer
+            if summaries[run, LOW] >= before or (
+                n == most and summaries[run, HIGH] <= times[rows[0]]
+            ):
+                row = summaries[run, BELOW]
+                continue
+        time = times[row]
+        if time < before:
+            if n < most:
+                rows[n] = row
+                n += 1
+                if n == most:
+                    _make_heap(rows, n, times)
+            elif time > times[rows[0]]:
+                rows[0] = row
+                _sift(rows, 0, n, times)
+        row = links[row]
+    if n < most:
+        _make_heap(rows, n, times)
+    for end in range(n - 1, 0, -1):  # a heap sort gives the newest first
+        rows[0], rows[end] = rows[end], rows[0]
+        _sift(rows, 0, end, times)
+    for i in range(n // 2):
+        rows[i], rows[n - 1 - i] = rows[n - 1 - i], rows[i]
+    return n, looked
+
+
+@njit(nogil=True)
+def _older(a, b, times):
+    return times[a] < times[b] or (times[a] == times[b] and a < b)
+
+
+@njit(nogil=True)
+def _sift(rows, at, n, times):
+    """Lets a row sink in a heap whose first is the oldest."""
+    while True:
+        child = 2 * at + 1
+        if child >= n:
+            return
+        if child + 1 < n and _older(rows[child + 1], rows[child], times):
+            child += 1
+        if not _older(rows[child], rows[at], times):
+            return
+        rows[at], rows[child] = rows[child], rows[at]
+        at = child
+
+
+@njit(nogil=True)
+def _make_heap(rows, n, times):
+    for at in range(n // 2 - 1, -1, -1):
+        _sift(rows, at, n, times)

@@ -10,6 +10,7 @@ from seqvault.codec.bundles import (
     COLUMNS_IN,
     COLUMNS_OF,
     DEFAULTS,
+    DEPTHS,
     LINKS,
     MEM_ADDRESSES,
     MEM_COLUMNS,
@@ -18,12 +19,15 @@ from seqvault.codec.bundles import (
     RECORDS,
     ROW_WIDTH,
     ROWS,
+    RUNS,
     SIZES,
+    SUMMARIES,
+    int32_part,
     int64_part,
     uint8_part,
     uint64_part,
 )
-from seqvault.codec.chains import collect_chains, sort_chains
+from seqvault.codec.chains import SUMMARY_WIDTH, newest_in_chain
 from seqvault.codec.chunks import (
     BAD_BLOCK,
     BAD_HEADER,
@@ -186,7 +190,7 @@ def _one_record(
 @inner
 def _several(
     data, at, lengths, shifts, first_blocks, schemas, columns_in, users, head, in_memory,
-    links, mem_times, mem_columns, mem_addresses, before, oldest, last_n,
+    memory, mem_columns, mem_addresses, before, oldest, last_n,
     fields, sizes, defaults, outputs, start, out,
 ):  # fmt: skip
     """A row with several records, or with events in memory.
@@ -195,12 +199,16 @@ def _several(
         (status, number of events).
     """
     many = len(at)
-    heads = np.full(1, head, np.int64)
+    links, mem_times, depths, runs, summaries = memory
+    room = min(in_memory, last_n)
+    mem_rows = np.empty(room, np.int64)
+    in_memory = 0
+    if room:
+        in_memory, _ = newest_in_chain(
+            head, links, mem_times, depths, runs, summaries, before, room, mem_rows
+        )
     mem_starts = np.zeros(2, np.int64)
     mem_starts[1] = in_memory
-    mem_rows = np.empty(in_memory, np.int64)
-    collect_chains(heads, links, mem_starts, mem_rows)
-    sort_chains(mem_starts, mem_rows, mem_times)
     times = np.empty(in_memory, np.int64)
     for i in range(in_memory):
         times[i] = mem_times[mem_rows[i]]
@@ -268,7 +276,12 @@ def read_rows(
     Returns:
         (status, bytes that the buffer must have if the status is NO_ROOM).
     """
-    links, mem_times = int64_part(store, LINKS), int64_part(store, MEM_TIMES)
+    summaries = int64_part(store, SUMMARIES)
+    memory = (
+        int64_part(store, LINKS), int64_part(store, MEM_TIMES), int32_part(store, DEPTHS),
+        int32_part(store, RUNS),
+        summaries.reshape((len(summaries) // SUMMARY_WIDTH, SUMMARY_WIDTH)),
+    )  # fmt: skip
     mem_addresses = int64_part(store, MEM_ADDRESSES)
     sizes, defaults = int64_part(layout, SIZES), uint64_part(layout, DEFAULTS)
     mem_columns, columns_in = int64_part(layout, MEM_COLUMNS), int64_part(layout, COLUMNS_IN)
@@ -349,7 +362,7 @@ def read_rows(
                 end += size
             status, count = _several(
                 buffer, at, whole, shifts, blocks, schemas, columns_in, users[row : row + 1],
-                rows[row, HEAD], in_memory, links, mem_times, mem_columns, mem_addresses,
+                rows[row, HEAD], in_memory, memory, mem_columns, mem_addresses,
                 bound, oldest, last_n, fields, sizes, defaults, outputs, start, out,
             )  # fmt: skip
             if status != OK:

@@ -1,7 +1,7 @@
 """Files of the side information of items, and the checks of their tables."""
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -96,7 +96,7 @@ def save(
     directory: str,
     number: int,
     table: pa.Table,
-    fence: Callable[[], AbstractContextManager[None]],
+    fence: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Writes an item file, durable when this returns; ``fence`` as of ``Files.publish``."""
     sink = pa.BufferOutputStream()

@@ -256,7 +256,7 @@ class WalWriter:
             self.position = 0
             self._zeros_up_to(FIRST)
             self.position = files.write_all(self.fd, _file_header(number, self._life), 0)
-            files.fdatasync(self.fd)
+            files.sync(self.fd)
         except BaseException:
             self.discard()
             raise

@@ -2,18 +2,20 @@
 
 # mypy: disable-error-code="no-untyped-def"
 
+import os
+
 import numpy as np
 from numba import njit
 
 from seqvault.codec.bundles import (
     ARRIVALS,
     COUNT,
+    DEPTHS,
     DESCRIPTORS,
     HEADS,
     KEYS,
     LATEST,
     LENGTH,
-    LINKS,
     NUMBERS,
     OFFSET,
     PREVIOUS,
@@ -30,14 +32,31 @@ from seqvault.codec.bundles import (
 
 EMPTY = -1
 LOAD = 0.6  # of a hash table
+SEED_WORDS = 2  # behind the places of a hash table
+_SEED = np.frombuffer(os.urandom(4 * SEED_WORDS), np.int32)
+
+
+def _empty_table(places: int) -> np.ndarray:
+    """A hash table, int32, with a power of two places and behind them the seed."""
+    table = np.full(places + SEED_WORDS, EMPTY, np.int32)
+    table[places:] = _SEED
+    return table
 
 
 @njit(nogil=True)
 def _slot_of(table, keys, key):
-    """Place in ``table`` where ``key`` is, or where it would go."""
-    mask = len(table) - 1
-    mixed = np.uint64(key) * np.uint64(0x9E3779B97F4A7C15)
-    mixed ^= mixed >> np.uint64(32)
+    """Place in ``table`` where ``key`` is, or where it would go.
+
+    Every bit of the key counts for every bit of the place (the finaliser of splitmix64), and
+    nobody outside knows the seed, which is in the last two words of the table: no choice of
+    ids, by accident or on purpose, makes long runs.
+    """
+    mask = len(table) - SEED_WORDS - 1
+    low, high = np.uint64(np.uint32(table[mask + 1])), np.uint64(np.uint32(table[mask + 2]))
+    mixed = np.uint64(key) ^ (low | high << np.uint64(32))
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed ^= mixed >> np.uint64(31)
     place = np.int64(mixed & np.uint64(mask))
     while table[place] >= 0 and keys[table[place]] != key:
         place = (place + 1) & mask
@@ -75,7 +94,7 @@ class KeyTable:
     """
 
     def __init__(self) -> None:
-        self._table = np.full(1024, EMPTY, np.int32)
+        self._table = _empty_table(1024)
         self._keys = np.empty(512, np.int64)
         self._used = 0
 
@@ -105,7 +124,7 @@ class KeyTable:
     def with_room(self, more: int) -> "KeyTable":
         """A copy that ``more`` keys can be added to quickly; itself if it is one already."""
         need = self._used + more
-        if need <= len(self._keys) and need <= LOAD * len(self._table):
+        if need <= len(self._keys) and need <= LOAD * (len(self._table) - SEED_WORDS):
             return self
         copy = KeyTable()
         copy._table, copy._keys, copy._used = self._table, self._keys, self._used
@@ -122,9 +141,10 @@ class KeyTable:
             grown = np.empty(max(need, 2 * len(self._keys)), np.int64)
             grown[: self._used] = self.keys
             self._keys = grown
-        if need > LOAD * len(self._table):
+        places = len(self._table) - SEED_WORDS
+        if need > LOAD * places:
             size = 1 << int(np.ceil(np.log2(need / LOAD)))
-            self._table = np.full(max(size, 2 * len(self._table)), EMPTY, np.int32)
+            self._table = _empty_table(max(size, 2 * places))
             _rebuild(self._table, self._keys, self._used)
 
 
@@ -198,7 +218,7 @@ def find_rows(users, store, room, last_n, version):
     length, count = int32_part(store, LENGTH), int32_part(store, COUNT)
     arrivals, numbers = int64_part(store, ARRIVALS), int64_part(store, NUMBERS)
     descriptors, schemas = int64_part(store, DESCRIPTORS), int64_part(store, SCHEMAS)
-    heads, links = int64_part(store, HEADS), int64_part(store, LINKS)
+    heads, depths = int64_part(store, HEADS), int32_part(store, DEPTHS)
     rows, records = int64_part(room, ROWS), int64_part(room, RECORDS)
     rows = rows.reshape((len(rows) // ROW_WIDTH, ROW_WIDTH))
     records = records.reshape((len(records) // RECORD_WIDTH, RECORD_WIDTH))
@@ -228,10 +248,8 @@ def find_rows(users, store, room, last_n, version):
         rows[b, 0] = used
         if slot < len(heads):
             rows[b, 1] = heads[slot]
-            row = heads[slot]
-            while row >= 0:
-                rows[b, 2] += 1
-                row = links[row]
+            if heads[slot] >= 0:
+                rows[b, 2] = depths[heads[slot]] + 1
         events += min(last_n, held + rows[b, 2])
     return used, events
 

@@ -10,7 +10,7 @@ from numba import njit
 
 from seqvault.memory.index import Index
 
-WORN, BASE_WORN, TOO_MANY = 1, 2, 4
+DEAD, BASE_DEAD, TOO_MANY = 1, 2, 4
 
 
 @njit(nogil=True, cache=True)
@@ -29,7 +29,7 @@ def _live(latest, previous, segments, lengths, counts, users, numbers, live, tot
 
 
 @njit(nogil=True, cache=True)
-def _flag(latest, previous, segments, users, numbers, worn, most, flags):
+def _flag(latest, previous, segments, users, numbers, dead, most, flags):
     known, place = -1, 0
     for slot in range(users):
         extent, n = latest[slot], 0
@@ -38,8 +38,8 @@ def _flag(latest, previous, segments, users, numbers, worn, most, flags):
             if segments[extent] != known:
                 known = segments[extent]
                 place = np.searchsorted(numbers, known)
-            if worn[place]:
-                flags[slot] |= WORN if previous[extent] >= 0 else WORN | BASE_WORN
+            if dead[place]:
+                flags[slot] |= DEAD if previous[extent] >= 0 else DEAD | BASE_DEAD
             extent = previous[extent]
         if n > most:
             flags[slot] |= TOO_MANY
@@ -70,18 +70,18 @@ def live_bytes(index: Index, users: int, numbers: np.ndarray) -> tuple[np.ndarra
 
 
 def flag_users(
-    index: Index, users: int, numbers: np.ndarray, worn: np.ndarray, most: int
+    index: Index, users: int, numbers: np.ndarray, dead: np.ndarray, most: int
 ) -> np.ndarray:
-    """uint8 [users]: ``WORN``, ``BASE_WORN``, ``TOO_MANY``, of users by slot.
+    """uint8 [users]: ``DEAD``, ``BASE_DEAD``, ``TOO_MANY``, of users by slot.
 
     Args:
         numbers: int64 [S], ascending, of all segments that the index knows.
-        worn: bool [S], whether users' records there are to be written anew.
+        dead: bool [S], whether users' records there are to be rewritten: most are no longer in use.
         most: records of a user; more are too many.
     """
     _, _, latest, previous, segment, *_ = index.arrays
     flags = np.zeros(users, np.uint8)
-    _flag(latest, previous, segment, users, numbers, worn, most, flags)
+    _flag(latest, previous, segment, users, numbers, dead, most, flags)
     return flags
 
 

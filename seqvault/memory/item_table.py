@@ -136,6 +136,15 @@ class Items:
                 numbers[some] = keys.add(ids[some])
         return numbers
 
+    def width(self, fields: Sequence[str] | None) -> int:
+        """About how many bytes an item of these fields takes; unknown ones count nothing."""
+        total = 1
+        for name, values in self._now.columns.items():
+            if fields is None or name in fields:
+                one = 64 if values.dtype == object else values.dtype.itemsize
+                total += one * int(np.prod(values.shape[1:]))
+        return total
+
     def read(self, ids: Any, fields: Sequence[str] | None) -> ItemBatch:
         """See ``SeqVault.read_items``."""
         wanted = np.asarray(ids)

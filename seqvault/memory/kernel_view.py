@@ -37,6 +37,7 @@ class ReadView:
         self._held: tuple[np.ndarray, ...] = (
             *index.arrays, *files,
             memtable.heads, memtable.links, memtable.columns["timestamp"], memtable.addresses,
+            memtable.depths, memtable.runs, memtable.summaries,
         )  # fmt: skip
         self._columns = memtable.columns  # that the addresses are of
         self.words = bundle(self._held)

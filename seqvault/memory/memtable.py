@@ -5,27 +5,38 @@
 import numpy as np
 from numba import njit
 
-from seqvault.codec.chains import collect_chains, sort_chains
+from seqvault.codec.chains import (
+    RUN,
+    SUMMARY_WIDTH,
+    collect_chains,
+    newest_in_chain,
+    sort_chains,
+    summarise,
+)
 from seqvault.memory.index import EMPTY, grown
 from seqvault.schema import Schema
 
 
 @njit(nogil=True, cache=True)
-def _link(slots, first_row, heads, links, arrivals, counters):
+def _number(slots, first_row, arrivals, counters):
     for i in range(len(slots)):
-        row = first_row + i
-        slot = slots[i]
-        links[row] = heads[slot]
-        heads[slot] = row
-        arrivals[row] = counters[slot]
-        counters[slot] += 1
+        arrivals[first_row + i] = counters[slots[i]]
+        counters[slots[i]] += 1
 
 
 @njit(nogil=True, cache=True)
-def _relink(slots, first_row, heads, links):
+def _link(slots, first_row, heads, links, times, depths, runs, summaries, used):
+    """Hooks rows to the chains of their users; returns the number of summaries."""
     for i in range(len(slots)):
-        links[first_row + i] = heads[slots[i]]
-        heads[slots[i]] = first_row + i
+        row, slot = first_row + i, slots[i]
+        before = heads[slot]
+        links[row] = before
+        depths[row] = depths[before] + 1 if before >= 0 else 0
+        if depths[row] % RUN == RUN - 1:
+            summarise(row, links, times, runs, summaries, used)
+            used += 1
+        heads[slot] = row
+    return used
 
 
 @njit(nogil=True, cache=True)
@@ -51,13 +62,21 @@ def _chain_starts(heads, links, starts):
 class Memtable:
     """Columns that only grow; a row never changes once it is there.
 
-    Events are *staged* first: laid down behind the visible ones, where nothing leads to them.
+    Events are *staged* first: copied behind the visible ones, where no reader finds them.
     To *show* them, once they are durable, takes little. Both are the store's business to
     serialise. A reader that got rows under the store's lock may go on reading them without it.
+
+    A user's events are a chain: its newest row by slot, and from each row the one before. Of
+    each ``RUN`` events of a chain there is a summary, by which reads pass over them.
 
     Attributes:
         size: events that readers see.
         staged: these and those to come.
+        heads: int64 by slot, the newest row of each user, -1: none.
+        links: int64 by row, the row before of the same user.
+        depths: int32 by row, how many there are before.
+        runs: int32 by row, number of the summary of the run that the row ends, if it does.
+        summaries: int64 [N, 4], see ``chains.summarise``.
     """
 
     def __init__(self, schema: Schema) -> None:
@@ -68,6 +87,10 @@ class Memtable:
         self.arrivals: np.ndarray
         self.links: np.ndarray
         self.files: np.ndarray  # number of the log file that each event is in
+        self.depths: np.ndarray
+        self.runs: np.ndarray
+        self.summaries: np.ndarray
+        self._summaries_used = 0
         self.columns: dict[str, np.ndarray] = {}
         self.addresses: np.ndarray
         self._capacity = 0
@@ -87,11 +110,17 @@ class Memtable:
         self.columns = columns
         # where each column is in memory, for kernels
         self.addresses = np.array([column.ctypes.data for column in columns.values()], np.int64)
-        for name in ("slots", "arrivals", "links", "files"):
-            fresh = np.empty(capacity, np.int64)
-            if self.staged:
-                fresh[: self.staged] = getattr(self, name)[: self.staged]
-            setattr(self, name, fresh)
+        kinds = (("slots", "arrivals", "links", "files"), np.int64), (("depths", "runs"), np.int32)
+        for names, kind in kinds:
+            for name in names:
+                fresh = np.empty(capacity, kind)
+                if self.staged:
+                    fresh[: self.staged] = getattr(self, name)[: self.staged]
+                setattr(self, name, fresh)
+        summaries = np.empty((capacity // RUN + 1, SUMMARY_WIDTH), np.int64)
+        if self._summaries_used:
+            summaries[: self._summaries_used] = self.summaries[: self._summaries_used]
+        self.summaries = summaries
 
     def append(
         self,
@@ -124,8 +153,15 @@ class Memtable:
         first, end = self.size, self.size + count
         assert end <= self.staged, (first, end, self.staged)
         self._grow_heads(len(counters))
-        _link(self.slots[first:end], first, self.heads, self.links, self.arrivals, counters)
+        _number(self.slots[first:end], first, self.arrivals, counters)
+        self._link(first, end)
         self.size = end
+
+    def _link(self, first: int, end: int) -> None:
+        self._summaries_used = _link(
+            self.slots[first:end], first, self.heads, self.links, self.columns["timestamp"],
+            self.depths, self.runs, self.summaries, self._summaries_used,
+        )  # fmt: skip
 
     def _grow_heads(self, slots: int) -> None:
         before = self.heads
@@ -163,6 +199,33 @@ class Memtable:
         sort_chains(starts, rows, self.columns["timestamp"])
         return starts, rows
 
+    def newest_before(
+        self, heads: np.ndarray, before: np.ndarray, most: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Of ``rows`` from these on back in time at most the ``most`` newest before a time.
+
+        Args:
+            heads: int64 [B], from ``newest``. Needs no lock.
+            before: int64 [B].
+        """
+        starts, parts = np.zeros(len(heads) + 1, np.int64), []
+        times = self.columns["timestamp"]
+        for b in np.flatnonzero(heads >= 0).tolist():
+            room = np.empty(min(most, int(self.depths[heads[b]]) + 1), np.int64)
+            found, _ = newest_in_chain(
+                heads[b], self.links, times, self.depths, self.runs, self.summaries,
+                before[b], len(room), room,
+            )  # fmt: skip
+            starts[b + 1] = found
+            parts.append(room[:found])
+        return np.cumsum(starts), np.concatenate([np.empty(0, np.int64), *parts])
+
+    def count(self, heads: np.ndarray) -> np.ndarray:
+        """int64 [B], how many events there are from these rows on back in time."""
+        there = heads >= 0
+        counts: np.ndarray = np.where(there, self.depths[np.where(there, heads, 0)] + 1, 0)
+        return counts
+
     def part(self, rows: np.ndarray) -> "Memtable":
         """A new memtable with these rows, ascending, arrival numbers kept."""
         fresh = Memtable(self.schema)
@@ -179,7 +242,7 @@ class Memtable:
     def _take(self, other: "Memtable", rows: np.ndarray) -> None:
         first = self.size
         self._copy(other, rows)
-        _relink(self.slots[first : self.staged], first, self.heads, self.links)
+        self._link(first, self.staged)
         self.size = self.staged
 
     def _copy(self, other: "Memtable", rows: np.ndarray) -> None:
@@ -195,5 +258,5 @@ class Memtable:
     @property
     def bytes(self) -> int:
         """Bytes in use by the events."""
-        width = 32 + sum(column.itemsize for column in self.columns.values())
+        width = 40 + sum(column.itemsize for column in self.columns.values())
         return self.size * width

@@ -8,13 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from seqvault.errors import ForkedStoreError, StoreClosedError
+from seqvault.errors import DiskFullError, ForkedStoreError, StoreClosedError
 
 LOG = logging.getLogger("seqvault.merge")
 MERGE_AT = 1 << 18  # new events in the log
 BYTES_PER_SECOND = 64 << 20  # that a merge writes, so that it leaves the disk to reads
 JITTER = 0.25  # of the time between merges: servers started together do not merge together
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0  # seconds after a failed merge; doubled each time
+FULL_PAUSE = 5.0  # the longest for a full disk: with room back merging goes on within seconds
 UNHEALTHY_SECONDS = 60.0  # of failing
 
 
@@ -121,7 +122,8 @@ class BackgroundMerge:
         if what != self._logged:
             self._logged = what
             LOG.error(json.dumps({"event": "merge failed", "error": what}), exc_info=error)
-        pause = min(self._first_pause * 2 ** min(self._in_a_row - 1, 20), LONGEST_PAUSE)
+        longest = FULL_PAUSE if isinstance(error, DiskFullError) else LONGEST_PAUSE
+        pause = min(self._first_pause * 2 ** min(self._in_a_row - 1, 20), longest)
         return pause * (1 + random.uniform(-JITTER, JITTER))
 
     def _tell(self) -> None:

@@ -18,14 +18,13 @@ from seqvault.errors import DiskFullError
 from seqvault.memory import index_scans
 from seqvault.memory.store_state import State
 from seqvault.merge import merge_policy as policy
-from seqvault.progress import Progress, untold
+from seqvault.progress import Progress, no_progress
 from seqvault.read.found import Found, of_numbers
 from seqvault.read.planned_read import Reader
 from seqvault.times import NO_BOUND
-from seqvault.write.group_commit import AppendLog
+from seqvault.write.group_commit import RECORD_BYTES, AppendLog
 
 PART_EVENTS = 1 << 16  # packed at a time
-RECORD_BYTES = 256  # a small record's own, about
 MANY = 1 << 40  # more than there are
 
 
@@ -60,7 +59,7 @@ class Merger:
     Args:
         state: the store.
         log: where new events come from.
-        reader: unpacks the records that are written anew.
+        reader: unpacks the records that are rewritten.
         bytes_per_second: the most that is written; None: no limit.
     """
 
@@ -75,7 +74,7 @@ class Merger:
         self._rate = bytes_per_second
 
     def merge(
-        self, hold: bool = False, tidy: bool = False, progress: Progress = untold
+        self, hold: bool = False, tidy: bool = False, progress: Progress = no_progress
     ) -> dict[str, int]:
         """Writes what is in the log into one new segment.
 
@@ -86,6 +85,8 @@ class Merger:
         """
         end, limit, sources = self._log.rotate()
         plan = self._plan(limit, end, hold, tidy)
+        if plan.rewrite and not self._has_room(plan.bytes):
+            plan = self._plan(limit, end, hold, tidy, rewriting=False)  # what frees the log
         if not len(plan.users):
             return {"users": 0, "events": 0, "bytes": 0}
         self.check_room(plan.bytes)
@@ -109,12 +110,15 @@ class Merger:
 
     def check_room(self, size: int) -> None:
         """Raises ``DiskFullError`` unless about ``size`` bytes can be written."""
-        free = self._state.files.free_bytes(self._state.path)
-        if free < size:
+        if not self._has_room(size):
+            free = self._state.files.free_bytes(self._state.path)
             raise DiskFullError(
                 f"a merge needs about {size} bytes in {self._state.path}, there are {free}: "
                 "nothing was changed. Free some space and call again; reads go on meanwhile."
             )
+
+    def _has_room(self, size: int) -> bool:
+        return self._state.files.free_bytes(self._state.path) >= size
 
     def write(self, parts: Iterable[Packed]) -> Segment:
         """Writes a segment file, which is not part of the store yet."""
@@ -147,15 +151,20 @@ class Merger:
                 self._state.closing.wait(max(0.0, start + done / self._rate - time.monotonic()))
             self._state.check_not_closing()
 
-    def _plan(self, limit: int, end: int, hold: bool, tidy: bool) -> MergePlan:
-        """Decides about the first ``limit`` events in memory, of log files before ``end``."""
+    def _plan(
+        self, limit: int, end: int, hold: bool, tidy: bool, rewriting: bool = True
+    ) -> MergePlan:
+        """Decides about the first ``limit`` events in memory, of log files before ``end``.
+
+        Without ``rewriting`` segments that are mostly dead stay.
+        """
         state = self._state
         with state.lock:
             memtable, users = state.memtable, len(state.index.users)
         # only merges change what follows, so readers and appends need not wait
         files = memtable.files[:limit]
         waiting = policy.waiting_in(memtable.slots[:limit], files)
-        rewrite = worn_segments(state, users)
+        rewrite = mostly_dead_segments(state, users) if rewriting else []
         flags = self._flags(rewrite, users, tidy)
         forced = np.flatnonzero(flags)
         write = policy.to_write(waiting, files, end, hold) | (flags[waiting.slots] > 0)
@@ -168,7 +177,7 @@ class Merger:
         # records in mostly dead segments are rewritten: with the base only if that is in one
         kinds[(flags[slots] > 0) & (kinds == EXTENT)] = TAIL
         kinds[(kinds == TAIL) & (extents <= 1)] = BASE
-        kinds[(flags[slots] & index_scans.BASE_WORN) > 0] = BASE
+        kinds[(flags[slots] & index_scans.BASE_DEAD) > 0] = BASE
         older = np.where(kinds == BASE, stored, np.where(kinds == TAIL, stored - base, 0))
         width = 16 + sum(dtype.itemsize for dtype in state.schema.columns.values())
         most = int(size[kinds != EXTENT].sum()) + int(tail.sum()) * width
@@ -193,7 +202,7 @@ class Merger:
         spent = [footer.users[footer.counts == 0] for footer in footers]
         with state.lock:
             carried = state.index.users.find(np.concatenate([np.empty(0, np.int64), *spent]))
-        flags[carried] |= index_scans.BASE_WORN
+        flags[carried] |= index_scans.BASE_DEAD
         return flags
 
     def _arrived(self, slots: np.ndarray, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -330,7 +339,7 @@ def _oldest_first(values, starts, out):
             out[i] = values[turned - i]
 
 
-def worn_segments(state: State, users: int) -> list[int]:
+def mostly_dead_segments(state: State, users: int) -> list[int]:
     """Numbers of segments most of whose bytes are no longer in use."""
     numbers = state.numbers()
     live, _, _ = index_scans.live_bytes(state.index, users, numbers)

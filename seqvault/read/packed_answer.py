@@ -50,7 +50,7 @@ def pack_batch(reader: Reader, request: ReadRequest) -> bytes:
         DamagedFileError: see ``SeqVault.read``.
     """
     names, users = request.names, request.users
-    found = reader.find(users)
+    found = reader.find(users, request)
     layout = found.store.layouts.of(names)
     if request.plain and (layout.columns_of < WIDENED).all():
         return _stored(reader, request, found)  # chunks go out as they are

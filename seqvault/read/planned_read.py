@@ -45,7 +45,7 @@ class Reader:
             batch = self._direct.read(request)
             if batch is not None:
                 return batch
-        plan, answer = self._plan_request(self.find(request.users), request)
+        plan, answer = self._plan_request(self.find(request.users, request), request)
         rows, width = len(request.users), request.last_n
         row_starts = np.arange(rows, dtype=np.int64) * width
         flat = self.unpack(plan, request.names, row_starts, rows * width)
@@ -60,7 +60,7 @@ class Reader:
             answer = self._direct.read_ragged(request)
             if answer is not None:
                 return answer
-        return self.ragged_of(self.find(request.users), request)
+        return self.ragged_of(self.find(request.users, request), request)
 
     def ragged_of(
         self, found: Found, request: ReadRequest
@@ -79,12 +79,13 @@ class Reader:
         answer = found.version if request.version is None else np.minimum(seen, found.version)
         return plan, answer
 
-    def find(self, users: np.ndarray, mem_limit: int | None = None) -> Found:
+    def find(self, users: np.ndarray, request: ReadRequest | None = None) -> Found:
         """Takes what a read of these users needs, as of one moment.
 
         Args:
             users: int64 [B].
-            mem_limit: how many of the events in memory count; None: all.
+            request: what is wanted of them: of a plain one's events in memory only those are
+                found that it can want. None: all are.
         """
         state = self._state
         state.check_open()
@@ -93,9 +94,12 @@ class Reader:
             index, memtable = version.index, version.memtable
             slots = index.users.find(users)
             starts, segments, offsets, lengths, counts = index.extents(slots)
-            newest = memtable.newest(slots, memtable.size if mem_limit is None else mem_limit)
+            newest = memtable.newest(slots, memtable.size)
             arrived = np.where(slots >= 0, index.arrivals[np.maximum(slots, 0)], 0)
-        mem_starts, mem_rows = memtable.chains(newest)
+        if request is not None and request.plain:
+            mem_starts, mem_rows = memtable.newest_before(newest, request.bounds(), request.last_n)
+        else:
+            mem_starts, mem_rows = memtable.chains(newest)
         return Found(
             store=version,
             oldest=version.oldest(state.clock()),
@@ -113,6 +117,27 @@ class Reader:
             mem_arrivals=memtable.arrivals,
             version=arrived,
         )
+
+    def answer_bytes(self, request: ReadRequest, packed: bool) -> int:
+        """The most bytes that an answer to the request can take, from counts of events.
+
+        Nothing is read from the disk for it.
+        """
+        state = self._state
+        state.check_open()
+        with state.lock:
+            version = state.version
+            slots = version.index.users.find(request.users)
+            starts, _, _, lengths, counts = version.index.extents(slots)
+            waiting = version.memtable.count(version.memtable.newest(slots, version.memtable.size))
+        width = version.layouts.of(request.names).width
+        if packed:  # whole blocks, of every record
+            most = np.minimum(lengths, (request.last_n + 2 * BLOCK) * lengths // counts + 1)
+            mine = np.minimum(waiting, request.last_n) * (width + 16)
+            return int(most.sum() + mine.sum()) + 64 * len(request.users)
+        sums = np.concatenate([[0], np.cumsum(counts)])
+        events = np.minimum(sums[starts[1:]] - sums[starts[:-1]] + waiting, request.last_n)
+        return int(events.sum()) * width + 16 * len(request.users)
 
     def fetch(
         self, found: Found, before: np.ndarray | None, last_n: np.ndarray

@@ -51,7 +51,8 @@ class ReadRequest(NamedTuple):
         """Checks the arguments of ``SeqVault.read``.
 
         Raises:
-            InvalidRequestError: and its kinds; LimitError: see there.
+            InvalidRequestError: an argument is wrong (its subclasses say how).
+            LimitError: the answer would be too large.
         """
         users = _users_of(user_ids)
         rows = len(users)

@@ -42,6 +42,16 @@ class BytesInFlight:
             self.held += size
         return _Held(self, size)
 
+    def _make_room(self, size: int) -> None:
+        with self._lock:
+            if self.held + size > self.most:
+                raise LimitError(
+                    f"the answer can take {size} bytes and calls under way hold {self.held}; the "
+                    f"limit of the server is {self.most}. Ask for fewer users, events or fields at "
+                    "a time, or try again later."
+                )
+            self.held += size
+
     def _change(self, size: int) -> None:
         with self._lock:
             self.held += size
@@ -52,6 +62,7 @@ class _Held:
 
     def __init__(self, flight: BytesInFlight, size: int) -> None:
         self._flight, self._size, self._ended = flight, size, False
+        self._room = 0  # made for an answer that is being built
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
@@ -60,6 +71,26 @@ class _Held:
             if not self._ended:
                 self._size += size
                 self._flight._change(size)
+
+    def make_room(self, size: int) -> None:
+        """Counts in what an answer that is to be built can take at most.
+
+        Raises:
+            LimitError: that is too much with what is under way, or even alone.
+        """
+        with self._lock:
+            if not self._ended:
+                self._flight._make_room(size)
+                self._size += size
+                self._room += size
+
+    def built(self, size: int) -> None:
+        """Counts an answer of this size in, in place of the room that was made for it."""
+        with self._lock:
+            if not self._ended:
+                self._flight._change(size - self._room)
+                self._size += size - self._room
+                self._room = 0
 
     def end(self) -> None:
         """Gives the bytes back; a second time does nothing."""

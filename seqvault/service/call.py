@@ -4,6 +4,7 @@ import json
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import grpc
@@ -23,6 +24,9 @@ class Call:
         users: how many histories it asks for.
         events: how many were stored or answered; None: not told, or only the caller can count them.
         outcome: gRPC status.
+        wanted: whether the caller still waits for the answer.
+        hold: makes room for bytes of the answer, or raises ``LimitError``; what is held is
+            given back when the call has ended.
     """
 
     method: str
@@ -32,6 +36,8 @@ class Call:
     events: int | None = None
     outcome: str = "OK"
     error: str = ""
+    wanted: Callable[[], bool] = lambda: True
+    hold: Callable[[int], None] = lambda size: None
     started: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -39,7 +45,7 @@ class Call:
         """The call that the context is of."""
         metadata = dict(context.invocation_metadata())
         request_id = str(metadata.get(REQUEST_ID, ""))[:64] or uuid.uuid4().hex
-        return cls(method, request_id, context.peer())
+        return cls(method, request_id, context.peer(), wanted=context.is_active)
 
     @property
     def seconds(self) -> float:

@@ -12,11 +12,16 @@ import numpy as np
 import pyarrow as pa
 
 from seqvault.disk.item_file import to_table
-from seqvault.errors import InvalidRequestError
+from seqvault.errors import (
+    AccessDeniedError,
+    InvalidRequestError,
+    ServerUnavailableError,
+    TlsError,
+)
 from seqvault.item_batch import ItemBatch
 from seqvault.memory.item_table import to_numpy
 from seqvault.merge.bulk_loader import batches_of
-from seqvault.progress import Progress, untold
+from seqvault.progress import Progress, no_progress
 from seqvault.read.read_request import USERS_A_PAGE, bounds_of, ids_of, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
@@ -24,8 +29,9 @@ from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire
 from seqvault.service.call import REQUEST_ID
 from seqvault.service.read_replies import PACKED_EVENTS, PACKED_FROM, batch_of
+from seqvault.service.tls_fault import fault_of_client
 from seqvault.times import NO_BOUND
-from seqvault.write.event_columns import to_columns
+from seqvault.write.event_columns import check_source, to_columns
 
 LONG_SECONDS = 3600.0  # for what may go through the whole store
 
@@ -50,6 +56,13 @@ class SeqVaultClient:
         options = [
             ("grpc.max_receive_message_length", wire.MAX_MESSAGE),
             ("grpc.max_send_message_length", wire.MAX_MESSAGE),
+            # a server that was away is found again within a second
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 1000),
+            ("grpc.max_reconnect_backoff_ms", 1000),
+            # and one that is gone without a word is noticed
+            ("grpc.keepalive_time_ms", 10_000),
+            ("grpc.keepalive_timeout_ms", 2_000),
         ]
         if ca is None:
             self._channel = grpc.insecure_channel(target, options=options)
@@ -62,8 +75,12 @@ class SeqVaultClient:
         self._calls: dict[str, Any] = {}
         try:
             self.schema, self.item_schema = self._describe()
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, ServerUnavailableError | AccessDeniedError):
+                wrong = fault_of_client(target, ca, key, certificate)
+                if wrong:
+                    raise TlsError(f"the SeqVault server at {target}: {wrong}.") from error
             raise
 
     def _call(self, method: str, request: Any, reply: Any, timeout: float | None = None) -> Any:
@@ -104,6 +121,7 @@ class SeqVaultClient:
         Raises:
             SourceConflictError: the source is elsewhere; nothing was stored.
         """
+        check_source(source, offset)
         table = pa.table(to_columns(events, self.schema))
         request = pb.AppendRequest(
             events=wire.table_to_bytes(table), source=source, offset=offset, after=after
@@ -183,7 +201,7 @@ class SeqVaultClient:
 
     def _work(self, method: str, request: Any, progress: Progress) -> dict[str, Any]:
         """The answer of a call that may take long, and says meanwhile how far it is."""
-        request.tell_progress = progress is not untold
+        request.tell_progress = progress is not no_progress
         call = self._channel.unary_stream(
             f"/{wire.NAME}/{method}",
             request_serializer=lambda message: message.SerializeToString(),
@@ -205,11 +223,11 @@ class SeqVaultClient:
             replies.cancel()  # if `progress` raised; nothing else is left to cancel
         return answer
 
-    def merge(self, progress: Progress = untold) -> dict[str, int]:
+    def merge(self, progress: Progress = no_progress) -> dict[str, int]:
         """See ``SeqVault.merge``; an error of ``progress`` ends the waiting, not the merge."""
         return self._work("Merge", pb.MergeRequest(), progress)
 
-    def verify(self, progress: Progress = untold) -> dict[str, int]:
+    def verify(self, progress: Progress = no_progress) -> dict[str, int]:
         """See ``SeqVault.verify``."""
         return self._work("Verify", pb.VerifyRequest(), progress)
 
@@ -219,7 +237,7 @@ class SeqVaultClient:
         answer: dict[str, Any] = json.loads(reply.json)
         return answer
 
-    def snapshot(self, path: str | os.PathLike[str], progress: Progress = untold) -> None:
+    def snapshot(self, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
         """See ``SeqVault.snapshot``; the path is one on the server."""
         self._work("Snapshot", pb.SnapshotRequest(path=os.fspath(path)), progress)
 

@@ -9,6 +9,8 @@ from typing import Any
 from seqvault.service.call import Call
 
 BOUNDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 1.0, 4.0)
+METRICS_CONNECTIONS = 8  # at a time
+METRICS_SECONDS = 5.0  # that one may take to ask
 GAUGES = ("users", "events", "events_in_log", "segments", "segment_bytes", "live_bytes",
           "index_bytes", "memtable_bytes", "items")  # fmt: skip
 
@@ -19,7 +21,7 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: Counter[tuple[str, str]] = Counter()
-        self._appended = 0
+        self._appended = self._damaged = 0
         self._buckets: dict[str, list[int]] = defaultdict(lambda: [0] * (len(BOUNDS) + 1))
         self._seconds: dict[str, float] = defaultdict(float)
 
@@ -33,6 +35,11 @@ class Metrics:
             self._buckets[call.method][place] += 1
             self._seconds[call.method] += seconds
 
+    def count_damage(self) -> None:
+        """Counts a read that found a damaged file."""
+        with self._lock:
+            self._damaged += 1
+
     def text(
         self, stats: dict[str, Any], merge_failures: int, merge_failing_seconds: float = 0.0
     ) -> str:
@@ -43,6 +50,8 @@ class Metrics:
                 lines.append(f'seqvault_calls_total{{method="{method}",status="{status}"}} {count}')
             lines.append("# TYPE seqvault_appended_events_total counter")
             lines.append(f"seqvault_appended_events_total {self._appended}")
+            lines.append("# TYPE seqvault_damaged_reads_total counter")
+            lines.append(f"seqvault_damaged_reads_total {self._damaged}")
             lines.append("# TYPE seqvault_call_seconds histogram")
             for method, buckets in sorted(self._buckets.items()):
                 lines += _histogram(method, buckets, self._seconds[method])
@@ -68,10 +77,32 @@ def _histogram(method: str, buckets: list[int], seconds: float) -> Iterator[str]
     yield f'seqvault_call_seconds_count{{method="{method}"}} {total}'
 
 
+class _BoundedServer(ThreadingHTTPServer):
+    """Answers few at a time; a connection beyond them is closed at once."""
+
+    def __init__(self, *arguments: Any) -> None:
+        self._room = threading.BoundedSemaphore(METRICS_CONNECTIONS)
+        super().__init__(*arguments)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        if self._room.acquire(blocking=False):
+            super().process_request(request, client_address)
+        else:
+            self.shutdown_request(request)
+
+    def process_request_thread(self, request: Any, client_address: Any) -> None:
+        try:
+            super().process_request_thread(request, client_address)
+        finally:
+            self._room.release()
+
+
 def serve_metrics(host: str, port: int, text: Callable[[], str]) -> ThreadingHTTPServer:
     """Answers ``GET /metrics`` in a thread of its own; ``shutdown`` ends it."""
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = METRICS_SECONDS
+
         def do_GET(self) -> None:
             body = text().encode()
             self.send_response(200 if self.path == "/metrics" else 404)
@@ -83,6 +114,6 @@ def serve_metrics(host: str, port: int, text: Callable[[], str]) -> ThreadingHTT
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = ThreadingHTTPServer((host, port), Handler)
+    server = _BoundedServer((host, port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

@@ -13,80 +13,77 @@ import pyarrow as pa
 from seqvault.errors import SchemaError, ServerUnavailableError
 from seqvault.item_batch import ItemBatch
 from seqvault.merge.bulk_loader import batches_of
-from seqvault.progress import Progress, untold
+from seqvault.progress import Progress, no_progress
 from seqvault.read.read_request import USERS_A_PAGE, bounds_of, ids_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.service.client import SeqVaultClient
+from seqvault.service.replicas import Replicas
 from seqvault.service.shards import shard_of
 from seqvault.service.summed_progress import SummedProgress
 from seqvault.write.event_columns import to_columns
 
 Answer = TypeVar("Answer")
+HEDGE_SECONDS = 0.1
+CALLS = 64  # under way at a time, at least
 
 
 class ShardedClient:
     """The interface of ``SeqVault`` over shards of replicas; made by ``seqvault.connect``.
 
-    A read of a shard goes to the replica that answered last, and to the next one if that does
-    not answer. A write goes to all
-    replicas of its shard and raises unless all took it; with a source and an offset it
-    can be repeated until they have. Items are on every server.
+    A read of a shard goes to the replica that answered last, and to the next one if that fails or
+    is slow, see ``Replicas``. A write goes to all replicas of its shard and raises unless all
+    took it; with a source and an offset it can be repeated until they have. Items are on every
+    server.
 
     Args:
-        shards: clients of each shard's replicas.
+        shards: what connects to each shard's replicas.
+        hedge_seconds: that a replica has for a read before the next one is asked, too.
     """
 
-    def __init__(self, shards: Sequence[Sequence[Callable[[], SeqVaultClient]]]) -> None:
-        self._makers = shards
-        self._clients: dict[tuple[int, int], SeqVaultClient] = {}
-        self._healthy = [0] * len(shards)  # replica that answered last, by shard
-        self._pool = ThreadPoolExecutor(2 * sum(len(replicas) for replicas in shards))
-        self.schema: Schema = self._any(0, lambda client: client.schema)
-        for shard in range(1, len(shards)):
-            other = self._any(shard, lambda client: client.schema)
-            if other != self.schema:
-                raise SchemaError(
-                    f"shard {shard} has the schema {other.to_json()}, shard 0 has "
-                    f"{self.schema.to_json()}; servers of one store must agree."
-                )
-
-    def _client(self, shard: int, replica: int) -> SeqVaultClient:
-        if (shard, replica) not in self._clients:
-            self._clients[shard, replica] = self._makers[shard][replica]()
-        return self._clients[shard, replica]
+    def __init__(
+        self,
+        shards: Sequence[Sequence[Callable[[], SeqVaultClient]]],
+        hedge_seconds: float = HEDGE_SECONDS,
+    ) -> None:
+        self._pool = ThreadPoolExecutor(4 * len(shards))  # one thread per shard of a call
+        # calls to a replica that stopped without a word hold theirs until they time out
+        self._calls = ThreadPoolExecutor(CALLS + 2 * sum(len(replicas) for replicas in shards))
+        self._shards = [Replicas(makers, self._calls, hedge_seconds) for makers in shards]
+        try:
+            self.schema: Schema = self._any(0, lambda client: client.schema)
+            for shard in range(1, len(shards)):
+                other = self._any(shard, lambda client: client.schema)
+                if other != self.schema:
+                    raise SchemaError(
+                        f"shard {shard} has the schema {other.to_json()}, shard 0 has "
+                        f"{self.schema.to_json()}; servers of one store must agree."
+                    )
+        except BaseException:
+            self.close()
+            raise
 
     def _any(self, shard: int, call: Callable[[SeqVaultClient], Answer]) -> Answer:
-        """The answer of the replica that answered last, or of the next one that does."""
-        last: ServerUnavailableError | None = None
-        count, first = len(self._makers[shard]), self._healthy[shard]
-        for replica in (*range(first, count), *range(first)):
-            try:
-                answer = call(self._client(shard, replica))
-                self._healthy[shard] = replica
-                return answer
-            except ServerUnavailableError as error:
-                last = error
-        assert last is not None
-        raise last
+        """The answer of whichever replica of a shard answers."""
+        return self._shards[shard].read(call)
 
     def _anywhere(self, call: Callable[[SeqVaultClient], Answer]) -> Answer:
         """The answer of any server, for what all have."""
-        for shard in range(len(self._makers) - 1):
+        for shard in range(len(self._shards) - 1):
             with suppress(ServerUnavailableError):
                 return self._any(shard, call)
-        return self._any(len(self._makers) - 1, call)
+        return self._any(len(self._shards) - 1, call)
 
     def _one(
         self, call: Callable[[SeqVaultClient, int], Answer], shard: int, replica: int
     ) -> Answer:
-        return call(self._client(shard, replica), shard)
+        return call(self._shards[shard].client(replica), shard)
 
     def _all(self, call: Callable[[SeqVaultClient, int], Answer]) -> list[list[Answer]]:
         """Answers of all replicas of all shards; raises the first error after all ended."""
         waiting = [
-            [self._pool.submit(self._one, call, s, r) for r in range(len(replicas))]
-            for s, replicas in enumerate(self._makers)
+            [self._calls.submit(self._one, call, s, r) for r in range(len(replicas))]
+            for s, replicas in enumerate(self._shards)
         ]
         for futures in waiting:
             for future in futures:
@@ -96,7 +93,7 @@ class ShardedClient:
     def append(self, events: Any, source: str = "", offset: int = -1) -> int:
         """See ``SeqVault.append``."""
         columns = to_columns(events, self.schema)
-        shards = shard_of(columns["user_id"], len(self._makers))
+        shards = shard_of(columns["user_id"], len(self._shards))
 
         def send(client: SeqVaultClient, shard: int) -> int:
             mine = {name: values[shards == shard] for name, values in columns.items()}
@@ -118,8 +115,8 @@ class ShardedClient:
         users = ids_of(user_ids, "user_ids")
         bounds = None if before is None else bounds_of(before, len(users))
         seen = None if version is None else ids_of(version, "version")
-        shards = shard_of(users, len(self._makers))
-        wanted = [s for s in range(len(self._makers)) if (shards == s).any()] or [0]
+        shards = shard_of(users, len(self._shards))
+        wanted = [s for s in range(len(self._shards)) if (shards == s).any()] or [0]
 
         def ask(shard: int) -> SequenceBatch:
             mine = shards == shard
@@ -157,7 +154,7 @@ class ShardedClient:
         """See ``SeqVault.user_ids``; of all shards together."""
         pages = [
             self._any(shard, lambda client: client.user_ids(after, limit))
-            for shard in range(len(self._makers))
+            for shard in range(len(self._shards))
         ]
         return np.unique(np.concatenate(pages))[:limit]
 
@@ -179,12 +176,12 @@ class ShardedClient:
             if isinstance(value, int)
         }
 
-    def merge(self, progress: Progress = untold) -> dict[str, int]:
+    def merge(self, progress: Progress = no_progress) -> dict[str, int]:
         """See ``SeqVault.merge``; on every server, and ``progress`` is told of all together."""
         summed = SummedProgress(progress)
         return self._sum(lambda client: client.merge(summed.part()))
 
-    def verify(self, progress: Progress = untold) -> dict[str, int]:
+    def verify(self, progress: Progress = no_progress) -> dict[str, int]:
         """See ``SeqVault.verify``; on every server."""
         summed = SummedProgress(progress)
         return self._sum(lambda client: client.verify(summed.part()))
@@ -193,7 +190,7 @@ class ShardedClient:
         """See ``SeqVault.stats``; counts, summed over shards."""
         return self._sum(lambda client: client.stats())
 
-    def snapshot(self, path: str | os.PathLike[str], progress: Progress = untold) -> None:
+    def snapshot(self, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
         """See ``SeqVault.snapshot``; the path is made on every server."""
         summed = SummedProgress(progress)
         self._all(lambda client, shard: client.snapshot(path, summed.part()))
@@ -204,9 +201,10 @@ class ShardedClient:
 
     def close(self) -> None:
         """Closes all connections."""
-        self._pool.shutdown()
-        for client in self._clients.values():
-            client.close()
+        for replicas in self._shards:
+            replicas.close()
+        for pool in (self._pool, self._calls):
+            pool.shutdown()
 
     def __enter__(self) -> "ShardedClient":
         return self

@@ -1,32 +1,57 @@
 """What each method of the service does with the store."""
 
 import json
+import os
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from seqvault.errors import SourceConflictError, UnknownFieldError
+from seqvault.errors import (
+    InvalidRequestError,
+    LimitError,
+    SourceConflictError,
+    UnknownFieldError,
+)
 from seqvault.progress import Progress
+from seqvault.read.read_request import USERS_A_PAGE
 from seqvault.service import seqvault_pb2 as pb
 from seqvault.service import wire, work
 from seqvault.service.call import Call
 from seqvault.service.read_replies import OFFERED, read_reply
+from seqvault.service.work_pool import WorkPool
 from seqvault.store import SeqVault
 
+COPIES = 3  # of an answer at a time: arrays, bytes of columns, the message
 Handler = Callable[[Any, Call], Any]
 StreamHandler = Callable[[Any, Call], Iterator[Any]]
 WRITES = {"Append", "PutItems", "Merge", "Snapshot"}
 
 
-class StoreService:
-    """Methods of ``seqvault.v1.SeqVault`` over a store; safe for many threads."""
+@dataclass(frozen=True)
+class Pools:
+    """Workers that do what may have to wait: item writes for each other, long calls too."""
 
-    def __init__(self, vault: SeqVault) -> None:
-        self._vault = vault
+    items: WorkPool
+    long_calls: WorkPool
+
+
+class StoreService:
+    """Methods of ``seqvault.v1.SeqVault`` over a store; safe for many threads.
+
+    Args:
+        vault: the store.
+        pools: workers that do what may have to wait for others.
+        snapshots: directory below which snapshots may be made; None: none may.
+    """
+
+    def __init__(self, vault: SeqVault, pools: Pools, snapshots: str | None = None) -> None:
+        self._vault, self._pools = vault, pools
+        self._snapshots = None if snapshots is None else os.path.realpath(snapshots)
         self._sources: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def methods(self) -> dict[str, tuple[Any, Handler]]:
@@ -86,18 +111,28 @@ class StoreService:
             if request.version
             else None,
         }
+        packed = request.encoding == pb.PACKED
+        most = self._vault.answer_bytes(**arguments, packed=packed)
+        if most > wire.MAX_MESSAGE:
+            raise LimitError(
+                f"the answer can take {most} bytes, a message {wire.MAX_MESSAGE}; ask for fewer "
+                "users, events or fields at a time."
+            )
+        call.hold(COPIES * most)
         reply = read_reply(self._vault, arguments, request.encoding)
-        if request.encoding != pb.PACKED:  # of a packed one only the caller sees the lengths
+        if not packed:  # of a packed one only the caller sees the lengths
             call.events = int(np.frombuffer(reply.lengths, "<i4").sum())
         return reply
 
     def _put_items(self, request: Any, call: Call) -> Any:
         table = wire.table_from_bytes(request.items)
-        return pb.PutItemsReply(version=self._vault.put_items(table))
+        version = self._pools.items.answer(lambda: self._vault.put_items(table), call.wanted)
+        return pb.PutItemsReply(version=version)
 
     def _read_items(self, request: Any, call: Call) -> Any:
         fields = list(request.fields.values) if request.HasField("fields") else None
         ids = wire.array_from_bytes(request.item_ids, "i8", "item_ids")
+        call.hold(COPIES * self._vault.item_bytes(len(ids), fields))
         batch = self._vault.read_items(ids, fields)
         schema = self._vault.item_schema
         arrays, names = [], []
@@ -119,6 +154,7 @@ class StoreService:
 
     def _user_ids(self, request: Any, call: Call) -> Any:
         after = request.after if request.HasField("after") else None
+        call.hold(COPIES * 8 * min(max(request.limit, 0), USERS_A_PAGE))
         users = self._vault.user_ids(after, request.limit)
         call.users = len(users)
         return pb.UserIdsReply(user_ids=users.astype("<i8").tobytes())
@@ -127,17 +163,37 @@ class StoreService:
         return pb.JsonReply(json=json.dumps(self._vault.stats()))
 
     def _merge(self, request: Any, call: Call) -> Iterator[Any]:
-        return work.replies(lambda p: self._vault.merge(progress=p), request.tell_progress)
+        return self._work(lambda p: self._vault.merge(progress=p), request, call)
 
     def _verify(self, request: Any, call: Call) -> Iterator[Any]:
-        return work.replies(self._vault.verify, request.tell_progress)
+        return self._work(self._vault.verify, request, call)
 
     def _snapshot(self, request: Any, call: Call) -> Iterator[Any]:
-        def copy(progress: Progress) -> dict[str, Any]:
-            self._vault.snapshot(request.path, progress)
-            return {"snapshot": request.path}
+        target = self._target_of(request.path)
 
-        return work.replies(copy, request.tell_progress)
+        def copy(progress: Progress) -> dict[str, Any]:
+            self._vault.snapshot(target, progress)
+            return {"snapshot": target}
+
+        return self._work(copy, request, call)
+
+    def _work(self, what: work.Work, request: Any, call: Call) -> Iterator[Any]:
+        return work.replies(what, request.tell_progress, self._pools.long_calls, call.wanted)
+
+    def _target_of(self, path: str) -> str:
+        """Where a snapshot goes that a caller wants at a path."""
+        if self._snapshots is None:
+            raise InvalidRequestError(
+                "this server makes no snapshots for callers; start it with --snapshots DIRECTORY, "
+                "or run `seqvault snapshot` where the store is."
+            )
+        target = os.path.realpath(os.path.join(self._snapshots, path))
+        if not target.startswith(self._snapshots + os.sep):
+            raise InvalidRequestError(
+                f"a snapshot at {path} would not be below {self._snapshots}, where this server "
+                "makes them; name one below it."
+            )
+        return target
 
 
 def _appended(stored: int, call: Call) -> Any:

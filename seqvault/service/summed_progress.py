@@ -3,7 +3,7 @@
 import threading
 from collections import defaultdict
 
-from seqvault.progress import Progress, untold
+from seqvault.progress import Progress, no_progress
 
 
 class SummedProgress:
@@ -26,8 +26,8 @@ class SummedProgress:
 
     def part(self) -> Progress:
         """The ``Progress`` of one more part."""
-        if self._progress is untold:
-            return untold
+        if self._progress is no_progress:
+            return no_progress
         part = object()
 
         def tell(unit: str, done: int, total: int) -> None:

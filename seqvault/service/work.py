@@ -2,31 +2,50 @@
 
 import json
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from seqvault.progress import Progress, untold
+from seqvault.errors import ServerUnavailableError
+from seqvault.progress import Progress
 from seqvault.service import seqvault_pb2 as pb
+from seqvault.service.work_pool import LOOK_SECONDS, WorkPool
 
 TELL_SECONDS = 0.1  # between two messages
 
 Work = Callable[[Progress], dict[str, Any]]
+Messages = queue.SimpleQueue[pb.WorkReply | BaseException]
 
 
-def replies(work: Work, tell_progress: bool) -> Iterator[pb.WorkReply]:
-    """Does the work; what it returns is in the last message, what it raises is raised.
+def replies(
+    work: Work, tell_progress: bool, pool: WorkPool, wanted: Callable[[], bool]
+) -> Iterator[pb.WorkReply]:
+    """Has a worker do the work; what it returns is in the last message, what it raises is raised.
 
-    A caller who goes away does not end it.
+    A caller who goes away does not end work that has begun; it gives back the thread that waits
+    for it.
+
+    Args:
+        work: is told where to tell how far it is.
+        tell_progress: whether the caller wants to know.
+        pool: whose worker does it.
+        wanted: whether the caller is still there.
+
+    Raises:
+        LimitError: too much is under way already.
+        ServerUnavailableError: the caller went away.
     """
-    if not tell_progress:
-        yield _answer(work(untold))
-        return
-    messages: queue.SimpleQueue[pb.WorkReply | BaseException] = queue.SimpleQueue()
-    threading.Thread(target=_run, args=(work, messages), name="seqvault-work", daemon=True).start()
+    pool.check_room()
+    messages: Messages = queue.SimpleQueue()
+    future = pool.submit(_run, work, tell_progress, messages)
     while True:
-        message = messages.get()
+        try:
+            message = messages.get(timeout=LOOK_SECONDS)
+        except queue.Empty:
+            if wanted():
+                continue
+            future.cancel()
+            raise ServerUnavailableError("the caller went away before the answer.") from None
         if isinstance(message, BaseException):
             raise message
         yield message
@@ -34,20 +53,16 @@ def replies(work: Work, tell_progress: bool) -> Iterator[pb.WorkReply]:
             return
 
 
-def _run(work: Work, messages: queue.SimpleQueue[pb.WorkReply | BaseException]) -> None:
+def _run(work: Work, tell_progress: bool, messages: Messages) -> None:
     told = float("-inf")
 
     def tell(unit: str, done: int, total: int) -> None:
         nonlocal told
-        if done == total or time.monotonic() - told >= TELL_SECONDS:
+        if tell_progress and (done == total or time.monotonic() - told >= TELL_SECONDS):
             told = time.monotonic()
             messages.put(pb.WorkReply(unit=unit, done=done, total=total))
 
     try:
-        messages.put(_answer(work(tell)))
+        messages.put(pb.WorkReply(json=json.dumps(work(tell))))
     except BaseException as error:  # raised again by the thread that answers
         messages.put(error)
-
-
-def _answer(value: dict[str, Any]) -> pb.WorkReply:
-    return pb.WorkReply(json=json.dumps(value))

@@ -81,7 +81,10 @@ def open_for_writing(
         writer = wal.WalWriter(files, path, number, spares.pop() if spares else "")
         writer.begin()
         try:  # from now on the loss of the file is noticed; before it may take no frame
-            state.publish(lambda old: replace(old, wal_last=number))
+            old = state.manifest
+            manifest = replace(old, wal_last=number, edition=old.edition + 1)
+            manifest.save(files, path)
+            state.version = replace(state.version, manifest=manifest)
         except BaseException:
             writer.close()
             raise

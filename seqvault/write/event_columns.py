@@ -55,6 +55,16 @@ def to_dtype(values: Any, dtype: np.dtype[Any], what: str) -> np.ndarray:
     return array.astype(dtype)
 
 
+def check_source(source: str, offset: int) -> None:
+    """Raises ``InvalidRequestError`` for a source without an offset: a mark that never moves
+    would have all its events but the first left out."""
+    if source and offset < 0:
+        raise InvalidRequestError(
+            f"source {source!r} was given with offset {offset}; give the events' position in it, "
+            "0 or more, so that the store can tell a replay, or leave the source out."
+        )
+
+
 def to_columns(events: Any, schema: Schema) -> dict[str, np.ndarray]:
     """Checks events against the schema and returns one array per column.
 

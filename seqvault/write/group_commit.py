@@ -8,11 +8,18 @@ import numpy as np
 
 from seqvault.disk import wal
 from seqvault.disk.wal import SPARE, SPARE_FILES
-from seqvault.errors import ForkedStoreError, LimitError, SeqVaultError, StoreClosedError
+from seqvault.errors import (
+    DiskFullError,
+    ForkedStoreError,
+    LimitError,
+    SeqVaultError,
+    StoreClosedError,
+)
 from seqvault.memory.store_state import Appended, State
 
 LOG_EVENTS = 1 << 26  # not in segments yet; more are refused
 MAX_APPEND = 1 << 30  # bytes of one append
+RECORD_BYTES = 256  # a small record's own, about
 
 
 class AppendLog:
@@ -50,6 +57,7 @@ class AppendLog:
             )
         if self._state.memtable.size + count > LOG_EVENTS:
             raise self._log_is_full()
+        self._check_room_for_merge(count, size)
         schema_id = len(self._state.schemas) - 1
         frame = wal.prepare(schema_id, source, offset, count, tuple(columns.values()))
         with self._log:
@@ -76,6 +84,26 @@ class AppendLog:
                 else:
                     self._sync_queue()
         return count
+
+    def _check_room_for_merge(self, count: int, size: int) -> None:
+        """Raises ``DiskFullError`` unless a merge would find room behind the append.
+
+        Else a full disk would stay full: only a merge makes log files free again. A merge
+        writes the new events, and of users with a base at most twice as many with them, see
+        ``merge_policy.FOLD_AT``.
+        """
+        state = self._state
+        events = state.memtable.size + count
+        width = 16 + sum(dtype.itemsize for dtype in state.schema.columns.values())
+        users = min(events, len(state.index.users) + count)
+        reserve = 3 * events * width + RECORD_BYTES * users
+        free = state.files.free_bytes(state.path)
+        if free < reserve + size:
+            raise DiskFullError(
+                f"no room on the disk to append events: {free} bytes are free in {state.path}, and "
+                f"{reserve} of them are kept for the merge that frees the log. Nothing was stored. "
+                "Free some space and call again; reads and merges go on meanwhile."
+            )
 
     def _log_is_full(self) -> LimitError:
         error = self._state.merge_error

@@ -98,7 +98,8 @@ def test_commands_work_on_a_server_as_on_a_directory(path, tmp_path, capsys, mon
     _, here = run(capsys, "get", path, "2", "--last-n", "3")
     token = tmp_path / "token"
     token.write_text("secret\n")
-    with Server(SeqVault.open(path), tokens={"secret": ["read", "write"]}) as server:
+    tokens = {"secret": ["read", "write"]}
+    with Server(SeqVault.open(path), tokens=tokens, snapshots=str(tmp_path)) as server:
         reach = [f"localhost:{server.port}", "--token-file", str(token)]
         assert run(capsys, "get", *reach, "2", "--last-n", "3") == (0, here)
         line = {"user_id": 9, "timestamp": NOW, "item_id": 1, "score": 0.5}

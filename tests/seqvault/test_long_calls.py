@@ -28,7 +28,7 @@ def serve(path):
     vault.append(EVENTS)
     vault.merge()
     vault.append({**EVENTS, "timestamp": EVENTS["timestamp"] + 1000})
-    return Server(vault, merge_seconds=0)
+    return Server(vault, merge_seconds=0, snapshots=str(path.parent))
 
 
 @pytest.fixture

@@ -374,7 +374,10 @@ class Gate:
     def __init__(self, vault):
         self.entered, self.open, read = threading.Event(), threading.Event(), vault.read_ragged
 
+        self.calls = 0
+
         def held(*arguments, **named):
+            self.calls += 1
             self.entered.set()
             assert self.open.wait(30)
             return read(*arguments, **named)
@@ -393,15 +396,16 @@ def test_a_call_whose_deadline_has_passed_is_not_worked_on(tmp_path):
     ):
         waiting = pool.submit(patient.read, [1], None, 1)
         assert gate.entered.wait(10)
-        hasty._timeout = 0.1  # the only worker is busy for longer
+        hasty._timeout = 0.1  # the only worker for reads is busy for longer
         with pytest.raises(errors.ServerUnavailableError, match="took too long") as caught:
-            hasty.append(some_events())
+            hasty.read([1], None, 1)
         assert caught.value.retryable
         gate.open.set()
         assert waiting.result(10).lengths.tolist() == [0]
         assert patient.append(some_events(1, count=3)) == 3
         assert vault.stats()["events"] == 3
         assert "seqvault_calls_total" in server.metrics_text()
+        assert gate.calls == 1
 
 
 def until_taken(call):
@@ -425,27 +429,28 @@ def test_too_many_calls_are_refused_and_can_be_repeated(tmp_path):
         waiting = pool.submit(until_taken, lambda: client.read([1], None, 1))
         assert gate.entered.wait(10)
         with pytest.raises(errors.LimitError, match="try again") as caught:
-            client.append(some_events())
+            client.read([2], None, 1)
         assert caught.value.retryable
+        assert client.append(some_events()) == 400  # appends have workers of their own
         gate.open.set()
         waiting.result(10)
-        assert until_taken(lambda: client.append(some_events())) == 400
+        assert until_taken(lambda: client.read([1], None, 1)).lengths.tolist() == [1]
 
 
 def test_too_many_bytes_in_flight_are_refused_and_given_back(tmp_path):
     vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
     gate = Gate(vault)
     with (
-        Server(vault, merge_seconds=0, bytes_in_flight=20_000) as server,
+        Server(vault, merge_seconds=0, bytes_in_flight=60_000) as server,
         ThreadPoolExecutor() as pool,
         seqvault.connect(f"localhost:{server.port}") as client,
     ):
         flight = server.bytes_in_flight
-        many = np.arange(5000)
-        waiting = pool.submit(client.read, many, None, 1)  # alone it is taken, however large
+        many = np.arange(1000)
+        waiting = pool.submit(client.read, many, None, 1)
         assert gate.entered.wait(10)
         assert flight.held > 8 * len(many)
-        with pytest.raises(errors.LimitError, match="limit of the server is 20000") as caught:
+        with pytest.raises(errors.LimitError, match="limit of the server is 60000") as caught:
             client.append(some_events())
         assert caught.value.retryable
         gate.open.set()
