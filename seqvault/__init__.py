@@ -17,19 +17,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from seqvault.item_batch import ItemBatch
+    from seqvault.opening import open
     from seqvault.schema import Field, Schema
     from seqvault.sequence_batch import SequenceBatch
     from seqvault.service.client import SeqVaultClient
     from seqvault.service.sharded_client import ShardedClient
     from seqvault.store import SeqVault
 
-__all__ = ["Field", "ItemBatch", "Schema", "SeqVault", "SequenceBatch", "connect"]
+__all__ = ["Field", "ItemBatch", "Schema", "SeqVault", "SequenceBatch", "connect", "open"]
 
 # Loaded at first use: the store brings numba, which `seqvault --help` need not wait for.
 _HOMES = {
     "Field": "schema",
     "ItemBatch": "item_batch",
     "Schema": "schema",
+    "open": "opening",
     "SeqVault": "store",
     "SequenceBatch": "sequence_batch",
 }
@@ -51,6 +53,7 @@ def connect(
     certificate: bytes | None = None,
     timeout: float = 10.0,
     compress: bool = False,
+    hedge_seconds: float = 0.1,
 ) -> "SeqVaultClient | ShardedClient":
     """Connects to a SeqVault server; the answer has the interface of ``SeqVault``.
 
@@ -63,10 +66,12 @@ def connect(
         key, certificate: PEM of the client's own, for mutual TLS.
         timeout: seconds that a call may take.
         compress: answers compressed with zstd, for slow links.
+        hedge_seconds: that a replica has for a read before the next one is asked, too; the
+            first answer counts.
 
     Raises:
         ServerUnavailableError: nobody answers there.
-        AccessDeniedError: the token is not good.
+        AccessDeniedError: the token is not good; ``TlsError``: the certificates are not.
     """
     from functools import partial
 
@@ -80,5 +85,6 @@ def connect(
         [
             [partial(SeqVaultClient, replica.strip(), *options) for replica in shard.split("|")]
             for shard in target.split(",")
-        ]
+        ],
+        hedge_seconds,
     )

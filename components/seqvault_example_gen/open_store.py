@@ -6,7 +6,6 @@ import os
 from typing import Any
 
 import seqvault
-from seqvault.service.address import is_address
 
 _SECONDS_PER_CALL = 60.0  # of a busy server: a join has time, and a call that fails costs a bundle
 
@@ -20,6 +19,4 @@ def open_store(where: str | os.PathLike[str]) -> Any:
     Raises:
         SeqVaultError: It is not there or damaged, or nobody answers.
     """
-    if is_address(where):
-        return seqvault.connect(os.fspath(where), timeout=_SECONDS_PER_CALL)
-    return seqvault.SeqVault.open(where, read_only=True)
+    return seqvault.open(where, read_only=True, timeout=_SECONDS_PER_CALL)

@@ -1,10 +1,7 @@
 """What a command works on: a directory, or servers."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING
-
-from seqvault.service.address import is_address
 
 if TYPE_CHECKING:
     from seqvault import SeqVault
@@ -20,21 +17,14 @@ def open_target(arguments: argparse.Namespace, read_only: bool) -> "Store":
     Raises:
         SeqVaultError: not there, locked, damaged, not reachable, no access.
     """
-    if not is_address(arguments.path):
-        from seqvault.store import SeqVault
+    import seqvault
 
-        return SeqVault.open(arguments.path, read_only=read_only)
-    from seqvault import connect
-
-    return connect(
+    return seqvault.open(
         arguments.path,
-        token=Path(arguments.token_file).read_text().strip() if arguments.token_file else None,
-        ca=_content(arguments.ca),
-        key=_content(arguments.client_key),
-        certificate=_content(arguments.client_cert),
+        read_only=read_only,
+        token_file=arguments.token_file,
+        ca=arguments.ca,
+        key=arguments.client_key,
+        certificate=arguments.client_cert,
         timeout=arguments.timeout,
     )
-
-
-def _content(path: str | None) -> bytes | None:
-    return Path(path).read_bytes() if path else None

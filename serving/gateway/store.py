@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -50,21 +49,15 @@ def open_store(
     """
     if not is_address(where):
         warm_up()  # or the first request, or the first event, waits for the compiler
-        return seqvault.SeqVault.open(where)
     access = access or StoreAccess()
-    token = _content(access.token_file)
-    return seqvault.connect(
+    return seqvault.open(
         where,
-        token=None if token is None else token.decode().strip(),
-        ca=_content(access.ca),
-        key=_content(access.key),
-        certificate=_content(access.certificate),
+        token_file=access.token_file,
+        ca=access.ca,
+        key=access.key,
+        certificate=access.certificate,
         timeout=timeout_seconds,
     )
-
-
-def _content(path: Path | None) -> bytes | None:
-    return None if path is None else path.read_bytes()
 
 
 def check_store(store: Store, spec: FeatureSpec, where: str) -> None:
