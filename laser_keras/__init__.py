@@ -6,6 +6,7 @@ from laser_keras.encoders.hstu_encoder import HSTUEncoder
 from laser_keras.encoders.laser_encoder import LaserEncoder
 from laser_keras.encoders.longer_encoder import LONGEREncoder
 from laser_keras.encoders.pooling_encoder import PoolingEncoder
+from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.encoders.sim_encoder import SIMEncoder
 from laser_keras.encoders.stca_encoder import STCAEncoder
 from laser_keras.encoders.transformer_encoder import TransformerEncoder
@@ -56,6 +57,7 @@ __all__ = [
     "SIMEncoder",
     "STCAEncoder",
     "SegmentedTargetAttention",
+    "SequenceEncoder",
     "SequenceRanker",
     "SequenceTokenizer",
     "SoftSearch",

@@ -15,17 +15,43 @@ from laser_keras.types import Shape, Tensor
 
 
 class SequenceEncoder(SequenceLayer):
-    """Turns a target and a history into tokens; subclasses implement ``encode``.
+    """Base of encoders that turn a target and a history into tokens; subclasses write ``encode``.
 
-    ``call`` checks the inputs, brings the history into the canonical order (newest first,
-    right-padded, zeros where masked) and lets a target [B, d] through as one candidate.
+    Use it for an encoder of your own: ``call`` checks the inputs, brings the history into the
+    canonical order (newest first, right-padded, zeros where masked) and lets a target [B, d]
+    through as one candidate. ``laser_keras.testing.check_encoder`` tests the rest of the contract.
 
-    ``encode(target, history, mask, training)`` gets a target [B, N, d], a canonical history
-    [B, L, d] and a boolean mask [B, L], and returns [B, N, num_output_tokens, d].
+    A subclass implements ``encode(target, history, mask, training)``, which gets a target
+    [B, N, d], a canonical history [B, L, d] and a boolean mask [B, L] and returns
+    [B, N, num_output_tokens, d]; ``build(target_shape, history_shape)``, which creates the
+    weights; ``num_output_tokens`` if it is not 1; and ``get_config`` if it has arguments.
 
     Args:
-        order: ``"newest_first"`` or ``"oldest_first"``.
+        order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
         **kwargs: Arguments of ``keras.layers.Layer``.
+
+    Call arguments:
+        target: Float tensor [B, N, d] or [B, d].
+        history: Float tensor [B, L, d].
+        mask: Boolean tensor [B, L], True for valid events; None for the Keras mask that
+            ``history`` carries, or all valid.
+
+    Returns:
+        Float tensor [B, N, num_output_tokens, d], without N for a target [B, d].
+
+    Raises:
+        ValueError: for arguments, shapes or dtypes that do not fit.
+
+    Example:
+
+    >>> import numpy as np
+    >>> class NewestEvent(SequenceEncoder):
+    ...     def build(self, target_shape, history_shape):
+    ...         pass
+    ...     def encode(self, target, history, mask, training):
+    ...         return ops.zeros_like(target)[:, :, None] + history[:, None, None, 0]
+    >>> tuple(NewestEvent()(np.ones((2, 3, 8)), np.ones((2, 50, 8))).shape)
+    (2, 3, 1, 8)
     """
 
     encode: Callable[[Tensor, Tensor, Tensor, bool | None], Tensor]

@@ -1,4 +1,3 @@
-# Over 400 lines: the inputs of every ranker are documented, checked and put together in one place.
 """A click model around any sequence encoder."""
 
 from collections.abc import Mapping
