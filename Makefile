@@ -39,7 +39,8 @@ test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to
 	  package=$$backend; if [ $$backend = torch ]; then package='torch==2.13.0'; fi; \
 	  echo "== laser_keras on Python $$python with $$backend"; \
 	  tools/setup_env.sh light layers-$$python $$python . $$package pytest pytest-timeout pytest-xdist; \
-	  KERAS_BACKEND=$$backend .venv-layers-$$python/bin/python $(PYTEST) tests/laser_keras; done
+	  KERAS_BACKEND=$$backend .venv-layers-$$python/bin/python $(PYTEST) tests/laser_keras \
+	    tests/examples/test_layer_examples.py; done
 
 test-store:  ## seqvault alone, Python 3.10 to 3.13
 	@set -e; for python in $(STORE_MATRIX); do echo "== seqvault on Python $$python"; \
@@ -61,6 +62,16 @@ lint: env  ## style, types, import directions
 	@$(PY) -m mypy
 	@.venv/bin/lint-imports
 
+examples: env  ## run every tutorial of examples/
+	@for script in examples/*.py; do echo "== $$script"; PYTHONPATH=. $(PY) -W ignore $$script || exit 1; done
+
+docs:  ## build the documentation site into site/; any warning or lost link fails
+	@tools/setup_env.sh light docs 3.10 '.[docs]'
+	@.venv-docs/bin/mkdocs build --strict --quiet
+
+docs-serve: docs  ## show the documentation at http://127.0.0.1:8000
+	@.venv-docs/bin/mkdocs serve
+
 package:  ## build sdist and wheel into dist/, check them, install the wheel into empty environments
 	@tools/package.sh
 
@@ -69,6 +80,6 @@ lock: env  ## refresh requirements/pipeline.lock from setup.py
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements/pipeline.lock
 
 clean:  ## remove environments, caches and demo output
-	rm -rf .venv .venv-* .laser build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf .venv .venv-* .laser site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help env demo test test-crash test-layers test-store test-serving test-light lint package lock clean
+.PHONY: help env demo test test-crash test-layers test-store test-serving test-light lint examples docs docs-serve package lock clean
