@@ -46,6 +46,8 @@ DOCS = [
     "mkdocs>=1.6",
     "mkdocs-material>=9.5",
     "mkdocstrings[python]>=0.27",
+    "pymdown-extensions<11",  # mkdocstrings 1.0 cannot make the highlighter of later ones
+    "ruff>=0.6",  # lays out signatures
 ]
 DEV = [
     *KAFKA,

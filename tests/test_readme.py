@@ -1,5 +1,6 @@
 """What the README tells a person to type works."""
 
+import json
 import re
 import subprocess
 import sys
@@ -51,3 +52,18 @@ def test_links_lead_somewhere() -> None:
     assert targets
     missing = [target for target in targets if not (ROOT / target).exists()]
     assert not missing
+
+
+def test_the_results_are_those_of_the_benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.readme_table import rendered
+
+    assert rendered(README) == README, "run: python -m benchmarks.readme_table"
+
+
+def test_the_plot_is_drawn_from_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.layers import draw_lengths
+
+    drawn = draw_lengths.svg(json.loads(draw_lengths.RESULTS.read_text(encoding="utf-8")))
+    assert draw_lengths.OUTPUT.read_text(encoding="utf-8") == drawn
