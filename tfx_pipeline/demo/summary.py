@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import resource
+from pathlib import Path
 from typing import Any
 
 from tfx_pipeline.console import Console
@@ -10,6 +12,9 @@ from tfx_pipeline.datasets import PreparedDataset
 from tfx_pipeline.demo.live_ranking import MEASURED_REQUESTS, Ranking
 from tfx_pipeline.load_store import LoadSummary
 from tfx_pipeline.results.click_rate_floors import click_rate_floors
+
+COMPARISON = Path(__file__).with_name("comparison.json")
+"""What `python -m benchmarks.paper.render demo_log` kept of a comparison on the demo's log."""
 
 
 def summarise(
@@ -47,6 +52,8 @@ def summarise(
     floors = click_rate_floors(dataset.impressions_path, dataset.spec, dataset.splits)
     for name, floor in floors.items():
         say(f"    floor: AUC of the {name} alone {floor:.4f}")
+    for line in measured_beside(dataset, COMPARISON):
+        say(f"    {line}")
     for name, fact in dataset.facts.items():
         say(f"    planted: {name.replace('_', ' ')} {fact}")
     for name, metrics in evaluation.items():
@@ -68,6 +75,20 @@ def summarise(
         f"{latency['features_ms']:.1f}, model {latency['model_ms']:.1f} (median of "
         f"{MEASURED_REQUESTS} requests)"
     )
+
+
+def measured_beside(dataset: PreparedDataset, comparison: Path) -> list[str]:
+    """Other systems' AUC on this very dataset, from a run that was kept; none for other data."""
+    if not comparison.is_file():
+        return []
+    kept = json.loads(comparison.read_text(encoding="utf-8"))
+    here = {"source": dataset.source, "counts": dict(dataset.counts)}
+    if kept["dataset"] != here:
+        return []
+    return [
+        f"beside it: AUC of {system} {auc:.4f} (mean of seeds {kept['seeds']}, {kept['from']})"
+        for system, auc in kept["auc"].items()
+    ]
 
 
 def _shown(answer: dict[str, Any]) -> str:
