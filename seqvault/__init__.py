@@ -70,7 +70,7 @@ def connect(
             first answer counts.
 
     Raises:
-        ServerUnavailableError: nobody answers there.
+        ServerUnavailableError: no server answers there.
         AccessDeniedError: the token is not good; ``TlsError``: the certificates are not.
     """
     from functools import partial

@@ -1,4 +1,4 @@
-"""How far a long call is, told to whoever asked for it."""
+"""Progress callbacks of long calls."""
 
 from collections.abc import Callable
 
@@ -11,4 +11,4 @@ several units, one after the other; what it raises ends the call as an error wou
 
 
 def no_progress(unit: str, done: int, total: int) -> None:
-    """A ``Progress`` that tells nobody."""
+    """The default ``Progress``: ignores every report."""

@@ -1,5 +1,5 @@
 # Over 400 lines: the public store; nearly all of it is the documentation of its calls.
-"""SeqVault itself: a readable front that knows all the parts and holds none of their logic."""
+"""The public class ``SeqVault``: delegates to the rooms and holds no logic of its own."""
 
 import os
 import time
@@ -290,11 +290,14 @@ class SeqVault:
         version: np.ndarray | None = None,
         packed: bool = False,
     ) -> int:
-        """The most bytes that the answer of ``read_ragged`` or ``read_packed`` can take
-        (``packed``).
+        """Bounds the bytes that the answer of ``read_ragged`` (or ``read_packed``) can take.
 
-        From the numbers of events that the users have, without reading any: for a server, which
-        makes room for an answer before it builds it.
+        Use it to make room for an answer before it is built, as the server does. It follows
+        from the numbers of events that the users have; no event is read for it.
+
+        Args:
+            user_ids, before, last_n, scenarios, actions, fields, version: as of ``read``.
+            packed: bound the answer of ``read_packed``.
         """
         request = ReadRequest.of(
             self.schema, user_ids, before, last_n, scenarios, actions, fields, version
@@ -309,7 +312,7 @@ class SeqVault:
         bytes_per_second: float | None = None,
         progress: Progress = no_progress,
     ) -> dict[str, int]:
-        """Moves what is in the log into segments and tidies segments up.
+        """Merges logged events into segments and rewrites segments that are mostly dead.
 
         Args:
             hold_small: leave a user's new events in the log while they are few, to write
@@ -373,7 +376,7 @@ class SeqVault:
             return put_items(self._state, checked)
 
     def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
-        """Reads side information.
+        """Reads the side information of items; an unknown id is marked in ``found``.
 
         Args:
             ids: int64 of any shape.
@@ -401,7 +404,7 @@ class SeqVault:
     # ---- care
 
     def verify(self, progress: Progress = no_progress) -> dict[str, int]:
-        """Reads and checks every byte that the store relies on.
+        """Reads and verifies the checksum of every byte that the store relies on.
 
         Args:
             progress: told of bytes of segments done and in all, see ``seqvault.progress``.
@@ -416,7 +419,7 @@ class SeqVault:
         return verify(self._state, self._reader, progress)
 
     def user_ids(self, after: int | None = None, limit: int = USERS_A_PAGE) -> np.ndarray:
-        """Ids of the users that the store knows, page by page.
+        """Lists the ids of the store's users, page by page.
 
         Args:
             after: only larger ids: the last one of the page before; None: from the first.

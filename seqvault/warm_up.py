@@ -1,4 +1,4 @@
-"""Compiles the kernels, or loads them from numba's cache, before somebody waits for them."""
+"""Compiles the kernels, or loads them from numba's cache, before a caller has to wait for them."""
 
 import sys
 import tempfile

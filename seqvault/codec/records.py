@@ -43,7 +43,7 @@ def pack_array(values, out):
 
 @njit(nogil=True, cache=True)
 def unpack_array(data, length, values):
-    """Undoes ``pack_array``; ``values`` (uint64) says how many. Returns a status."""
+    """Unpacks what ``pack_array`` packed; ``values`` (uint64) says how many. Returns a status."""
     position = 0
     at, scratch = address_of(data), np.empty(BLOCK + 8, np.uint64)
     room = address_of(scratch)

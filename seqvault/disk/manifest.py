@@ -118,7 +118,7 @@ class Manifest:
         return manifest
 
     def fault(self) -> str:
-        """What no manifest can say, "" if nothing: others go by its numbers unasked."""
+        """Says which value is impossible, or "": the rest of the store uses them unchecked."""
         for name in ("wal_start", "next_file", "edition", "retention_ms", "max_events", "wal_last"):
             value, least = getattr(self, name), 1 if name in ("wal_start", "next_file") else 0
             if not _is_number(value) or value < least:

@@ -67,7 +67,7 @@ def _file_header(number: int, life: int) -> bytes:
 
 
 def life_of(data: np.ndarray, number: int) -> int:
-    """What all frames of the file bear, -1 if its header is not sound.
+    """The file's generation, which all of its frames carry; -1 if its header is damaged.
 
     It is drawn anew whenever a file is used again, so that frames of an earlier life,
     which stay behind the new ones, are never taken for those of the present one.
@@ -78,7 +78,9 @@ def life_of(data: np.ndarray, number: int) -> int:
 
 @dataclass(frozen=True)
 class Append:
-    """A frame of events but for what the log knows: made before the log is locked.
+    """A frame of events without the header fields that depend on its place in the log.
+
+    It is made before the log is locked.
 
     Args:
         schema_id: the schema of the columns.
@@ -101,7 +103,7 @@ class Append:
 def prepare(
     schema_id: int, source: str, offset: int, count: int, columns: Sequence[np.ndarray]
 ) -> Append:
-    """Lays out a frame of events: the columns, one behind the other."""
+    """Serialises events into a frame, column after column."""
     name = source.encode()
     length = len(name) + sum(column.nbytes for column in columns)
     parts = (_ROOM_FOR_HEAD, name, *map(np.ascontiguousarray, columns), bytes(-length % 8))

@@ -258,13 +258,13 @@ class State:
 
         Raises:
             OSError: it is not the store's; everything is as it was.
-            StoreFailedError: it may or may not be, or readers do not see all of it; or somebody
-                else has written one.
+            StoreFailedError: it may or may not be, or readers do not see all of it; or another
+                process has written one.
         """
         with self.owned():
             old = self.manifest
             if Manifest.load(self.files, self.path).edition != old.edition:
-                self.fail(OSError(errno.ESTALE, "somebody else has written its manifest"))
+                self.fail(OSError(errno.ESTALE, "another process has written its manifest"))
             new = replace(change(old), edition=old.edition + 1, next_file=self._next_file)
             try:
                 new.save(self.files, self.path)

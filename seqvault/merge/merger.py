@@ -230,7 +230,7 @@ class Merger:
         3. Memory follows: readers see the segment and no longer the events of the log that are
            in it. Nothing of this step is on disk.
         4. The segments that were replaced are removed: the next open removes the rest.
-        5. Log files that nobody needs become spare ones or go: as 4.
+        5. Log files that are no longer needed become spare ones or are removed: as 4.
         """
         state, footer = self._state, fresh.footer()
 

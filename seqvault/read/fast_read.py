@@ -92,7 +92,7 @@ class DirectReader:
         _ = self._room.words  # its first use makes this thread's room
 
     def read(self, request: ReadRequest) -> SequenceBatch | None:
-        """See ``SeqVault.read``; None: somebody else must do it."""
+        """See ``SeqVault.read``; None: the general ``Reader`` must answer."""
         rows, width = len(request.users), request.last_n
         found, layout, version, _ = self._find(request)
         if rows * width * layout.width > MAX_ANSWER:
@@ -107,7 +107,7 @@ class DirectReader:
     def read_ragged(
         self, request: ReadRequest
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]] | None:
-        """See ``SeqVault.read_ragged``; None: somebody else must do it."""
+        """See ``SeqVault.read_ragged``; None: the general ``Reader`` must answer."""
         found, layout, version, events = self._find(request)
         starts, size = layout.offsets(events)
         out = self._room.output(size + PADDING)

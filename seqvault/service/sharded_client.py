@@ -46,7 +46,7 @@ class ShardedClient:
         shards: Sequence[Sequence[Callable[[], SeqVaultClient]]],
         hedge_seconds: float = HEDGE_SECONDS,
     ) -> None:
-        self._pool = ThreadPoolExecutor(4 * len(shards))  # one thread per shard of a call
+        self._pool = ThreadPoolExecutor(16 * len(shards))  # one thread per shard of a call
         # calls to a replica that stopped without a word hold theirs until they time out
         self._calls = ThreadPoolExecutor(CALLS + 2 * sum(len(replicas) for replicas in shards))
         self._shards = [Replicas(makers, self._calls, hedge_seconds) for makers in shards]

@@ -1,4 +1,4 @@
-"""Says which part of TLS keeps client and server from talking; gRPC itself hardly does."""
+"""Diagnoses TLS connections that failed: gRPC's own errors hardly say which part is wrong."""
 
 import os
 import re

@@ -49,7 +49,7 @@ class Tokens:
         self._grants = _grants_of(source if isinstance(source, Mapping) else _read(source))
 
     def check(self, authorization: str, scope: str) -> None:
-        """Lets the call pass, or raises.
+        """Raises ``AccessDeniedError`` unless the token has the scope.
 
         Args:
             authorization: the value of the metadata key of that name.

@@ -88,7 +88,7 @@ def table_to_bytes(table: pa.Table) -> bytes:
 
 
 def table_from_bytes(data: bytes) -> pa.Table:
-    """Undoes ``table_to_bytes``.
+    """Parses what ``table_to_bytes`` returned.
 
     Raises:
         InvalidRequestError: it is no Arrow IPC stream.

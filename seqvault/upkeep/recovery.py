@@ -28,7 +28,7 @@ def lock_for_writing(files: Files, path: str, schema: Schema | None) -> int:
 
     Raises:
         StoreNotFoundError: no store there and no schema to make one.
-        StoreLockedError: somebody has it.
+        StoreLockedError: another writer holds it.
     """
     if schema is None and not files.exists(f"{path}/{MANIFEST_NAME}"):
         raise StoreNotFoundError(
@@ -112,7 +112,7 @@ def open_for_reading(state: State, opened: Mapping[int, Segment] | None = None) 
 
 
 def refresh(state: State) -> bool:
-    """Has a read-only store see what is on disk now; returns whether that is something else.
+    """Replaces what a read-only store shows by what is on disk now; returns whether they differ.
 
     Everything is loaded aside and then takes the place of what readers see, so that they see
     the store as it was, or as it is, and after an error as it was. The caller holds

@@ -10,10 +10,12 @@ import time
 import numpy as np
 import pytest
 
+import seqvault
 from seqvault import SeqVault, errors
 from seqvault import store as store_module
 from seqvault.disk.files import Files
 from seqvault.memory.index import Index
+from seqvault.service.server import Server
 from seqvault.testing.random_workload import NOW, SCHEMA
 
 
@@ -108,6 +110,31 @@ def test_what_outlives_close_harms_nothing_of_the_next_opener(tmp_path, monkeypa
         assert again.read_items([1])["value"].tolist() == [7]
     names = [name for _, _, found in os.walk(tmp_path / "vault") for name in found]
     assert not [name for name in names if name.endswith(".tmp")]
+
+
+def test_a_server_that_stops_amid_a_merge_by_rpc_harms_nothing_of_the_next(tmp_path, monkeypatch):
+    monkeypatch.setattr(store_module, "CLOSE_SECONDS", 0.05)
+    files = HeldFiles("segments", "pwrite")
+    vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA, files=files)
+    vault.append(events(1, 0, 300))
+    server = Server(vault, merge_seconds=0)
+    client = seqvault.connect(f"localhost:{server.port}")
+    files.hold = True
+    merging, result = in_thread(client.merge)
+    assert files.reached.wait(30)
+    server.stop(grace=0)
+    with SeqVault.open(tmp_path / "vault") as after:
+        after.append(events(1, 300, 200))
+        after.merge()
+        files.go_on.set()
+        merging.join()
+        assert isinstance(result[0], errors.SeqVaultError)
+        after.append(events(1, 500, 1))
+        assert items_of(after, 1) == list(range(501))
+    client.close()
+    with SeqVault.open(tmp_path / "vault") as again:
+        again.verify()
+        assert items_of(again, 1) == list(range(501))
 
 
 def test_close_waits_for_what_is_being_published(tmp_path, monkeypatch):
@@ -372,9 +399,9 @@ def test_the_lifetime_run_notices_a_store_without_fences():
         "from seqvault.testing.lifetime_run import lifetime_run\n"
         "State.check_owned = lambda self: None\n"
         "State.check_not_closing = lambda self: None\n"
-        "lifetime_run(seconds=40, seed=1)\n"
+        "lifetime_run(seconds=150, seed=1)\n"
     )
-    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=280)
     assert run.returncode != 0 and "failed: seed 1" in run.stdout, run.stdout + run.stderr
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import threading
 from http.client import HTTPConnection
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -284,6 +285,24 @@ def test_merging_empties_the_log_and_changes_no_answer(tmp_path, spec):
         wait_for(lambda: vault.stats()["events_in_log"] == 0)
         merge.stop()
         assert vault.read([1], before=None, last_n=61)["item_id"].tolist() == [[3] * 60 + [0]]
+
+
+def test_health_and_metrics_tell_of_merges_that_fail(spec, store):
+    class Model:
+        def available_versions(self, seconds: float) -> list[int]:
+            return [1]
+
+    merge = SimpleNamespace(healthy=True, failing_seconds=0.0, failures=0)
+    gateway = Gateway(spec, store, Model(), merge=merge)
+    try:
+        assert asyncio.run(gateway._healthz(None)).status == 200
+        merge.healthy, merge.failing_seconds, merge.failures = False, 70.0, 3
+        with pytest.raises(GatewayError, match="failed for 70 s") as caught:
+            asyncio.run(gateway._healthz(None))
+        assert caught.value.status == 503
+        assert "merge_failures_total 3" in asyncio.run(gateway._metrics_page(None)).text
+    finally:
+        gateway.close()
 
 
 def test_candidates_padded_by_a_batching_model_server():
