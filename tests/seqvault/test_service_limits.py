@@ -192,6 +192,35 @@ def test_the_metrics_port_answers_few_at_a_time(monkeypatch):
         web.server_close()
 
 
+def test_the_metrics_port_outlives_threads_that_cannot_be_started(monkeypatch):
+    monkeypatch.setattr(metrics_module, "METRICS_CONNECTIONS", 2)
+    web = serve_metrics("127.0.0.1", 0, lambda: "x 1\n")
+    real, refused = threading.Thread.start, []
+
+    def start(thread):
+        if thread.name.endswith("(process_request_thread)") and len(refused) < 5:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        real(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    try:
+
+        def answered() -> bool:
+            with socket.create_connection(web.server_address[:2], 5) as one:
+                one.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
+                try:
+                    return one.makefile("rb").read().endswith(b"x 1\n")
+                except ConnectionError:
+                    return False
+
+        wait_for(answered)
+        assert len(refused) == 5
+    finally:
+        web.shutdown()
+        web.server_close()
+
+
 def damage(path: Path) -> None:
     """Turns a bit over in the records of every segment."""
     for segment in (path / "segments").iterdir():
