@@ -16,7 +16,14 @@ from seqvault.merge import background_merge
 from seqvault.merge.background_merge import BackgroundMerge
 from seqvault.service.server import Server
 from seqvault.testing.random_workload import NOW, SCHEMA
+from seqvault.warm_up import warm_up
 from seqvault.write import group_commit
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Kernels that compile amid a call would take longer than tests wait for it."""
+    warm_up()
 
 
 def events(count: int) -> dict[str, np.ndarray]:

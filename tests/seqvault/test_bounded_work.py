@@ -15,9 +15,16 @@ from seqvault.memory.item_table import Items
 from seqvault.memory.memtable import Memtable
 from seqvault.read.packed_answer import unpack_batch
 from seqvault.testing.random_workload import NOW, SCHEMA
+from seqvault.warm_up import warm_up
 
 MANY = 1_000_000
 END = np.iinfo(np.int64).max
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Kernels that compile amid a call would take longer than tests wait for it."""
+    warm_up()
 
 
 def filled(times: np.ndarray) -> Memtable:

@@ -17,6 +17,13 @@ from seqvault.disk.files import Files
 from seqvault.memory.index import Index
 from seqvault.service.server import Server
 from seqvault.testing.random_workload import NOW, SCHEMA
+from seqvault.warm_up import warm_up
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Kernels that compile amid a call would take longer than tests wait for it."""
+    warm_up()
 
 
 def events(user: int, first: int, count: int) -> dict[str, np.ndarray]:

@@ -25,6 +25,13 @@ from seqvault.service.metrics import serve_metrics
 from seqvault.service.replicas import Replicas
 from seqvault.service.server import Server, Tls
 from seqvault.testing.random_workload import NOW, SCHEMA
+from seqvault.warm_up import warm_up
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled() -> None:
+    """Kernels that compile amid a call would take longer than tests wait for it."""
+    warm_up()
 
 
 def events(user: int, count: int, first: int = 0) -> dict[str, np.ndarray]:
