@@ -25,6 +25,7 @@ from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
 from seqvault.upkeep import recovery
 from seqvault.upkeep import snapshot as snapshots
+from seqvault.upkeep.fingerprint import fingerprint
 from seqvault.upkeep.stats import stats
 from seqvault.upkeep.verify import verify
 from seqvault.write.event_columns import check_source, to_columns
@@ -459,6 +460,16 @@ class SeqVault:
         """Sizes and counts of the store, as plain numbers."""
         self._state.check_open()
         return stats(self._state)
+
+    def fingerprint(self) -> str:
+        """A hash of all that reads can see: segments, events of the log, items and their schemas.
+
+        Two stores with one fingerprint answer every read alike. The opposite does not hold:
+        a merge may change it, as it packs the same events in other files. It reads every
+        segment once, as fast as the disk does; later calls read only new ones.
+        """
+        self._state.check_open()
+        return fingerprint(self._state)
 
     def snapshot(self, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
         """Makes a complete copy of the store as of now at ``path``, a new directory.

@@ -185,6 +185,7 @@ class Segment:
         self.events = int(trailer["events"])
         self.record_bytes = int(trailer["footer"]) - HEADER.itemsize
         self._trailer = trailer
+        self.content_hash: bytes | None = None  # of records and footer, once it was asked for
 
     def footer(self) -> Footer:
         """Reads what the file says of its records; raises ``DamagedFileError``."""

@@ -60,6 +60,7 @@ class Items:
     """
 
     def __init__(self) -> None:
+        self.content_hash: tuple[int, bytes] = (-1, b"")  # by version, once it was asked for
         self._lock = threading.Lock()  # guards the two below
         self._keys = KeyTable()
         self._now = ItemVersion()

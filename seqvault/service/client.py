@@ -237,6 +237,12 @@ class SeqVaultClient:
         answer: dict[str, Any] = json.loads(reply.json)
         return answer
 
+    def fingerprint(self) -> str:
+        """See ``SeqVault.fingerprint``."""
+        request = pb.FingerprintRequest()
+        reply = self._call("Fingerprint", request, pb.JsonReply, timeout=LONG_SECONDS)
+        return str(json.loads(reply.json)["fingerprint"])
+
     def snapshot(self, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
         """See ``SeqVault.snapshot``; the path is one on the server."""
         self._work("Snapshot", pb.SnapshotRequest(path=os.fspath(path)), progress)

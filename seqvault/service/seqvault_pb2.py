@@ -15,7 +15,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fseqvault/service/seqvault.proto\x12\x0bseqvault.v1\"\x11\n\x0f\x44\x65scribeRequest\"d\n\rDescribeReply\x12\x14\n\x0c\x65vent_schema\x18\x01 \x01(\x0c\x12\x13\n\x0bitem_schema\x18\x02 \x01(\x0c\x12(\n\tencodings\x18\x03 \x03(\x0e\x32\x15.seqvault.v1.Encoding\"]\n\rAppendRequest\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x0c\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x12\n\x05\x61\x66ter\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_after\"\x1d\n\x0b\x41ppendReply\x12\x0e\n\x06stored\x18\x01 \x01(\x03\"\xfa\x01\n\x0bReadRequest\x12\x10\n\x08user_ids\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0c\x12\x0e\n\x06last_n\x18\x03 \x01(\x03\x12+\n\tscenarios\x18\x04 \x01(\x0b\x32\x18.seqvault.v1.IntegerList\x12)\n\x07\x61\x63tions\x18\x05 \x01(\x0b\x32\x18.seqvault.v1.IntegerList\x12\'\n\x06\x66ields\x18\x06 \x01(\x0b\x32\x17.seqvault.v1.StringList\x12\x0f\n\x07version\x18\x07 \x01(\x0c\x12\'\n\x08\x65ncoding\x18\x08 \x01(\x0e\x32\x15.seqvault.v1.Encoding\"\x1d\n\x0bIntegerList\x12\x0e\n\x06values\x18\x01 \x03(\x12\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x8c\x01\n\tReadReply\x12\x0f\n\x07lengths\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x0c\x12$\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\x13.seqvault.v1.Column\x12\'\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x15.seqvault.v1.Encoding\x12\x0e\n\x06packed\x18\x05 \x01(\x0c\"5\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0e\n\x06values\x18\x03 \x01(\x0c\" \n\x0fPutItemsRequest\x12\r\n\x05items\x18\x01 \x01(\x0c\" \n\rPutItemsReply\x12\x0f\n\x07version\x18\x01 \x01(\x03\"M\n\x10ReadItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x01(\x0c\x12\'\n\x06\x66ields\x18\x02 \x01(\x0b\x32\x17.seqvault.v1.StringList\"?\n\x0eReadItemsReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x0c\x12\r\n\x05items\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\"=\n\x0eUserIdsRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05limit\x18\x02 \x01(\x03\x42\x08\n\x06_after\" \n\x0cUserIdsReply\x12\x10\n\x08user_ids\x18\x01 \x01(\x0c\"%\n\x0cMergeRequest\x12\x15\n\rtell_progress\x18\x02 \x01(\x08\"&\n\rVerifyRequest\x12\x15\n\rtell_progress\x18\x02 \x01(\x08\"\x0e\n\x0cStatsRequest\"6\n\x0fSnapshotRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x15\n\rtell_progress\x18\x02 \x01(\x08\"\x19\n\tJsonReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"D\n\tWorkReply\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03*1\n\x08\x45ncoding\x12\t\n\x05\x44\x45NSE\x10\x00\x12\x0e\n\nDENSE_ZSTD\x10\x01\x12\n\n\x06PACKED\x10\x02\x32\x9a\x05\n\x08SeqVault\x12\x44\n\x08\x44\x65scribe\x12\x1c.seqvault.v1.DescribeRequest\x1a\x1a.seqvault.v1.DescribeReply\x12>\n\x06\x41ppend\x12\x1a.seqvault.v1.AppendRequest\x1a\x18.seqvault.v1.AppendReply\x12\x38\n\x04Read\x12\x18.seqvault.v1.ReadRequest\x1a\x16.seqvault.v1.ReadReply\x12\x44\n\x08PutItems\x12\x1c.seqvault.v1.PutItemsRequest\x1a\x1a.seqvault.v1.PutItemsReply\x12G\n\tReadItems\x12\x1d.seqvault.v1.ReadItemsRequest\x1a\x1b.seqvault.v1.ReadItemsReply\x12\x41\n\x07UserIds\x12\x1b.seqvault.v1.UserIdsRequest\x1a\x19.seqvault.v1.UserIdsReply\x12<\n\x05Merge\x12\x19.seqvault.v1.MergeRequest\x1a\x16.seqvault.v1.WorkReply0\x01\x12>\n\x06Verify\x12\x1a.seqvault.v1.VerifyRequest\x1a\x16.seqvault.v1.WorkReply0\x01\x12:\n\x05Stats\x12\x19.seqvault.v1.StatsRequest\x1a\x16.seqvault.v1.JsonReply\x12\x42\n\x08Snapshot\x12\x1c.seqvault.v1.SnapshotRequest\x1a\x16.seqvault.v1.WorkReply0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fseqvault/service/seqvault.proto\x12\x0bseqvault.v1\"\x11\n\x0f\x44\x65scribeRequest\"d\n\rDescribeReply\x12\x14\n\x0c\x65vent_schema\x18\x01 \x01(\x0c\x12\x13\n\x0bitem_schema\x18\x02 \x01(\x0c\x12(\n\tencodings\x18\x03 \x03(\x0e\x32\x15.seqvault.v1.Encoding\"]\n\rAppendRequest\x12\x0e\n\x06\x65vents\x18\x01 \x01(\x0c\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x03\x12\x12\n\x05\x61\x66ter\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x08\n\x06_after\"\x1d\n\x0b\x41ppendReply\x12\x0e\n\x06stored\x18\x01 \x01(\x03\"\xfa\x01\n\x0bReadRequest\x12\x10\n\x08user_ids\x18\x01 \x01(\x0c\x12\x0e\n\x06\x62\x65\x66ore\x18\x02 \x01(\x0c\x12\x0e\n\x06last_n\x18\x03 \x01(\x03\x12+\n\tscenarios\x18\x04 \x01(\x0b\x32\x18.seqvault.v1.IntegerList\x12)\n\x07\x61\x63tions\x18\x05 \x01(\x0b\x32\x18.seqvault.v1.IntegerList\x12\'\n\x06\x66ields\x18\x06 \x01(\x0b\x32\x17.seqvault.v1.StringList\x12\x0f\n\x07version\x18\x07 \x01(\x0c\x12\'\n\x08\x65ncoding\x18\x08 \x01(\x0e\x32\x15.seqvault.v1.Encoding\"\x1d\n\x0bIntegerList\x12\x0e\n\x06values\x18\x01 \x03(\x12\"\x1c\n\nStringList\x12\x0e\n\x06values\x18\x01 \x03(\t\"\x8c\x01\n\tReadReply\x12\x0f\n\x07lengths\x18\x01 \x01(\x0c\x12\x0f\n\x07version\x18\x02 \x01(\x0c\x12$\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\x13.seqvault.v1.Column\x12\'\n\x08\x65ncoding\x18\x04 \x01(\x0e\x32\x15.seqvault.v1.Encoding\x12\x0e\n\x06packed\x18\x05 \x01(\x0c\"5\n\x06\x43olumn\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x64type\x18\x02 \x01(\t\x12\x0e\n\x06values\x18\x03 \x01(\x0c\" \n\x0fPutItemsRequest\x12\r\n\x05items\x18\x01 \x01(\x0c\" \n\rPutItemsReply\x12\x0f\n\x07version\x18\x01 \x01(\x03\"M\n\x10ReadItemsRequest\x12\x10\n\x08item_ids\x18\x01 \x01(\x0c\x12\'\n\x06\x66ields\x18\x02 \x01(\x0b\x32\x17.seqvault.v1.StringList\"?\n\x0eReadItemsReply\x12\r\n\x05\x66ound\x18\x01 \x01(\x0c\x12\r\n\x05items\x18\x02 \x01(\x0c\x12\x0f\n\x07version\x18\x03 \x01(\x03\"=\n\x0eUserIdsRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x03H\x00\x88\x01\x01\x12\r\n\x05limit\x18\x02 \x01(\x03\x42\x08\n\x06_after\" \n\x0cUserIdsReply\x12\x10\n\x08user_ids\x18\x01 \x01(\x0c\"%\n\x0cMergeRequest\x12\x15\n\rtell_progress\x18\x02 \x01(\x08\"&\n\rVerifyRequest\x12\x15\n\rtell_progress\x18\x02 \x01(\x08\"\x0e\n\x0cStatsRequest\"\x14\n\x12\x46ingerprintRequest\"6\n\x0fSnapshotRequest\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x15\n\rtell_progress\x18\x02 \x01(\x08\"\x19\n\tJsonReply\x12\x0c\n\x04json\x18\x01 \x01(\t\"D\n\tWorkReply\x12\x0c\n\x04json\x18\x01 \x01(\t\x12\x0c\n\x04unit\x18\x02 \x01(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x03\x12\r\n\x05total\x18\x04 \x01(\x03*1\n\x08\x45ncoding\x12\t\n\x05\x44\x45NSE\x10\x00\x12\x0e\n\nDENSE_ZSTD\x10\x01\x12\n\n\x06PACKED\x10\x02\x32\xe2\x05\n\x08SeqVault\x12\x44\n\x08\x44\x65scribe\x12\x1c.seqvault.v1.DescribeRequest\x1a\x1a.seqvault.v1.DescribeReply\x12>\n\x06\x41ppend\x12\x1a.seqvault.v1.AppendRequest\x1a\x18.seqvault.v1.AppendReply\x12\x38\n\x04Read\x12\x18.seqvault.v1.ReadRequest\x1a\x16.seqvault.v1.ReadReply\x12\x44\n\x08PutItems\x12\x1c.seqvault.v1.PutItemsRequest\x1a\x1a.seqvault.v1.PutItemsReply\x12G\n\tReadItems\x12\x1d.seqvault.v1.ReadItemsRequest\x1a\x1b.seqvault.v1.ReadItemsReply\x12\x41\n\x07UserIds\x12\x1b.seqvault.v1.UserIdsRequest\x1a\x19.seqvault.v1.UserIdsReply\x12<\n\x05Merge\x12\x19.seqvault.v1.MergeRequest\x1a\x16.seqvault.v1.WorkReply0\x01\x12>\n\x06Verify\x12\x1a.seqvault.v1.VerifyRequest\x1a\x16.seqvault.v1.WorkReply0\x01\x12:\n\x05Stats\x12\x19.seqvault.v1.StatsRequest\x1a\x16.seqvault.v1.JsonReply\x12\x46\n\x0b\x46ingerprint\x12\x1f.seqvault.v1.FingerprintRequest\x1a\x16.seqvault.v1.JsonReply\x12\x42\n\x08Snapshot\x12\x1c.seqvault.v1.SnapshotRequest\x1a\x16.seqvault.v1.WorkReply0\x01\x62\x06proto3')
 
 _ENCODING = DESCRIPTOR.enum_types_by_name['Encoding']
 Encoding = enum_type_wrapper.EnumTypeWrapper(_ENCODING)
@@ -42,6 +42,7 @@ _USERIDSREPLY = DESCRIPTOR.message_types_by_name['UserIdsReply']
 _MERGEREQUEST = DESCRIPTOR.message_types_by_name['MergeRequest']
 _VERIFYREQUEST = DESCRIPTOR.message_types_by_name['VerifyRequest']
 _STATSREQUEST = DESCRIPTOR.message_types_by_name['StatsRequest']
+_FINGERPRINTREQUEST = DESCRIPTOR.message_types_by_name['FingerprintRequest']
 _SNAPSHOTREQUEST = DESCRIPTOR.message_types_by_name['SnapshotRequest']
 _JSONREPLY = DESCRIPTOR.message_types_by_name['JsonReply']
 _WORKREPLY = DESCRIPTOR.message_types_by_name['WorkReply']
@@ -171,6 +172,13 @@ StatsRequest = _reflection.GeneratedProtocolMessageType('StatsRequest', (_messag
   })
 _sym_db.RegisterMessage(StatsRequest)
 
+FingerprintRequest = _reflection.GeneratedProtocolMessageType('FingerprintRequest', (_message.Message,), {
+  'DESCRIPTOR' : _FINGERPRINTREQUEST,
+  '__module__' : 'seqvault.service.seqvault_pb2'
+  # @@protoc_insertion_point(class_scope:seqvault.v1.FingerprintRequest)
+  })
+_sym_db.RegisterMessage(FingerprintRequest)
+
 SnapshotRequest = _reflection.GeneratedProtocolMessageType('SnapshotRequest', (_message.Message,), {
   'DESCRIPTOR' : _SNAPSHOTREQUEST,
   '__module__' : 'seqvault.service.seqvault_pb2'
@@ -196,8 +204,8 @@ _SEQVAULT = DESCRIPTOR.services_by_name['SeqVault']
 if _descriptor._USE_C_DESCRIPTORS == False:
 
   DESCRIPTOR._options = None
-  _ENCODING._serialized_start=1364
-  _ENCODING._serialized_end=1413
+  _ENCODING._serialized_start=1386
+  _ENCODING._serialized_end=1435
   _DESCRIBEREQUEST._serialized_start=48
   _DESCRIBEREQUEST._serialized_end=65
   _DESCRIBEREPLY._serialized_start=67
@@ -234,12 +242,14 @@ if _descriptor._USE_C_DESCRIPTORS == False:
   _VERIFYREQUEST._serialized_end=1193
   _STATSREQUEST._serialized_start=1195
   _STATSREQUEST._serialized_end=1209
-  _SNAPSHOTREQUEST._serialized_start=1211
-  _SNAPSHOTREQUEST._serialized_end=1265
-  _JSONREPLY._serialized_start=1267
-  _JSONREPLY._serialized_end=1292
-  _WORKREPLY._serialized_start=1294
-  _WORKREPLY._serialized_end=1362
-  _SEQVAULT._serialized_start=1416
-  _SEQVAULT._serialized_end=2082
+  _FINGERPRINTREQUEST._serialized_start=1211
+  _FINGERPRINTREQUEST._serialized_end=1231
+  _SNAPSHOTREQUEST._serialized_start=1233
+  _SNAPSHOTREQUEST._serialized_end=1287
+  _JSONREPLY._serialized_start=1289
+  _JSONREPLY._serialized_end=1314
+  _WORKREPLY._serialized_start=1316
+  _WORKREPLY._serialized_end=1384
+  _SEQVAULT._serialized_start=1438
+  _SEQVAULT._serialized_end=2176
 # @@protoc_insertion_point(module_scope)

@@ -59,6 +59,11 @@ class SeqVaultStub(object):
                 request_serializer=seqvault_dot_service_dot_seqvault__pb2.StatsRequest.SerializeToString,
                 response_deserializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
                 )
+        self.Fingerprint = channel.unary_unary(
+                '/seqvault.v1.SeqVault/Fingerprint',
+                request_serializer=seqvault_dot_service_dot_seqvault__pb2.FingerprintRequest.SerializeToString,
+                response_deserializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
+                )
         self.Snapshot = channel.unary_stream(
                 '/seqvault.v1.SeqVault/Snapshot',
                 request_serializer=seqvault_dot_service_dot_seqvault__pb2.SnapshotRequest.SerializeToString,
@@ -127,6 +132,13 @@ class SeqVaultServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Fingerprint(self, request, context):
+        """A hash of all that reads can see: {"fingerprint": ...}. Scope: read.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Snapshot(self, request, context):
         """Copies the store to a directory on the server. Scope: write.
         """
@@ -180,6 +192,11 @@ def add_SeqVaultServicer_to_server(servicer, server):
             'Stats': grpc.unary_unary_rpc_method_handler(
                     servicer.Stats,
                     request_deserializer=seqvault_dot_service_dot_seqvault__pb2.StatsRequest.FromString,
+                    response_serializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.SerializeToString,
+            ),
+            'Fingerprint': grpc.unary_unary_rpc_method_handler(
+                    servicer.Fingerprint,
+                    request_deserializer=seqvault_dot_service_dot_seqvault__pb2.FingerprintRequest.FromString,
                     response_serializer=seqvault_dot_service_dot_seqvault__pb2.JsonReply.SerializeToString,
             ),
             'Snapshot': grpc.unary_stream_rpc_method_handler(
@@ -346,6 +363,23 @@ class SeqVault(object):
             metadata=None):
         return grpc.experimental.unary_unary(request, target, '/seqvault.v1.SeqVault/Stats',
             seqvault_dot_service_dot_seqvault__pb2.StatsRequest.SerializeToString,
+            seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
+            options, channel_credentials,
+            insecure, call_credentials, compression, wait_for_ready, timeout, metadata)
+
+    @staticmethod
+    def Fingerprint(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(request, target, '/seqvault.v1.SeqVault/Fingerprint',
+            seqvault_dot_service_dot_seqvault__pb2.FingerprintRequest.SerializeToString,
             seqvault_dot_service_dot_seqvault__pb2.JsonReply.FromString,
             options, channel_credentials,
             insecure, call_credentials, compression, wait_for_ready, timeout, metadata)

@@ -93,7 +93,9 @@ class Server:
         self._guard = Guard(
             StoreService(vault, self._pools, snapshots),
             {
-                **dict.fromkeys(("Describe", "Read", "ReadItems", "UserIds", "Stats"), reads),
+                **dict.fromkeys(
+                    ("Describe", "Read", "ReadItems", "UserIds", "Stats", "Fingerprint"), reads
+                ),
                 "Append": appends,
                 "PutItems": items,
                 **dict.fromkeys(("Merge", "Verify", "Snapshot"), long_calls),

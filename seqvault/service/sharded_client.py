@@ -1,5 +1,6 @@
 """Several servers as one store: users are spread by hash, reads fail over."""
 
+import hashlib
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -189,6 +190,12 @@ class ShardedClient:
     def stats(self) -> dict[str, Any]:
         """See ``SeqVault.stats``; counts, summed over shards."""
         return self._sum(lambda client: client.stats())
+
+    def fingerprint(self) -> str:
+        """See ``SeqVault.fingerprint``; of all shards, as one replica of each tells it."""
+        shards = range(len(self._shards))
+        each = [self._any(shard, lambda client: client.fingerprint()) for shard in shards]
+        return hashlib.blake2b(" ".join(each).encode(), digest_size=16).hexdigest()
 
     def snapshot(self, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:
         """See ``SeqVault.snapshot``; the path is made on every server."""

@@ -64,6 +64,7 @@ class StoreService:
             "ReadItems": (pb.ReadItemsRequest, self._read_items),
             "UserIds": (pb.UserIdsRequest, self._user_ids),
             "Stats": (pb.StatsRequest, self._stats),
+            "Fingerprint": (pb.FingerprintRequest, self._fingerprint),
         }
 
     def long_methods(self) -> dict[str, tuple[Any, StreamHandler]]:
@@ -161,6 +162,9 @@ class StoreService:
 
     def _stats(self, request: Any, call: Call) -> Any:
         return pb.JsonReply(json=json.dumps(self._vault.stats()))
+
+    def _fingerprint(self, request: Any, call: Call) -> Any:
+        return pb.JsonReply(json=json.dumps({"fingerprint": self._vault.fingerprint()}))
 
     def _merge(self, request: Any, call: Call) -> Iterator[Any]:
         return self._work(lambda p: self._vault.merge(progress=p), request, call)
