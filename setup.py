@@ -19,7 +19,7 @@ SEQVAULT = [
     "zstandard>=0.22",
 ]
 KAFKA = ["confluent-kafka>=2.4"]
-FEATURES = ["pyarrow>=10.0.1", "pyyaml>=6.0"]
+FEATURES = ["pyarrow>=10.0.1", "pyyaml>=6.0", "tzdata>=2023.3"]
 SERVING = [
     *SEQVAULT,
     *FEATURES,

@@ -15,3 +15,7 @@ class TimeUnitError(ValueError):
 
 class HistoryLeakError(ValueError):
     """A history that holds an event at or after its request's time: a bug in what read it."""
+
+
+class ColumnTypeError(ValueError):
+    """A column of a log whose type or values do not fit the feature spec."""

@@ -34,6 +34,7 @@ class Field:
         shape: Of a content vector, ``(width,)``; None for scalars.
         derive: Function of the request's time that gives the value; such a field has no column.
         utc_offset_hours: Offset of the derived value's clock.
+        time_zone: IANA name of the clock's zone in place of an offset; it knows daylight saving.
         of: The item field that ``age_minutes`` starts from, int64 milliseconds UTC.
         values: Most values that the field holds at once, such as an item's tags; None for one.
         pool: How the embeddings of several values become one: ``mean``, ``sum`` or ``max``.
@@ -53,6 +54,7 @@ class Field:
     shape: tuple[int, ...] | None = None
     derive: str | None = None
     utc_offset_hours: float = 0.0
+    time_zone: str | None = None
     of: str | None = None
     values: int | None = None
     pool: str = "mean"
@@ -89,7 +91,9 @@ class Field:
             entry["type"] = self.type
         else:
             entry["derive"] = self.derive
-            if self.of is None:
+            if self.time_zone is not None:
+                entry["time_zone"] = self.time_zone
+            elif self.of is None:
                 entry["utc_offset_hours"] = self.utc_offset_hours
             else:
                 entry["of"] = self.of

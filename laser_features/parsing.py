@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from laser_features.errors import FeatureSpecError
 from laser_features.field import POOLS, TYPES, Field
 from laser_features.interactions import Interactions
+from laser_features.local_time import is_time_zone
 from laser_features.table import ID_KINDS, Table
 
 FIELD_SECTIONS = ("event", "item", "user", "context", "candidate", "label")
@@ -23,7 +24,7 @@ DERIVED = {"context": tuple(CLOCK_ROWS), "candidate": ("age_minutes",)}
 RESERVED = {"user_id", "timestamp", "request_id", "item_id", "age_seconds", "length", "count"}
 # Sections whose fields end up side by side in one table or under one prefix.
 SHARED_NAMES = (("event", "item"), ("item", "candidate"), ("user", "context", "candidate", "label"))
-_CLOCK_KEYS = {"derive", "utc_offset_hours", "table"}
+_CLOCK_KEYS = {"derive", "utc_offset_hours", "time_zone", "table"}
 _AGE_KEYS = {"derive", "of", "table", "boundaries", "quantiles"}
 _FIELD_KEYS = {"type", "shape", "values", "pool"} | _CLOCK_KEYS | _AGE_KEYS
 _MAX_ROWS = 2**31 - 1
@@ -97,7 +98,7 @@ class _Parser:
         derive = values.get("derive")
         if derive is not None:
             self.check_derived(section, where, values)
-        elif extra := sorted({"utc_offset_hours", "of"} & set(values)):
+        elif extra := sorted({"utc_offset_hours", "time_zone", "of"} & set(values)):
             self.fail(f"{where}.{extra[0]}", "is given", "only fields with 'derive' have it")
         kind = "int64" if derive else self.one_of(values.get("type"), tuple(TYPES), f"{where}.type")
         shape = self.shape(values.get("shape"), where, section, kind)
@@ -116,6 +117,7 @@ class _Parser:
             shape=shape,
             derive=derive,
             utc_offset_hours=values.get("utc_offset_hours", 0.0),
+            time_zone=values.get("time_zone"),
             of=values.get("of"),
             **self.values(values, where, section),
         )
@@ -141,6 +143,15 @@ class _Parser:
         offset = values.get("utc_offset_hours", 0)
         if isinstance(offset, bool) or not isinstance(offset, (int, float)) or abs(offset) > 14:
             self.fail(f"{where}.utc_offset_hours", f"is {offset!r}", "give hours within -14 and 14")
+        zone = values.get("time_zone")
+        if zone is not None and "utc_offset_hours" in values:
+            self.fail(where, "has a time_zone and utc_offset_hours", "keep one of them")
+        if zone is not None and not is_time_zone(zone):
+            self.fail(
+                f"{where}.time_zone",
+                f"is {zone!r}",
+                "give an IANA name like Europe/Berlin (package tzdata has them all)",
+            )
 
     def check_without_table(self, field: Field, where: str) -> None:
         if field.boundaries is not None or field.quantiles is not None:

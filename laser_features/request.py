@@ -14,6 +14,7 @@ from laser_features.errors import HistoryLeakError, RequestError
 from laser_features.field import Field
 from laser_features.ids import model_values
 from laser_features.model_input import ModelInput
+from laser_features.outside_ids import OutsideIds
 from laser_features.spec import FeatureSpec
 from laser_features.time import (
     age_minutes,
@@ -103,7 +104,11 @@ def history_fields(spec: FeatureSpec) -> list[str]:
 
 
 def build_model_inputs(
-    spec: FeatureSpec, requests: RequestBatch, history: History, items: Items
+    spec: FeatureSpec,
+    requests: RequestBatch,
+    history: History,
+    items: Items,
+    outside: OutsideIds | None = None,
 ) -> dict[str, NDArray]:
     """Turn requests and their histories into the arrays the model takes.
 
@@ -116,6 +121,7 @@ def build_model_inputs(
         history: Histories of the B users, read strictly before each request's time; at least the
             fields that ``history_fields`` names. Any width; the newest L events are kept.
         items: Side information; read once per call, each distinct item once.
+        outside: Counts ids that lie outside their ``direct`` table and so become missing.
 
     Returns:
         One array per ``spec.model_inputs()``, in that order: [B, L], [B, N] or [B] (and one more
@@ -141,6 +147,7 @@ def build_model_inputs(
 
     history_ids = _fit(history["item_id"], length, np.int64)
     side = _SideInformation(spec, items, history_ids, in_history, requests, in_candidates)
+    side.outside = outside
     inputs: dict[str, NDArray] = {}
     for model_input in spec.model_inputs():
         name, source = model_input.name, model_input.field
@@ -153,12 +160,16 @@ def build_model_inputs(
             inputs[name] = side.gather(model_input, source)
         elif model_input.kind == "history":
             raw = _fit(history[source.name], length, source.dtype)
+            _count(spec, model_input, source, raw, in_history, outside)
             inputs[name] = _masked(spec, model_input, source, raw, in_history)
         elif model_input.kind == "candidate":
             raw = _candidate_values(requests, source, side)
+            _count(spec, model_input, source, raw, in_candidates, outside)
             inputs[name] = _masked(spec, model_input, source, raw, in_candidates)
         else:
-            inputs[name] = _values(spec, model_input, source, _request_values(requests, source))
+            raw = _request_values(requests, source)
+            _count(spec, model_input, source, raw, None, outside)
+            inputs[name] = _values(spec, model_input, source, raw)
     return inputs
 
 
@@ -183,6 +194,7 @@ class _SideInformation:
         ]
         self.codes: dict[str, NDArray] = {}
         self.values: dict[str, NDArray] = {}
+        self.outside: OutsideIds | None = None
         if not self.fields:
             return
         history_ids = all_history_ids[in_history]
@@ -206,6 +218,7 @@ class _SideInformation:
         """The field's values [B, L] or [B, N], padding included; [..., V] for several values."""
         if source.name not in self.values:
             raw = np.asarray(self.rows[source.name])
+            _count(self.spec, model_input, source, raw, self.found, self.outside)
             found = self.found if raw.ndim == 1 else self.found[:, None]
             known = _masked(self.spec, model_input, source, raw, found)
             padding = np.full((1, *known.shape[1:]), model_input.padding, known.dtype)
@@ -216,6 +229,22 @@ class _SideInformation:
         """Raw times [B, N] of the candidates' items, 0 where not known."""
         known = np.asarray(self.rows[name]) * self.found
         return np.append(known, 0).take(self.codes["candidate"])
+
+
+def _count(
+    spec: FeatureSpec,
+    model_input: ModelInput,
+    source: Field,
+    raw: NDArray,
+    valid: NDArray | None,
+    outside: OutsideIds | None,
+) -> None:
+    """Count the ids of an input whose values are rows of a ``direct`` table."""
+    if outside is None or source.boundaries is not None or source.quantiles is not None:
+        return
+    table = spec.tables[source.table or ""]
+    if table.ids == "direct":
+        outside.count(model_input.name, table.rows, raw if valid is None else raw[valid])
 
 
 def _values(spec: FeatureSpec, model_input: ModelInput, source: Field, raw: NDArray) -> NDArray:
@@ -256,7 +285,8 @@ def _candidate_values(requests: RequestBatch, source: Field, side: _SideInformat
 
 def _request_values(requests: RequestBatch, source: Field) -> NDArray:
     if source.derive is not None:
-        return _DERIVE[source.derive](requests.time_ms, source.utc_offset_hours)
+        offset = source.utc_offset_hours if source.time_zone is None else source.time_zone
+        return _DERIVE[source.derive](requests.time_ms, offset)
     if source.name == "user_id":
         return requests.user_id
     given = requests.fields.get(source.name)

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from laser_features.errors import TimeUnitError
+from laser_features.local_time import local_ms
 
 MS_PER_HOUR = 3_600_000
 MS_PER_DAY = 24 * MS_PER_HOUR
@@ -50,25 +51,31 @@ times are milliseconds since 1970 UTC: multiply by 1000
     raise TimeUnitError(f"{what} holds {found}; {advice}")
 
 
-def hour_of_day(time_ms: ArrayLike, utc_offset_hours: float = 0.0) -> NDArray[np.int64]:
-    """Hour 0 to 23 of each time on a clock with a fixed offset from UTC.
+def hour_of_day(time_ms: ArrayLike, zone: float | str = 0.0) -> NDArray[np.int64]:
+    """Hour 0 to 23 of each time on a clock.
+
+    Args:
+        time_ms: Milliseconds since 1970 UTC.
+        zone: The clock's fixed offset from UTC in hours, or its time zone by IANA name.
 
     Example:
-        >>> hour_of_day([1_650_931_200_000], utc_offset_hours=8)  # 26 April 2022 00:00 UTC
+        >>> hour_of_day([1_650_931_200_000], 8)  # 26 April 2022 00:00 UTC
         array([8])
+        >>> hour_of_day([1_650_931_200_000], "America/New_York")  # summer time
+        array([20])
     """
-    return _local(time_ms, utc_offset_hours) // MS_PER_HOUR % 24
+    return local_ms(time_ms, zone) // MS_PER_HOUR % 24
 
 
-def day_of_week(time_ms: ArrayLike, utc_offset_hours: float = 0.0) -> NDArray[np.int64]:
-    """Weekday of each time on a clock with a fixed offset from UTC: Monday 0 to Sunday 6.
+def day_of_week(time_ms: ArrayLike, zone: float | str = 0.0) -> NDArray[np.int64]:
+    """Weekday of each time on a clock (see ``hour_of_day``): Monday 0 to Sunday 6.
 
     Example:
         >>> day_of_week([1_650_931_200_000])  # a Tuesday
         array([1])
     """
     # 1 January 1970 was a Thursday, weekday 3.
-    return (_local(time_ms, utc_offset_hours) // MS_PER_DAY + 3) % 7
+    return (local_ms(time_ms, zone) // MS_PER_DAY + 3) % 7
 
 
 def age_seconds(time_ms: ArrayLike, event_ms: ArrayLike) -> NDArray[np.int32]:
@@ -95,7 +102,3 @@ def age_minutes(time_ms: ArrayLike, start_ms: ArrayLike) -> NDArray[np.int64]:
     start = np.asarray(start_ms, np.int64)
     minutes = np.maximum((np.asarray(time_ms, np.int64) - start) // 60_000, 0)
     return np.where(start > 0, minutes, -1)
-
-
-def _local(time_ms: ArrayLike, utc_offset_hours: float) -> NDArray[np.int64]:
-    return np.asarray(time_ms, np.int64) + round(utc_offset_hours * MS_PER_HOUR)

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import io
 import json
 import math
 import os
 import signal
 import sys
-import traceback
+import time
 import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 from tfx_pipeline.errors import PipelineError
+from tfx_pipeline.explain_error import explain
 
 # TensorFlow and TFX take half a minute of processor time to import: only commands that need them
 # do, inside their functions.
 
 EXIT_INTERRUPTED = 130
+_WATCH_SECONDS = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,18 +37,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)  # progress in a log or pipe comes as it happens
     signal.signal(signal.SIGTERM, _interrupt)
+    if arguments.begins_with:  # before anything slow is imported
+        print(arguments.begins_with)
     try:
         return int(arguments.run(arguments))
     except KeyboardInterrupt:
         print("laser-pipeline: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
-        print(f"laser-pipeline: error: {_explain(error, arguments)}", file=sys.stderr)
+        line = explain(error, getattr(arguments, "work", None))
+        print(f"laser-pipeline: error: {line}", file=sys.stderr)
         return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="laser-pipeline", description=__doc__)
+    parser.set_defaults(begins_with="")
     parser.add_argument(
         "--version", action="version", version=f"%(prog)s {version('laser-ranking')}"
     )
@@ -67,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         prepare.add_argument(f"--{name}", type=int, help=f"{name} of the generated dataset")
 
     load = commands.add_parser("load", help="load a prepared dataset into a new SeqVault")
-    load.set_defaults(run=_load)
+    load.set_defaults(run=_load, begins_with="reading the dataset")
     _add_folders(load, "data", "store")
     load.add_argument(
         "--recent-hours",
@@ -78,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("--replace", action="store_true", help="replace a store that is there")
 
     run = commands.add_parser("run", help="run the pipeline on this machine")
-    run.set_defaults(run=_run)
+    run.set_defaults(run=_run, begins_with="checking config, dataset and store")
     _add_folders(run, "data", "work")
     _add_store(run)
     _add_config(run)
@@ -86,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser(
         "check", help="check config, dataset and store, and show what a run would do"
     )
-    check.set_defaults(run=_check)
+    check.set_defaults(run=_check, begins_with="checking config, dataset and store")
     _add_folders(check, "data", "work")
     _add_store(check)
     _add_config(check)
@@ -112,9 +117,12 @@ def _parser() -> argparse.ArgumentParser:
     status = commands.add_parser("status", help="what past runs did")
     status.set_defaults(run=_status)
     _add_folders(status, "work")
+    status.add_argument(
+        "--watch", action="store_true", help="show every change until the run that goes on ends"
+    )
 
     compiler = commands.add_parser("compile", help="compile the pipeline for another runner")
-    compiler.set_defaults(run=_compile)
+    compiler.set_defaults(run=_compile, begins_with="checking config, dataset and store")
     compiler.add_argument("--target", choices=["kubeflow"], required=True)
     compiler.add_argument("--output", type=Path, required=True, help="YAML file to write")
     compiler.add_argument("--image", help="container image with this package")
@@ -211,6 +219,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
     check_run(config)
+    print("loading TFX and TensorFlow: this takes a while")
     from tfx_pipeline.runners.local import run_local
 
     report = run_local(config)
@@ -249,14 +258,21 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 def _status(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.results.past_runs import read_runs
+    from tfx_pipeline.results.status import status_lines
+    from tfx_pipeline.runners.work_lock import is_locked
 
-    for run in read_runs(arguments.work / "metadata.sqlite"):
-        outcome = f"pushed {run.pushed}" if run.pushed else "; ".join(run.problems)
-        print(f"{run.pipeline} {run.run_id}: {outcome}")
-        for node in run.nodes.values():
-            took = "" if node.state == "CACHED" else f"{node.seconds:8.1f} s"
-            print(f"  {node.node:24s} {node.state:9s}{took}")
-    return 0
+    before: list[str] = []
+    while True:
+        is_running = is_locked(arguments.work)
+        database = arguments.work / "metadata.sqlite"
+        has_begun = database.is_file() or not (arguments.watch and is_running)
+        lines = list(status_lines(read_runs(database) if has_begun else [], is_running))
+        for line in lines if lines != before else []:
+            print(line)
+        if not (arguments.watch and is_running):
+            return 0
+        before = lines
+        time.sleep(_WATCH_SECONDS)
 
 
 def _compile(arguments: argparse.Namespace) -> int:
@@ -265,6 +281,7 @@ def _compile(arguments: argparse.Namespace) -> int:
 
     config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
     check_run(config)
+    print("loading TFX and TensorFlow: this takes a while")
     from tfx_pipeline.runners.kubeflow import DEFAULT_IMAGE, compile_kubeflow
 
     output = compile_kubeflow(config, arguments.output, arguments.image or DEFAULT_IMAGE)
@@ -307,26 +324,6 @@ def _hours(text: str) -> float:
 
 def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt
-
-
-def _explain(error: Exception, arguments: argparse.Namespace) -> str:
-    """One line for what a person did; the traceback, for what nobody expected, in a file."""
-    if type(error).__module__.split(".")[0] in _ROOMS:
-        return str(error)
-    if any(words in str(error) for words in _DISK_IS_FULL):
-        where = getattr(error, "filename", None) or "while writing"
-        return f"the disk is full ({where}): free some space"
-    work = getattr(arguments, "work", None) or Path(".")
-    work.mkdir(parents=True, exist_ok=True)
-    path = work / "error.log"
-    path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")
-    first_line = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {first_line} (the traceback is in {path})"
-
-
-# Libraries wrap the operating system's error; SQLite has words of its own.
-_DISK_IS_FULL = (os.strerror(errno.ENOSPC), "database or disk is full")
-_ROOMS = ("components", "laser_features", "seqvault", "tfx_pipeline")
 
 
 if __name__ == "__main__":

@@ -3,31 +3,37 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import platform
 from collections.abc import Iterable
+from functools import cache
+from importlib import metadata
 from pathlib import Path
 
+from tfx_pipeline.reached_modules import ROOMS, reached_files
 
-def code_fingerprint(modules: Iterable[str]) -> str:
-    """Hash of the source files of modules and packages (with what lies below them).
+# A newer version of these may compute something else.
+_LIBRARIES = (
+    "apache-beam", "keras", "numpy", "pyarrow", "tensorflow", "tensorflow-data-validation",
+    "tensorflow-model-analysis", "tensorflow-transform", "tfx",
+)  # fmt: skip
+
+
+def code_fingerprint(modules: Iterable[str], rooms: Iterable[str] = ROOMS) -> str:
+    """Hash of all source files that modules reach by their imports, and of libraries' versions.
 
     Args:
-        modules: Dotted names; none of them is executed beyond its parent packages.
+        modules: Dotted names of what runs; none of them is executed.
+        rooms: Top-level packages whose files count.
 
     Example:
         >>> code_fingerprint(["laser_features"]) == code_fingerprint(["laser_features"])
         True
     """
-    digest = hashlib.sha256()
-    for module in sorted(modules):
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            raise ValueError(f"no source file for module {module!r}")
-        origin = Path(spec.origin)
-        files = sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-        for file in files:
-            digest.update(f"{module}:{file.name}:{file.stat().st_size}".encode())
-            digest.update(file.read_bytes())
+    digest = hashlib.sha256(_library_versions().encode())
+    for module, file in sorted(reached_files(modules, rooms).items()):
+        content = file.read_bytes()
+        digest.update(f"{module}:{len(content)}:".encode())
+        digest.update(content)
     return digest.hexdigest()
 
 
@@ -51,3 +57,10 @@ def combine(*parts: str) -> str:
     for part in parts:
         digest.update(f"{len(part)}:{part}".encode())
     return digest.hexdigest()[:32]
+
+
+@cache
+def _library_versions() -> str:
+    versions = {each.metadata["Name"].lower(): each.version for each in metadata.distributions()}
+    known = [f"{name}=={versions.get(name)}" for name in _LIBRARIES]
+    return " ".join([f"python=={platform.python_version()}", *known])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,12 +13,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from components.seqvault_example_gen.open_store import open_store
 from laser_features import FeatureSpec
+from laser_features.arrow_columns import to_schema
+from laser_features.errors import ColumnTypeError
 from seqvault import Schema, SeqVault
 from seqvault.errors import SeqVaultError, StoreLockedError
 from tfx_pipeline.errors import PipelineError
-from tfx_pipeline.fingerprint import combine, file_fingerprint
+from tfx_pipeline.fingerprint import file_fingerprint
 
 APPEND_ROWS = 8192
 _MS_PER_HOUR = 3_600_000
@@ -86,16 +86,6 @@ def load_store(
     return summary
 
 
-def store_fingerprint(store: str | Path) -> str:
-    """Changes with what the store holds: users, events, items and where they came from."""
-    with open_store(store) as vault:
-        stats = vault.stats()
-    parts = ("users", "events", "items", "items_version", "sources", "fields")
-    # Of several shards only the sums are known.
-    known = {part: stats[part] for part in parts if part in stats}
-    return combine(json.dumps(known, sort_keys=True))
-
-
 def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -> LoadSummary:
     spec = FeatureSpec.load(dataset / "features.yaml")
     events = _open(dataset / "events.parquet", spec.event_schema())
@@ -112,7 +102,7 @@ def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -
     def old_events() -> Iterator[pa.Table]:
         nonlocal done
         for batch in _batches(events, dataset / "events.parquet", batch_size=1 << 18):
-            table = pa.Table.from_batches([batch])
+            table = _typed(pa.Table.from_batches([batch]), spec.event_schema(), "events")
             is_recent = pc.greater(table["timestamp"], cut)
             recent.append(table.filter(is_recent))
             yield table.filter(pc.invert(is_recent))
@@ -121,7 +111,8 @@ def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -
 
     with SeqVault.open(store, schema=Schema.from_arrow(spec.event_schema())) as vault:
         sides = list(_batches(items, dataset / "items.parquet"))
-        vault.put_items(pa.Table.from_batches(sides, items.schema_arrow))
+        table = pa.Table.from_batches(sides, items.schema_arrow)
+        vault.put_items(_typed(table, spec.item_schema(), "items"))
         bulk = vault.bulk_load(old_events())
         live = pa.concat_tables(recent).sort_by("timestamp")
         for first in range(0, live.num_rows, APPEND_ROWS):
@@ -132,6 +123,13 @@ def _load(dataset: Path, store: Path, recent_hours: float, progress: Progress) -
     return LoadSummary(
         bulk, live.num_rows, stats["items"], stats["users"], stats["bytes_per_event"]
     )
+
+
+def _typed(table: pa.Table, schema: pa.Schema, what: str) -> pa.Table:
+    try:
+        return to_schema(table, schema, what)
+    except ColumnTypeError as error:
+        raise PipelineError(str(error)) from error
 
 
 def _check_unused(store: Path) -> None:
@@ -171,7 +169,7 @@ def _unreadable(path: Path, error: Exception) -> PipelineError:
 
 
 def _newest(events: pq.ParquetFile, path: Path) -> int:
-    newest = [
-        pc.max(batch.column(0)).as_py() for batch in _batches(events, path, columns=["timestamp"])
-    ]
-    return int(max(newest))
+    schema = pa.schema([("timestamp", pa.int64())])
+    batches = _batches(events, path, columns=["timestamp"])
+    tables = (_typed(pa.Table.from_batches([batch]), schema, "events") for batch in batches)
+    return max(int(pc.max(table["timestamp"]).as_py() or 0) for table in tables)

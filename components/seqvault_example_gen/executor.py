@@ -30,7 +30,7 @@ from components.seqvault_example_gen.impressions import (
     group_requests,
     open_parquet,
 )
-from components.seqvault_example_gen.join import join_requests
+from components.seqvault_example_gen.join import IDS, OUTSIDE, OUTSIDE_EXAMPLE, join_requests
 from components.seqvault_example_gen.open_store import open_store
 from components.seqvault_example_gen.settings import Settings
 from laser_features import FeatureSpec
@@ -111,6 +111,8 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
         counts = _counts(result)
         check_counts(counts, settings)
         for name, count in sorted(counts.items()):
+            if name.startswith((IDS, OUTSIDE_EXAMPLE)):
+                continue
             artifact.set_int_custom_property(f"count_{_property_name(name)}", count)
         examples_utils.set_payload_format(artifact, example_gen_pb2.FORMAT_TF_EXAMPLE)
         examples_utils.set_file_format(artifact, "tfrecords_gzip")
@@ -137,12 +139,36 @@ def check_counts(counts: Counter[str], settings: Settings) -> None:
             f"{settings.max_bad_fraction:.1%}: {reasons}. All are in {path}; some of them:{shown}\n"
             "Correct the log, or raise max_bad_fraction to go on without these rows."
         )
+    _check_outside(counts, settings)
     for name, part in settings.splits.items():
         if not counts[f"requests_{name}"]:
             raise ImpressionsError(
                 f"split {name} ({part}) holds none of the {rows} impressions: give time ranges "
                 "that the log covers"
             )
+
+
+def _check_outside(counts: Counter[str], settings: Settings) -> None:
+    """Raise if too many ids lie outside the table of their input: the model would not see them."""
+    spec = FeatureSpec.from_dict(settings.feature_spec)
+    tables = {entry.name: spec.tables[entry.table] for entry in spec.model_inputs() if entry.table}
+    problems = []
+    for name, table in tables.items():
+        outside, ids = counts[OUTSIDE + name], counts[IDS + name]
+        if outside > settings.max_outside_fraction * ids:
+            start = f"{OUTSIDE_EXAMPLE}{name}: "
+            examples = sorted(each.removeprefix(start) for each in counts if each.startswith(start))
+            problems.append(
+                f"\n  {name}: {outside:,} of {ids:,} ids ({outside / ids:.1%}) lie outside table "
+                f"{table.name!r}, which takes 0 to {table.rows - 2:,}: {', '.join(examples[:3])}"
+            )
+    if problems:
+        raise ImpressionsError(
+            "ids outside their table would count as missing, above the bound of "
+            f"{settings.max_outside_fraction:.1%}:{''.join(problems)}\n"
+            "Give the table enough rows, or ids of kind hash or vocabulary, in the feature spec; "
+            "or raise max_outside_fraction to go on."
+        )
 
 
 class _ReadAndCheck(beam.DoFn):

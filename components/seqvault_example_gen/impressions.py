@@ -11,6 +11,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.seqvault_example_gen.errors import ImpressionsError
+from laser_features.arrow_columns import to_type
+from laser_features.errors import ColumnTypeError
 from laser_features.spec import FeatureSpec
 from laser_features.time import EARLIEST_MS, LATEST_MS
 
@@ -91,19 +93,14 @@ def _cast(table: pa.Table, spec: FeatureSpec) -> pa.Table:
     names = list(wanted.names)
     if "request_id" in table.schema.names:
         names.append("request_id")
-    columns = []
-    for name in names:
-        column = table.column(name)
-        if name in wanted.names and column.type != wanted.field(name).type:
-            try:
-                column = column.cast(wanted.field(name).type)
-            except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-                raise ImpressionsError(
-                    f"column {name} of the impressions is {column.type} where feature spec "
-                    f"{spec.name!r} says {wanted.field(name).type}, and not every value fits "
-                    f"({error})"
-                ) from error
-        columns.append(column)
+    types = [wanted.field(name).type if name in wanted.names else pa.int64() for name in names]
+    try:
+        columns = [
+            to_type(table.column(name), kind, f"column {name} of the impressions")
+            for name, kind in zip(names, types, strict=True)
+        ]
+    except ColumnTypeError as error:
+        raise ImpressionsError(str(error)) from error
     return pa.table(columns, names=names)
 
 

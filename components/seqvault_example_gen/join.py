@@ -11,10 +11,18 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from components.seqvault_example_gen.impressions import Requests
-from laser_features import FeatureSpec, RequestBatch, build_model_inputs, history_fields
+from laser_features import (
+    FeatureSpec,
+    OutsideIds,
+    RequestBatch,
+    build_model_inputs,
+    history_fields,
+)
 from laser_features.request import History, Items
 
 REQUESTS_PER_READ = 256
+# Names of counts, a model input's name behind them.
+IDS, OUTSIDE, OUTSIDE_EXAMPLE = "ids: ", "outside: ", "outside example: "
 
 
 class Store(Items, Protocol):
@@ -37,8 +45,9 @@ def join_requests(
     Yields:
         The serialized Examples of a batch of requests, in order, and what was counted:
         ``impressions``, ``requests``, ``unknown_users`` (requests whose user the store has never
-        seen), ``empty_histories`` (no event before the request; unknown users are among them)
-        and ``truncated_histories`` (longer than the spec's ``max_history``).
+        seen), ``empty_histories`` (no event before the request; unknown users are among them),
+        ``truncated_histories`` (longer than the spec's ``max_history``), and by model input the
+        ids of ``direct`` tables (``IDS``), those outside (``OUTSIDE``) and examples of these.
     """
     fields = history_fields(spec)
     for first in range(0, len(requests), REQUESTS_PER_READ):
@@ -48,7 +57,8 @@ def join_requests(
         history = store.read(
             batch.user_id, before=batch.time_ms, last_n=spec.max_history + 1, fields=fields
         )
-        inputs = build_model_inputs(spec, batch, history, store)
+        outside = OutsideIds()
+        inputs = build_model_inputs(spec, batch, history, store, outside)
         lengths = np.asarray(history.lengths)
         counts = Counter(
             impressions=int(part.starts[-1]),
@@ -56,6 +66,13 @@ def join_requests(
             unknown_users=_unknown_users(batch.user_id[lengths == 0], store),
             empty_histories=int((lengths == 0).sum()),
             truncated_histories=int((lengths > spec.max_history).sum()),
+            **{f"{IDS}{name}": count for name, count in outside.ids.items()},
+            **{f"{OUTSIDE}{name}": count for name, count in outside.outside.items()},
+            **{
+                f"{OUTSIDE_EXAMPLE}{name}: {example}": 1
+                for name, examples in outside.examples.items()
+                for example in examples
+            },
         )
         yield serialize_examples(spec, batch, inputs, _labels(part, spec)), counts
 

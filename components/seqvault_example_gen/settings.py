@@ -20,6 +20,8 @@ class Settings:
         splits: Time range of each split.
         dead_letters: Folder for malformed impressions; ``impressions.jsonl`` is written there.
         max_bad_fraction: Share of malformed impressions above which the run fails.
+        max_outside_fraction: Share of the ids of an input that lie outside its ``direct`` table
+            above which the run fails.
         rows_per_file: Impressions per Examples file, about; files are the unit of parallel work.
         fingerprint: Of everything else that the Examples depend on (the code, the store's
             content, the items): a change makes the run join again instead of using the cache.
@@ -30,6 +32,7 @@ class Settings:
     splits: dict[str, TimeRange]
     dead_letters: str
     max_bad_fraction: float
+    max_outside_fraction: float
     rows_per_file: int
     fingerprint: str
 
@@ -39,6 +42,11 @@ class Settings:
         if not 0 <= self.max_bad_fraction <= 1:
             raise ValueError(
                 f"max_bad_fraction must lie within 0 and 1; received {self.max_bad_fraction}"
+            )
+        if not 0 <= self.max_outside_fraction <= 1:
+            raise ValueError(
+                f"max_outside_fraction must lie within 0 and 1; received "
+                f"{self.max_outside_fraction}"
             )
         if self.rows_per_file < 1:
             raise ValueError(f"rows_per_file must be positive; received {self.rows_per_file}")

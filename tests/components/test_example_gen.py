@@ -34,6 +34,7 @@ def run(tmp_path, spec, vault, now):
                 },
                 "dead_letters": str(tmp_path / "dead_letters"),
                 "max_bad_fraction": 0.5,
+                "max_outside_fraction": 0.0,
                 "rows_per_file": 1000,
                 "fingerprint": "",
                 **changes,
@@ -82,6 +83,27 @@ def test_splits_are_time_ranges_whose_end_is_excluded(run, write_dataset, table_
     assert artifact.get_int_custom_property("count_dropped__outside_every_split") == 4
     assert artifact.get_int_custom_property("count_requests_train") == 4
     assert artifact.get_int_custom_property("count_impressions_eval") == 2
+
+
+def test_ids_outside_their_table_end_the_run_with_examples(run, write_dataset, table_of, row, now):
+    rows = [row(time=now + HOUR), *(row(item=item) for item in (10, 10**6, 10**6 + 1, -7))]
+    rows += [row(time=now + 1, position=4), row(time=now + 2, position=5)]
+    dataset = write_dataset(table_of(rows))
+    with pytest.raises(ImpressionsError) as caught:
+        run(dataset)
+    message = str(caught.value)
+    assert (
+        "candidate_item_id: 3 of 7 ids (42.9%) lie outside table 'item', which takes 0 to 98"
+        in (message)
+    )
+    assert "-7, 1000000, 1000001" in message
+    assert "candidate_position: 1 of 7 ids (14.3%)" in message and ": 5" in message
+    assert "max_outside_fraction" in message and "hash or vocabulary" in message
+    artifact, _ = run(dataset, "again", max_outside_fraction=0.5)
+    assert artifact.get_int_custom_property("count_outside__candidate_item_id") == 3
+    assert not any(
+        name.startswith("count_ids") for name in artifact.mlmd_artifact.custom_properties
+    )
 
 
 def test_a_request_cut_by_row_groups_stays_one_example(run, write_dataset, table_of, row, now):
@@ -168,12 +190,12 @@ def test_a_split_without_impressions_ends_the_run(run, write_dataset, table_of, 
 def test_overlapping_splits_are_refused(spec, now):
     ranges = {"train": TimeRange(now, now + 10), "eval": TimeRange(now + 9, now + 20)}
     with pytest.raises(ValueError, match=r"splits train .* and eval .* overlap"):
-        Settings(spec.to_dict(), "store", ranges, "dead", 0.01, 100, "")
+        Settings(spec.to_dict(), "store", ranges, "dead", 0.01, 0.01, 100, "")
 
 
 def test_settings_survive_the_journey_as_text(spec, now):
     ranges = {"train": TimeRange(now, now + 10), "eval": TimeRange(now + 10, now + 20)}
-    settings = Settings(spec.to_dict(), "store", ranges, "dead", 0.01, 100, "abc")
+    settings = Settings(spec.to_dict(), "store", ranges, "dead", 0.01, 0.01, 100, "abc")
     assert Settings.from_json(settings.to_json()) == settings
 
 

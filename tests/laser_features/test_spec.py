@@ -206,6 +206,18 @@ MISTAKES = [
     ("context.hour.derive", "moon_phase", "use one of hour_of_day"),
     ("context.hour.type", "int8", "beside 'derive'"),
     ("context.hour.utc_offset_hours", 99, "within -14 and 14"),
+    ("context.hour.time_zone", "Asia/Shanghai", "has a time_zone and utc_offset_hours"),
+    (
+        "context.hour",
+        {"derive": "hour_of_day", "time_zone": "Berlin", "table": "hour"},
+        "is 'Berlin'; give an IANA name",
+    ),
+    (
+        "context.hour",
+        {"derive": "hour_of_day", "time_zone": 8, "table": "hour"},
+        "is 8; give an IANA name",
+    ),
+    ("context.scenario.time_zone", "UTC", "only fields with 'derive'"),
     ("candidate.age.derive", "hour_of_day", "use one of age_minutes"),
     ("item.age_of", {"derive": "hour_of_day", "table": "hour"}, "only context and candidate"),
     ("candidate.age.of", ..., "candidate.age.of is missing; name an item field"),

@@ -1,10 +1,11 @@
 """Hours, weekdays, ages and the unit check."""
 
 from datetime import datetime, timedelta, timezone
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from laser_features import TimeUnitError, check_milliseconds
@@ -59,3 +60,25 @@ def test_a_wrong_unit_is_named(value, message):
 def test_milliseconds_and_empty_pass():
     check_milliseconds([10**11, 1_650_000_000_000, 10**14 - 1], "x")
     check_milliseconds([], "x")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    moment=st.integers(10**11, 4 * 10**12),
+    zone=st.sampled_from(
+        ["Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu", "UTC"]
+    ),
+)
+def test_clocks_of_a_time_zone_follow_its_daylight_saving(moment, zone):
+    local = datetime.fromtimestamp(moment // 1000, ZoneInfo(zone))
+    assert hour_of_day([moment, moment], zone).tolist() == [local.hour] * 2
+    assert day_of_week([moment], zone).tolist() == [local.weekday()]
+
+
+def test_the_hour_that_a_change_skips_or_repeats():
+    # 27 March 2022: 01:59:59 CET is followed by 03:00:00 CEST at 01:00 UTC.
+    before = int(datetime(2022, 3, 27, 0, 59, 59, tzinfo=timezone.utc).timestamp() * 1000)
+    assert hour_of_day([before, before + 1000], "Europe/Berlin").tolist() == [1, 3]
+    # 30 October 2022: 02:59:59 CEST is followed by 02:00:00 CET.
+    before = int(datetime(2022, 10, 30, 0, 59, 59, tzinfo=timezone.utc).timestamp() * 1000)
+    assert hour_of_day([before, before + 1000], "Europe/Berlin").tolist() == [2, 2]

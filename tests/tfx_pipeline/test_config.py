@@ -1,7 +1,6 @@
 """Config files: what is read, and what is said about bad ones."""
 
 import json
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -9,7 +8,6 @@ import pytest
 from laser_features import FeatureSpec
 from tfx_pipeline.config import CONFIGS, load_config
 from tfx_pipeline.errors import PipelineError
-from tfx_pipeline.fingerprint import code_fingerprint, combine, file_fingerprint
 
 SPLITS = """
 splits:
@@ -81,24 +79,3 @@ def test_every_config_of_the_package_is_valid(path, tmp_path):
         json.dumps({"counts": {}, "splits": splits, "source": "", "facts": {}})
     )
     assert load_config(path.stem, tmp_path, tmp_path, tmp_path).splits["train"].start == 10**12
-
-
-def test_the_fingerprint_of_code_changes_with_any_file(tmp_path, monkeypatch):
-    package = tmp_path / "some_package"
-    package.mkdir()
-    (package / "__init__.py").write_text("")
-    (package / "deep.py").write_text("A = 1\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    before = code_fingerprint(["some_package"])
-    assert code_fingerprint(["some_package"]) == before
-    (package / "deep.py").write_text("A = 2\n")
-    assert code_fingerprint(["some_package"]) != before
-
-
-def test_fingerprints_of_files_and_combinations(tmp_path):
-    path = Path(tmp_path, "file")
-    path.write_bytes(b"one")
-    before = file_fingerprint(path)
-    path.write_bytes(b"two")
-    assert file_fingerprint(path) != before
-    assert combine("a", "bc") != combine("ab", "c")

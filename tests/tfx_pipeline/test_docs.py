@@ -32,7 +32,7 @@ def test_the_commands_run(tmp_path, monkeypatch, capsys):
         program, *arguments = shlex.split(line)
         assert program == "laser-pipeline"
         assert main(arguments) == 0, line
-    assert "10/10] Pusher" in capsys.readouterr().out
+    assert "11/11] Pusher" in capsys.readouterr().out
     assert yaml.safe_load(Path("laser.yaml").read_text())["root"]["dag"]["tasks"]
     for path in re.findall(r"^\| `([\w./]+?)(?:/<[^`]*|/)?` \|", DOCUMENT, re.MULTILINE):
         assert Path("work", path).exists(), path

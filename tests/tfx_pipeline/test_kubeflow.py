@@ -1,6 +1,10 @@
 """The same pipeline definition as a Kubeflow pipeline file."""
 
+import os
+
 import kfp
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -14,6 +18,7 @@ COMPONENTS = {
     "StatisticsGen",
     "ImportSchemaGen",
     "ExampleValidator",
+    "AnomalyGate",
     "Transform",
     "Trainer",
     "Evaluator",
@@ -22,24 +27,41 @@ COMPONENTS = {
 }
 
 
+DAY = 86_400_000
+
+
+def write_log(folder, clicks):
+    """Impressions of two days; the file's size and time do not depend on the labels."""
+    columns = {
+        "user_id": pa.array([1, 2]),
+        "timestamp": pa.array([10**12, 10**12 + DAY]),
+        "item_id": pa.array([0, 1]),
+        "click": pa.array(clicks, pa.int8()),
+    }
+    path = folder / "impressions.parquet"
+    pq.write_table(pa.table(columns), path, compression="none", use_dictionary=False,
+                   write_statistics=["timestamp"])  # fmt: skip
+    os.utime(path, ns=(10**18, 10**18))
+    return path.stat().st_size
+
+
 @pytest.fixture
 def config(tmp_path):
     spec = FeatureSpec.from_dict(
         {
             "name": "tiny",
             "history": {"max_length": 2},
-            "tables": {"item": {"rows": 3, "width": 2, "ids": "direct"}},
+            "tables": {"item": {"rows": 3, "width": 64, "ids": "direct"}},
             "event": {"item_id": {"type": "int64", "table": "item"}},
             "label": {"click": {"type": "int8"}},
         }
     )
     spec.save(tmp_path / "features.yaml")
-    for name in ("impressions.parquet", "items.parquet"):
-        (tmp_path / name).touch()
+    write_log(tmp_path, [0, 1])
+    pq.write_table(pa.table({"item_id": [0, 1]}), tmp_path / "items.parquet")
     SeqVault.open(tmp_path / "store", schema=Schema.from_arrow(spec.event_schema())).close()
-    day = 86_400_000
     splits = {
-        name: {"start": 10**12 + at * day, "end": 10**12 + (at + 1) * day}
+        name: {"start": 10**12 + at * DAY, "end": 10**12 + (at + 1) * DAY}
         for at, name in enumerate(("train", "eval"))
     }
 
@@ -69,3 +91,23 @@ def test_a_baseline_model_is_imported_and_compared_with(config, tmp_path):
     assert set(tasks) == COMPONENTS | {"baseline_model"}
     inputs = tasks["Evaluator"].inputs.artifacts["baseline_model"]
     assert inputs.task_output_artifact.producer_task == "baseline_model"
+
+
+def test_another_label_another_event_or_another_setting_is_another_pipeline(config, tmp_path):
+    """Kubeflow's cache looks at what is compiled, and at nothing else."""
+
+    def compiled(**overrides):
+        return compile_kubeflow(config(**overrides), tmp_path / "laser.yaml").read_text()
+
+    size = (tmp_path / "impressions.parquet").stat().st_size
+    before = compiled()
+    assert compiled() == before
+    assert write_log(tmp_path, [1, 0]) == size
+    flipped = compiled()
+    assert flipped != before
+    write_log(tmp_path, [0, 1])
+    assert compiled() == before
+    assert compiled(training={"seed": 5}) != before
+    with SeqVault.open(tmp_path / "store") as vault:
+        vault.append({"user_id": [3], "timestamp": [10**12], "item_id": [1]})
+    assert compiled() not in (before, flipped)

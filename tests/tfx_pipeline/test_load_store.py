@@ -7,8 +7,9 @@ import pytest
 
 from laser_features import FeatureSpec
 from seqvault import SeqVault
+from tfx_pipeline.definition.fingerprints import store_fingerprint
 from tfx_pipeline.errors import PipelineError
-from tfx_pipeline.load_store import load_store, store_fingerprint
+from tfx_pipeline.load_store import load_store
 
 HOUR = 3_600_000
 NEWEST = 1_650_000_000_000
@@ -94,6 +95,22 @@ def test_the_fingerprint_follows_what_the_store_holds(dataset, tmp_path):
     with SeqVault.open(store) as vault:
         vault.append({"user_id": [3], "timestamp": [NEWEST + 1], "item_id": [4]})
     assert store_fingerprint(store) != before
+
+
+def test_the_fingerprint_follows_content_not_counts(dataset, tmp_path):
+    """As many events of the same users at the same times, with other items."""
+    store = tmp_path / "store"
+    load_store(dataset, store)
+    before = store_fingerprint(store)
+    events = pq.read_table(dataset / "events.parquet")
+    others = pa.array((events["item_id"].to_numpy() + 1) % 40)
+    pq.write_table(events.set_column(2, "item_id", others), dataset / "events.parquet")
+    load_store(dataset, store, replace=True)
+    changed_events = store_fingerprint(store)
+    items = pq.read_table(dataset / "items.parquet")
+    pq.write_table(items.set_column(1, "author", others[:40]), dataset / "items.parquet")
+    load_store(dataset, store, replace=True)
+    assert len({before, changed_events, store_fingerprint(store)}) == 3
 
 
 def test_a_damaged_store_can_be_replaced(dataset, tmp_path):

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from laser_features import FeatureSpec, FeatureSpecError
+from laser_features.arrow_columns import to_type
+from laser_features.errors import ColumnTypeError
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
-from tfx_pipeline.datasets.reading import checked_ms, column, find_file, read_parquet
+from tfx_pipeline.datasets.reading import checked_ms, find_file, read_parquet
 from tfx_pipeline.errors import DatasetError
 
 TRAIN_SHARE = 0.8
@@ -46,9 +50,7 @@ def read_own_tables(folder: Path, progress: Progress = no_progress) -> DatasetTa
         path = find_file(folder, f"{name}.parquet")
         tables[name] = read_parquet(path, schema.names, optional)
         progress("read tables", done, len(schemas))
-    times = checked_ms(
-        column(tables["impressions"], "timestamp", np.int64, 0), "impressions.parquet: timestamp"
-    )
+    times = checked_ms(_times(tables["impressions"]), "impressions.parquet: timestamp")
     cut = int(np.sort(times)[int(TRAIN_SHARE * len(times))])
     return DatasetTables(
         spec=spec,
@@ -58,3 +60,11 @@ def read_own_tables(folder: Path, progress: Progress = no_progress) -> DatasetTa
         splits={"train": (int(times.min()), cut), "eval": (cut, int(times.max()) + 1)},
         source=f"own tables in {folder.name}",
     )
+
+
+def _times(impressions: pa.Table) -> NDArray[np.int64]:
+    try:
+        times = to_type(impressions["timestamp"], pa.int64(), "impressions.timestamp")
+    except ColumnTypeError as error:
+        raise DatasetError(str(error)) from error
+    return pc.fill_null(times, 0).to_numpy()

@@ -23,6 +23,8 @@ from laser_features import (
     TimeUnitError,
     check_milliseconds,
 )
+from laser_features.arrow_columns import to_schema
+from laser_features.errors import ColumnTypeError
 from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
 from tfx_pipeline.errors import DatasetError
 
@@ -232,11 +234,10 @@ def _checked(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
         raise DatasetError(
             f"the {name} table lacks the columns {missing}; it has {table.column_names}"
         )
-    table = table.select(schema.names)
     try:
-        table = table.cast(schema)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DatasetError(f"the {name} table does not fit the feature spec: {error}") from error
+        table = to_schema(table, schema, name)
+    except ColumnTypeError as error:
+        raise DatasetError(str(error)) from error
     for column in ("user_id", "timestamp", "item_id"):
         if column in table.column_names and table[column].null_count:
             count = table[column].null_count

@@ -19,6 +19,7 @@ from tfx.orchestration.pipeline import Pipeline
 from tfx.proto import pusher_pb2, trainer_pb2
 from tfx.types import BaseChannel, Channel, standard_artifacts
 
+from components.anomaly_gate.component import AnomalyGate
 from components.atomic_pusher import AtomicPusher
 from components.seqvault_example_gen.component import SeqVaultExampleGen
 from components.seqvault_example_gen.settings import Settings
@@ -29,23 +30,8 @@ from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.definition.baseline_strategy import BaselineStrategy
 from tfx_pipeline.definition.evaluation import make_eval_config
 from tfx_pipeline.definition.example_schema import statistics_features, write_schema
-from tfx_pipeline.fingerprint import code_fingerprint, combine, file_fingerprint
-from tfx_pipeline.load_store import store_fingerprint
+from tfx_pipeline.definition.fingerprints import PREPROCESSING_FN, RUN_FN, make_fingerprints
 from tfx_pipeline.settings.section import plain
-
-PREPROCESSING_FN = "tfx_pipeline.definition.preprocessing.preprocessing_fn"
-RUN_FN = "tfx_pipeline.training.run_fn.run_fn"
-_JOIN_CODE = ("components.seqvault_example_gen", "laser_features", "seqvault")
-_TRANSFORM_CODE = ("laser_features", "tfx_pipeline.definition.preprocessing")
-_TRAINER_CODE = (
-    "laser_features",
-    "laser_keras",
-    "tfx_pipeline.definition.preprocessing",
-    "tfx_pipeline.settings",
-    "tfx_pipeline.training",
-)
-_SERVING_CODE = ("components.serving_check", "serving")
-_EVALUATION_CODE = ("tfx_pipeline.definition.evaluation", "tfx_pipeline.ranking_metrics")
 
 
 def create_pipeline(
@@ -57,8 +43,8 @@ def create_pipeline(
     """The TFX pipeline of a config.
 
     Dotted paths name the code that Transform and Trainer run; TFX puts no fingerprint of such code
-    into its cache keys, so hashes of code, feature spec and items travel in the components'
-    configs: whatever changed is computed again, with what depends on it, and nothing else.
+    into its cache keys, so ``Fingerprints`` travel in the components' configs: whatever changed is
+    computed again, with what depends on it, and nothing else.
 
     Args:
         config: Dataset, store, folders, splits, thresholds.
@@ -73,9 +59,9 @@ def create_pipeline(
     """
     check_run(config)
     spec = config.load_spec()
-    items = file_fingerprint(config.dataset / "items.parquet")
+    fingerprints = make_fingerprints(config, spec, preprocessing_fn, run_fn)
     example_gen = SeqVaultExampleGen(
-        dataset=str(config.dataset), settings=_join_settings(config, spec, items)
+        dataset=str(config.dataset), settings=_join_settings(config, spec, fingerprints.join)
     )
     examples = example_gen.outputs["examples"]
     schema_file = write_schema(spec, config.work / "schema")
@@ -87,6 +73,7 @@ def create_pipeline(
         stats_options=tfdv.StatsOptions(feature_allowlist=statistics_features(spec)),
     )
     validator = ExampleValidator(statistics=statistics_gen.outputs["statistics"], schema=schema)
+    gate = AnomalyGate(validator.outputs["anomalies"], list(config.allow_anomalies))
     transform = Transform(
         examples=examples,
         schema=schema,
@@ -95,7 +82,7 @@ def create_pipeline(
         disable_statistics=True,
         custom_config={
             "feature_spec": spec.to_dict(),
-            "fingerprint": combine(code_fingerprint(_TRANSFORM_CODE), spec.fingerprint()),
+            "fingerprint": fingerprints.transform,
         },
     )
     trainer = Trainer(
@@ -110,9 +97,12 @@ def create_pipeline(
             "items": str(config.dataset / "items.parquet"),
             "model": plain(config.model),
             "training": plain(config.training),
-            "fingerprint": combine(code_fingerprint(_TRAINER_CODE), spec.fingerprint(), items),
+            "fingerprint": fingerprints.training,
+            "checkpoints": str(config.work / "training" / fingerprints.training),
         },
     )
+    for node in (transform, trainer):
+        node.add_upstream_node(gate)
     model = trainer.outputs["model"]
     baseline = _baseline(config, model, resolve_baseline)
     evaluator = Evaluator(
@@ -124,7 +114,7 @@ def create_pipeline(
             slice_features=_slice_features(config, spec),
             min_auc=config.min_auc,
             max_auc_drop=config.max_auc_drop,
-            code_fingerprint=code_fingerprint(_EVALUATION_CODE),
+            code_fingerprint=fingerprints.evaluation,
         ),
         module_path="tfx_pipeline.definition.evaluation",
     )
@@ -134,7 +124,7 @@ def create_pipeline(
         model_name=config.name,
         command=list(config.model_server),
         requests=config.checked_requests,
-        fingerprint=code_fingerprint(_SERVING_CODE),
+        fingerprint=fingerprints.serving,
     )
     pusher = AtomicPusher(
         model=model,
@@ -153,6 +143,7 @@ def create_pipeline(
             schema_gen,
             statistics_gen,
             validator,
+            gate,
             transform,
             trainer,
             evaluator,
@@ -191,13 +182,14 @@ def _baseline(config: PipelineConfig, model: BaseChannel, resolve: bool) -> Base
     return None
 
 
-def _join_settings(config: PipelineConfig, spec: FeatureSpec, items: str) -> Settings:
+def _join_settings(config: PipelineConfig, spec: FeatureSpec, fingerprint: str) -> Settings:
     return Settings(
         feature_spec=spec.to_dict(),
         store=config.store,
         splits=config.splits,
         dead_letters=str(config.work / "dead_letters"),
         max_bad_fraction=config.max_bad_fraction,
+        max_outside_fraction=config.max_outside_fraction,
         rows_per_file=config.rows_per_file,
-        fingerprint=combine(code_fingerprint(_JOIN_CODE), store_fingerprint(config.store), items),
+        fingerprint=fingerprint,
     )

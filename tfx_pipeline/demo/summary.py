@@ -39,7 +39,7 @@ def summarise(
         f"{join['requests_train']:,} to train, {join['requests_eval']:,} to evaluate"
     )
     for name, count in join.items():
-        if name.startswith(("malformed", "dropped", "unknown", "empty", "truncated")):
+        if name.startswith(("malformed", "dropped", "unknown", "empty", "truncated", "outside")):
             say(f"    {count:,} {name.replace('_', ' ')}")
     for line in report.get("anomalies", []):
         say(f"  Anomaly      {line}")

@@ -17,12 +17,14 @@ class NodeRun:
         state: ``COMPLETE``, ``CACHED``, ``FAILED``, ``RUNNING``, ...
         seconds: How long it took; what a cached result took is not repeated.
         outputs: By output name, the artifacts as (uri, properties).
+        reason: Why it failed, "" if it did not.
     """
 
     node: str
     state: str
     seconds: float
     outputs: dict[str, list[tuple[str, dict[str, Any]]]]
+    reason: str = ""
 
     def output(self, name: str) -> tuple[str, dict[str, Any]]:
         """The only artifact of an output."""
@@ -42,7 +44,7 @@ class PipelineRun:
     def problems(self) -> list[str]:
         """Why nothing was pushed, one line each; empty if a model was."""
         problems = [
-            f"{node.node} {node.state.lower()}"
+            f"{node.node} {node.state.lower()}" + (f" ({node.reason})" if node.reason else "")
             for node in self.nodes.values()
             if node.state not in ("COMPLETE", "CACHED")
         ]
@@ -131,7 +133,8 @@ def _node_run(store: Any, execution: Any) -> tuple[str, NodeRun]:
     state = metadata_store_pb2.Execution.State.Name(execution.last_known_state)
     span = execution.last_update_time_since_epoch - execution.create_time_since_epoch
     node = names["node"].removeprefix(f"{pipeline}.")
-    return pipeline, NodeRun(node, state, span / 1000, outputs)
+    reason = execution.custom_properties["reason"].string_value
+    return pipeline, NodeRun(node, state, span / 1000, outputs, reason)
 
 
 def _properties(artifact: Any) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def compile_kubeflow(config: PipelineConfig, output: Path, image: str = DEFAULT_
     job = runner.run(create_pipeline(config, resolve_baseline=False), write_out=False)
     output.parent.mkdir(parents=True, exist_ok=True)
     # The job around it is Vertex AI's; Kubeflow takes the pipeline's spec itself.
-    output.write_text(yaml.safe_dump(job["pipelineSpec"], sort_keys=False), encoding="utf-8")
+    output.write_text(yaml.safe_dump(job["pipelineSpec"]), encoding="utf-8")
     return output
 
 

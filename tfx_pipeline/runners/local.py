@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -18,10 +19,13 @@ from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
 from tfx_pipeline.config import PipelineConfig
-from tfx_pipeline.definition.pipeline import PREPROCESSING_FN, RUN_FN, create_pipeline
+from tfx_pipeline.definition.fingerprints import PREPROCESSING_FN, RUN_FN
+from tfx_pipeline.definition.pipeline import create_pipeline
 from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.results.past_runs import read_runs
 from tfx_pipeline.results.report import make_report, write_report
+from tfx_pipeline.runners.unfinished import INTERRUPTED, KILLED, name_reason, publish_unfinished
+from tfx_pipeline.runners.work_lock import locked
 
 
 def run_local(
@@ -32,7 +36,8 @@ def run_local(
 ) -> dict[str, Any]:
     """Run every component whose result is not cached.
 
-    TFX calls a run a success that pushed nothing; here it is an error.
+    TFX calls a run a success that pushed nothing; here it is an error. What an interrupted run
+    left is used: finished components by the cache, training from its last checkpoint.
 
     Args:
         config: What to run.
@@ -44,14 +49,30 @@ def run_local(
         The run's report (see ``tfx_pipeline.results.report``), also written to ``config.work``.
 
     Raises:
-        PipelineError: No model was pushed; the message says why.
+        PipelineError: Another run is going on in ``config.work``, or no model was pushed; the
+            message says why.
         Exception: Whatever a component raised.
     """
+    with locked(config.work):
+        return _run_locked(config, say, preprocessing_fn, run_fn)
+
+
+def _run_locked(
+    config: PipelineConfig, say: Callable[[str], None], preprocessing_fn: str, run_fn: str
+) -> dict[str, Any]:
     pipeline = create_pipeline(config, preprocessing_fn, run_fn)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     absl.logging.set_verbosity(absl.logging.ERROR)
-    _ProgressRunner(say).run(pipeline)
-    run = read_runs(config.metadata)[-1]
+    with metadata.Metadata(_connection(config)) as handle:
+        if publish_unfinished(handle.store, KILLED):
+            say("an earlier run did not finish: this one goes on from what it left")
+    run_id = datetime.now().isoformat()
+    try:
+        _ProgressRunner(say, run_id).run(pipeline)
+    except BaseException as error:
+        _record_failure(config, run_id, _reason(error))
+        raise
+    run = next(run for run in read_runs(config.metadata) if run.run_id == run_id)
     report = make_report(run, config.load_spec())
     write_report(report, config.work)
     if run.problems:
@@ -65,17 +86,31 @@ def run_local(
     return report
 
 
+def _record_failure(config: PipelineConfig, run_id: str, reason: str) -> None:
+    """Publish what did not finish as failed; a full disk, say, must not hide the error itself."""
+    with contextlib.suppress(Exception):
+        with metadata.Metadata(_connection(config)) as handle:
+            publish_unfinished(handle.store, reason)
+            name_reason(handle.store, run_id, reason)
+        # What lies there is of an earlier run, and whoever reads it would take it for this one's.
+        write_report({"run_id": run_id, "pushed": None, "problems": [reason]}, config.work)
+
+
+def _connection(config: PipelineConfig) -> metadata_store_pb2.ConnectionConfig:
+    return metadata.sqlite_metadata_connection_config(str(config.metadata))
+
+
 class _ProgressRunner(LocalDagRunner):
     """``LocalDagRunner`` that tells what it is doing: its own loop only logs, with much else."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Callable[[str], None], run_id: str) -> None:
         super().__init__()
-        self._say = say
+        self._say, self._run_id = say, run_id
 
     def run_with_ir(self, pipeline: object, run_options: object = None) -> None:
         """Launch the nodes one by one, in topological order."""
         runtime_parameter_utils.substitute_runtime_parameter(
-            pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: datetime.now().isoformat()}
+            pipeline, {constants.PIPELINE_RUN_ID_PARAMETER_NAME: self._run_id}
         )
         deployment = runner_utils.extract_local_deployment_config(pipeline)
         kind = deployment.metadata_connection_config.WhichOneof("connection_config")
@@ -97,6 +132,14 @@ class _ProgressRunner(LocalDagRunner):
             if _last_state(connection) == metadata_store_pb2.Execution.CACHED:
                 took = "cached"
             self._say(f"[{number:2d}/{len(nodes)}] {name}: {took}")
+
+
+def _reason(error: BaseException) -> str:
+    """Why a run ended, in one line."""
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    line = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def _last_state(connection: object) -> int:

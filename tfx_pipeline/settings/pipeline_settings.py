@@ -91,6 +91,18 @@ class PipelineSettings:
         le=1,
         description="share of malformed impressions above which a run fails",
     )
+    max_outside_fraction: Real = Field(
+        default=0.01,
+        ge=0,
+        le=1,
+        description="share of an input's ids outside its `direct` table above which a run fails; "
+        "such ids count as missing",
+    )
+    allow_anomalies: tuple[str, ...] = Field(
+        default=(),
+        description="features of the Examples whose anomalies (StatisticsGen and "
+        "ExampleValidator) do not end the run",
+    )
     rows_per_file: Integer = Field(
         default=16384,
         ge=1,

@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+import tensorflow as tf
+
 from laser_features import FeatureSpec
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.section import check
@@ -16,7 +18,7 @@ from tfx_pipeline.training.example_files import find_files
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.trainer import Trainer
 
-_CONFIG_KEYS = {"feature_spec", "items", "model", "training", "fingerprint"}
+_CONFIG_KEYS = {"feature_spec", "items", "model", "training", "fingerprint", "checkpoints"}
 
 
 def run_fn(fn_args: Any) -> None:
@@ -27,9 +29,11 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: TFX's ``FnArgs``. Its ``custom_config`` holds ``feature_spec`` (a path or the
             spec's content), ``items`` (the items' Parquet file, needed for content vectors),
-            ``model`` and ``training`` (see ``ModelSettings`` and ``TrainingSettings``) and
-            ``fingerprint`` (ignored here; it makes a change of code a change of configuration,
-            so that caches notice).
+            ``model`` and ``training`` (see ``ModelSettings`` and ``TrainingSettings``),
+            ``checkpoints`` (folder of the checkpoints and logs while training goes on; named by
+            all that they depend on, so that whoever runs the same again goes on from the last
+            one; they move to ``model_run_dir`` at the end) and ``fingerprint`` (ignored here; it
+            makes a change of code a change of configuration, so that caches notice).
 
     Raises:
         ValueError: A setting that is unknown or does not fit, before any work starts.
@@ -38,6 +42,7 @@ def run_fn(fn_args: Any) -> None:
     spec = feature_spec(config)
     model_settings = check(ModelSettings, config.get("model") or {}, "section model")
     settings = check(TrainingSettings, config.get("training") or {}, "section training")
+    progress = config.get("checkpoints") or fn_args.model_run_dir
     train_files, eval_files = find_files(fn_args.train_files), find_files(fn_args.eval_files)
     lookup = RowLookup.from_transform(fn_args.transform_graph_path, spec)
     content = content_vectors(spec, config.get("items"), lookup)
@@ -48,13 +53,25 @@ def run_fn(fn_args: Any) -> None:
             settings,
             lookup,
             content,
-            directory=os.path.join(fn_args.model_run_dir, "checkpoints"),
-            log_dir=os.path.join(fn_args.model_run_dir, "logs"),
+            directory=os.path.join(progress, "checkpoints"),
+            log_dir=os.path.join(progress, "logs"),
             cluster=Cluster.from_environment(),
         )
         trainer.train(train_files)
         trainer.evaluate(eval_files)
         trainer.export(fn_args.serving_model_dir)
+    if progress != fn_args.model_run_dir:
+        _move(progress, fn_args.model_run_dir)
+
+
+def _move(progress: str, destination: str) -> None:
+    """Hand what a finished run kept over to its artifact."""
+    for name in ("checkpoints", "logs"):
+        source, target = os.path.join(progress, name), os.path.join(destination, name)
+        if tf.io.gfile.exists(source) and not tf.io.gfile.exists(target):
+            tf.io.gfile.makedirs(destination)
+            tf.io.gfile.rename(source, target)
+    tf.io.gfile.rmtree(progress)
 
 
 def feature_spec(config: Mapping[str, Any]) -> FeatureSpec:

@@ -115,7 +115,7 @@ IMPRESSIONS = make_tables().impressions
         ),
         (
             {"impressions": changed(IMPRESSIONS, "click", [1, 300])},
-            "impressions table does not fit the feature spec",
+            "not every value fits|is text",
         ),
         (
             {"items": pa.table({"item_id": [1, 2, 2]})},

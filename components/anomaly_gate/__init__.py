@@ -1,0 +1,1 @@
+"""AnomalyGate: ends a run before training if the Examples do not fit their schema."""
