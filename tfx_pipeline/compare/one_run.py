@@ -23,6 +23,7 @@ from tfx_pipeline.ranking_metrics import (
     normalised_entropy,
 )
 from tfx_pipeline.training.export import as_variable
+from tfx_pipeline.training.learning_rate import rate_of_progress
 from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.tower import Tower
@@ -114,7 +115,7 @@ def _train(
         loss = 0.0
         for number, chosen in enumerate(_chunks(order, settings.batch_size)):
             done = (epoch * steps + number) / (settings.epochs * steps)
-            rate = tf.constant(1 - done * (1 - settings.final_rate), tf.float32)
+            rate = tf.constant(rate_of_progress(settings, done), tf.float32)
             batch = log.batch("train", chosen, run.length, tower.fixed_length)
             loss += float(train(_tensors(batch), rate))
         if not np.isfinite(loss):

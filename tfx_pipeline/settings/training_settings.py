@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
@@ -39,8 +41,28 @@ class TrainingSettings:
         default=0.1,
         ge=0,
         le=1,
-        description="both learning rates fall linearly, file by file, to this fraction; 1 keeps "
-        "them",
+        description="both learning rates fall, file by file, to this fraction; 1 keeps them",
+    )
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        default="linear",
+        description="how the learning rates fall to final_rate; constant keeps them",
+    )
+    warmup_steps: Integer = Field(
+        default=0, ge=0, description="steps over which both learning rates first rise from zero"
+    )
+    beta_1: Real = Field(default=0.9, ge=0, lt=1, description="Adam's decay of the mean gradient")
+    beta_2: Real = Field(
+        default=0.9999, ge=0, lt=1, description="Adam's decay of the mean squared gradient"
+    )
+    clip_norm: Real = Field(
+        default=0.0,
+        ge=0,
+        description="largest global norm of a step's gradients, tables and dense; 0 clips nothing",
+    )
+    table_l2: Real = Field(
+        default=0.0,
+        ge=0,
+        description="L2 penalty on the table rows that a step touches, per row and step",
     )
     weight_decay: Real = Field(
         default=0.0,

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 
 from tfx_pipeline.training.embedding_tables import shards_of
 
-BETA_1, BETA_2, EPSILON = 0.9, 0.9999, 1e-7
-"""The paper's Adam(0.9, 0.9999)."""
+EPSILON = 1e-7
 
 
 class DenseWeights(tf.Module):
@@ -50,6 +49,7 @@ class DenseWeights(tf.Module):
         step: tf.Tensor,
         learning_rate: tf.Tensor | float,
         weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.9, 0.9999),
     ) -> None:
         """One Adam step (Kingma and Ba 2015, algorithm 1), after decoupled decay (AdamW).
 
@@ -58,7 +58,9 @@ class DenseWeights(tf.Module):
             step: int64, 1 at the first step; corrects the moments' bias.
             learning_rate: Step size.
             weight_decay: Each weight first loses ``learning_rate * weight_decay`` of itself.
+            betas: Decay of the mean gradient and of its square; the paper's by default.
         """
+        beta_1, beta_2 = (tf.constant(beta, tf.float64) for beta in betas)
         count = tf.cast(step, tf.float64)
         first = 0
         for value, m, v in zip(
@@ -75,11 +77,11 @@ class DenseWeights(tf.Module):
                     var=value.handle,
                     m=m.handle,
                     v=v.handle,
-                    beta1_power=tf.cast(tf.constant(BETA_1, tf.float64) ** count, tf.float32),
-                    beta2_power=tf.cast(tf.constant(BETA_2, tf.float64) ** count, tf.float32),
+                    beta1_power=tf.cast(beta_1**count, tf.float32),
+                    beta2_power=tf.cast(beta_2**count, tf.float32),
                     lr=tf.cast(learning_rate, tf.float32),
-                    beta1=tf.constant(BETA_1),
-                    beta2=tf.constant(BETA_2),
+                    beta1=tf.cast(beta_1, tf.float32),
+                    beta2=tf.cast(beta_2, tf.float32),
                     epsilon=tf.constant(EPSILON),
                     grad=gradient[first:after],
                     use_locking=True,

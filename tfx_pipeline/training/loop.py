@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.example_files import batches_of_file, epoch_order, file_seed
+from tfx_pipeline.training.learning_rate import rate_of_progress
 from tfx_pipeline.training.ranking_step import RankingStep, cross_entropy, valid_candidates
 from tfx_pipeline.training.running_totals import BINS, RunningTotals, Totals, probability_histogram
 
@@ -74,7 +75,7 @@ class TrainingLoop:
                         continue
                     seed = file_seed(settings.seed, epoch, position)
                     done = (epoch * len(files) + position) / (settings.epochs * len(files))
-                    rate = 1 - done * (1 - settings.final_rate)
+                    rate = rate_of_progress(settings, done)
                     arguments = tf.constant(seed, tf.int64), tf.constant(rate, tf.float32)
                     self._run(self._train_file, path, *arguments)
                     files_done = position + 1

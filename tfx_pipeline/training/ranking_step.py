@@ -10,6 +10,7 @@ from laser_features import FeatureSpec
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.content_vectors import CONTENT
 from tfx_pipeline.training.embedding_tables import gather_rows, shards_of
+from tfx_pipeline.training.learning_rate import warm_up
 from tfx_pipeline.training.parsing import CANDIDATE_COUNT
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.tower import Tower, TowerOutput
@@ -84,14 +85,22 @@ class RankingStep:
             ]
             loss = tf.add_n([loss_sum, *auxiliary]) / count + output.penalty
         weight_gradient, table_gradients = tape.gradient(loss, (weights, values))
-        for name, gradient in table_gradients.items():
+        by_row = {
+            name: tf.convert_to_tensor(gradient) + settings.table_l2 * values[name]
+            for name, gradient in table_gradients.items()
+        }
+        weight_gradient, by_row = _clipped(weight_gradient, by_row, settings.clip_norm)
+        rate = rate * warm_up(settings, step)
+        for name, gradient in by_row.items():
             state.tables[name].apply_gradient(
-                distinct[name].ids,
-                tf.convert_to_tensor(gradient),
-                settings.table_learning_rate * rate,
+                distinct[name].ids, gradient, settings.table_learning_rate * rate
             )
         state.dense.apply_gradient(
-            weight_gradient, step, settings.dense_learning_rate * rate, settings.weight_decay
+            weight_gradient,
+            step,
+            settings.dense_learning_rate * rate,
+            settings.weight_decay,
+            (settings.beta_1, settings.beta_2),
         )
         state.carried.assign(output.carried)
         return logits, valid, loss_sum
@@ -140,6 +149,16 @@ class RankingStep:
             self.tower.inputs(rows, embed),
             step,
         )
+
+
+def _clipped(
+    dense: tf.Tensor, by_row: dict[str, tf.Tensor], clip_norm: float
+) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Gradients scaled down together, so that their global norm is at most ``clip_norm``."""
+    if not clip_norm:
+        return dense, by_row
+    (dense, *rows), _ = tf.clip_by_global_norm([dense, *by_row.values()], clip_norm)
+    return dense, dict(zip(by_row, rows, strict=True))
 
 
 def valid_candidates(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.dense_weights import DenseWeights
 from tfx_pipeline.training.embedding_tables import (
     EmbeddingTable,
@@ -13,6 +14,8 @@ from tfx_pipeline.training.embedding_tables import (
     initial_embeddings,
     shards_of,
 )
+from tfx_pipeline.training.learning_rate import rate_of_progress, warm_up
+from tfx_pipeline.training.ranking_step import _clipped
 
 
 def test_adagrad_matches_numpy_and_other_rows_keep_their_bits():
@@ -89,3 +92,42 @@ def test_initial_rows_cross_blocks():
     whole = initial_embeddings("t", 0, 9000, 1, seed=5, scale=1.0).numpy()
     part = initial_embeddings("t", 8000, 500, 1, seed=5, scale=1.0).numpy()
     np.testing.assert_array_equal(part, whole[8000:8500])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("linear", [1.0, 0.775, 0.55, 0.1]),
+        ("cosine", [1.0, 0.1 + 0.9 * (1 + 0.5**0.5) / 2, 0.55, 0.1]),
+        ("constant", [1.0, 1.0, 1.0, 1.0]),
+    ],
+)
+def test_rates_fall_from_one_to_the_final_rate(schedule, expected):
+    settings = TrainingSettings(schedule=schedule, final_rate=0.1)
+    found = [rate_of_progress(settings, done) for done in (0.0, 0.25, 0.5, 1.0)]
+    np.testing.assert_allclose(found, expected)
+
+
+def test_rates_rise_over_the_first_steps():
+    settings = TrainingSettings(warmup_steps=4)
+    found = [float(warm_up(settings, tf.constant(step, tf.int64))) for step in (1, 2, 4, 9)]
+    assert found == [0.25, 0.5, 1.0, 1.0]
+    assert warm_up(TrainingSettings(), tf.constant(1, tf.int64)) == 1.0
+
+
+def test_betas_of_adam_are_settings():
+    dense = DenseWeights([np.zeros(1, np.float32)])
+    one = tf.constant(1, tf.int64), 0.5
+    dense.apply_gradient(tf.constant([2.0]), *one, betas=(0.0, 0.0))
+    # Without memory the step is the rate times the gradient's sign.
+    np.testing.assert_allclose(dense.read().numpy(), [-0.5], rtol=1e-5)
+
+
+def test_gradients_are_clipped_together_by_their_global_norm():
+    dense, by_row = tf.constant([3.0]), {"t": tf.constant([[0.0, 4.0]])}
+    clipped, rows = _clipped(dense, by_row, 1.0)
+    np.testing.assert_allclose(clipped.numpy(), [0.6], rtol=1e-6)
+    np.testing.assert_allclose(rows["t"].numpy(), [[0.0, 0.8]], rtol=1e-6)
+    same, rows = _clipped(dense, by_row, 6.0)
+    np.testing.assert_allclose([same.numpy()[0], rows["t"].numpy()[0, 1]], [3.0, 4.0], rtol=1e-6)
+    assert _clipped(dense, by_row, 0.0)[0] is dense

@@ -173,6 +173,24 @@ def test_rows_outside_the_batch_keep_their_bits(
         assert (after[name][trained_rows] != before[name][trained_rows]).any(), name
 
 
+def test_the_penalty_shrinks_touched_rows_and_no_others(
+    spec, model_settings, settings, lookup, content, records
+):
+    batch = parse_examples(tf.constant(records[:2]), spec, "click")
+    states = []
+    for penalty in (0.0, 100.0):
+        changed = replace(settings, table_l2=penalty, table_initial_accumulator=1e6)
+        trainer = Trainer(spec, model_settings, changed, lookup, content)
+        before = trainer.numpy_state()["table_item"]
+        trainer.step.train(batch)
+        states.append(trainer.numpy_state()["table_item"])
+    plain, penalised = states
+    touched = (plain != before).any(axis=1)
+    assert touched.any() and not touched.all()
+    assert np.abs(penalised[touched]).sum() < np.abs(plain[touched]).sum()
+    assert penalised[~touched].tobytes() == before[~touched].tobytes()
+
+
 def test_padding_changes_no_prediction(trained, spec, records):
     batch = parse_examples(tf.constant(records), spec, "click")
     wider = dict(batch)
