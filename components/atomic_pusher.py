@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+from absl import logging
 from google.protobuf import json_format
 from tfx import types
 from tfx.components.pusher.component import Pusher
@@ -15,6 +16,8 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
+from components.serving_check.warm_up import WARMUP_FILE
+
 
 class AtomicPusherExecutor(Executor):
     """TFX's Pusher, through a folder beside the served one and a rename.
@@ -22,6 +25,9 @@ class AtomicPusherExecutor(Executor):
     A model server looks for versions every second and loads what it finds: a version that is
     copied into its folder file by file, or half a version that an interrupted run left there,
     would be loaded as it is, fail, and never be tried again.
+
+    With the blessing of ServingCheck come requests that a model server runs before it puts the
+    version to use; they are pushed with the model.
     """
 
     def Do(
@@ -47,11 +53,24 @@ class AtomicPusherExecutor(Executor):
                 version = pushed.get_string_custom_property("pushed_version")
                 final = os.path.join(served, version)
                 fileio.makedirs(served)
+                _add_warm_up(os.path.join(staging, version), input_dict)
                 fileio.rename(os.path.join(staging, version), final)
                 pushed.set_string_custom_property("pushed_destination", final)
         finally:
             if fileio.exists(staging):
                 fileio.rmtree(staging)
+
+
+def _add_warm_up(version: str, input_dict: dict[str, list[types.Artifact]]) -> None:
+    """Put the checked requests where a model server looks for them."""
+    for blessing in input_dict.get(standard_component_specs.INFRA_BLESSING_KEY, ()):
+        requests = os.path.join(blessing.uri, WARMUP_FILE)
+        if not fileio.exists(requests):
+            logging.warning("%s is not there: the first calls of this version are slow", requests)
+            continue
+        pushed = os.path.join(version, WARMUP_FILE)
+        fileio.makedirs(os.path.dirname(pushed))
+        fileio.copy(requests, pushed, overwrite=True)
 
 
 class AtomicPusher(Pusher):

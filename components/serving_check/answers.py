@@ -36,9 +36,11 @@ def model_inputs(example: tf.train.Example, signature: Any) -> dict[str, NDArray
         if len(spec.shape) == 1:
             inputs[name] = array.reshape(1)
             continue
-        width = spec.shape[1] or len(array)
-        padded = np.full((1, width), _PADDING[spec.dtype], spec.dtype.as_numpy_dtype)
-        padded[0, : len(array)] = array
+        several = tuple(spec.shape[2:])  # values of one event or candidate
+        rows = array.reshape(-1, *several)
+        shape = (1, spec.shape[1] or len(rows), *several)
+        padded = np.full(shape, _PADDING[spec.dtype], spec.dtype.as_numpy_dtype)
+        padded[0, : len(rows)] = rows
         inputs[name] = padded
     return inputs
 

@@ -23,16 +23,24 @@ def push(tmp_path):
         filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(served))
     )
 
-    def run(blessed=1):
+    def run(blessed=1, warm_up=None):
         blessing = standard_artifacts.ModelBlessing()
         blessing.uri = str(tmp_path / "blessing")
         blessing.set_int_custom_property("blessed", blessed)
         pushed = standard_artifacts.PushedModel()
         pushed.uri = str(tmp_path / "pushed")
         properties = {"push_destination": json_format.MessageToJson(destination)}
-        AtomicPusherExecutor().Do(
-            {"model": [model], "model_blessing": [blessing]}, {"pushed_model": [pushed]}, properties
-        )
+        inputs = {"model": [model], "model_blessing": [blessing]}
+        if warm_up is not None:
+            checked = standard_artifacts.InfraBlessing()
+            checked.uri = str(tmp_path / "checked")
+            checked.set_int_custom_property("blessed", 1)
+            file = tmp_path / "checked" / "assets.extra" / "tf_serving_warmup_requests"
+            file.parent.mkdir(parents=True)
+            if warm_up:
+                file.write_bytes(warm_up)
+            inputs["infra_blessing"] = [checked]
+        AtomicPusherExecutor().Do(inputs, {"pushed_model": [pushed]}, properties)
         return served, pushed
 
     return run
@@ -46,6 +54,19 @@ def test_a_blessed_model_appears_under_its_version(push):
     assert (version / "variables" / "data").read_bytes() == b"weights"
     assert pushed.get_string_custom_property("pushed_destination") == str(version)
     assert [path.name for path in served.parent.iterdir()] == ["laser"]
+
+
+def test_warm_up_requests_are_pushed_with_the_model(push):
+    served, _ = push(warm_up=b"requests")
+    (version,) = served.iterdir()
+    file = version / "assets.extra" / "tf_serving_warmup_requests"
+    assert file.read_bytes() == b"requests"
+
+
+def test_a_check_without_warm_up_requests(push):
+    served, _ = push(warm_up=b"")
+    (version,) = served.iterdir()
+    assert (version / "saved_model.pb").exists()
 
 
 def test_a_model_that_is_not_blessed_is_not_pushed(push):

@@ -11,9 +11,11 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
 
 from components.serving_check.answers import check_answers, model_inputs
 from components.serving_check.server_process import ServerError, ServerProcess, free_port
+from components.serving_check.warm_up import CANDIDATES, warm_up_records, write_warm_up
 
 
 @pytest.fixture(scope="module")
@@ -110,6 +112,50 @@ def test_padding_follows_the_dtype_and_the_signature(model):
     assert inputs["history_item_id"].tolist() == [[3, 1, 0, 0]]
     assert inputs["history_length"].tolist() == [2]
     np.testing.assert_array_equal(inputs["candidate_duration"], np.float32([[0.5, np.nan]]))
+
+
+def test_several_values_of_an_item_are_padded_row_by_row():
+    class Signature:
+        structured_input_signature = (
+            (),
+            {
+                "history_tags": tf.TensorSpec([None, 3, 2], tf.int32, "history_tags"),
+                "candidate_tags": tf.TensorSpec([None, None, 2], tf.int32, "candidate_tags"),
+            },
+        )
+
+    values = {"history_tags": [1, 2, 3, 4], "candidate_tags": [5, 6]}
+    feature = {
+        name: tf.train.Feature(int64_list=tf.train.Int64List(value=value))
+        for name, value in values.items()
+    }
+    parsed = tf.train.Example(features=tf.train.Features(feature=feature))
+    inputs = model_inputs(parsed, Signature())
+    assert inputs["history_tags"].tolist() == [[[1, 2], [3, 4], [0, 0]]]
+    assert inputs["candidate_tags"].tolist() == [[[5, 6]]]
+
+
+def test_warm_up_requests_are_real_and_of_the_shapes_that_serving_sees(model, tmp_path):
+    path = str(tmp_path / "assets.extra" / "tf_serving_warmup_requests")
+    logs = warm_up_records(model.signatures, EXAMPLES, "m")
+    assert write_warm_up(path, logs) == 2 * (len(CANDIDATES) + len(EXAMPLES)) + 2
+    sent, filtered = {}, 0
+    for record in tf.data.TFRecordDataset(path).as_numpy_iterator():
+        request = prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        assert request.model_spec.name == "m"
+        signature = model.signatures[request.model_spec.signature_name]
+        inputs = {name: tf.make_ndarray(proto) for name, proto in request.inputs.items()}
+        names = signature.structured_input_signature[1]
+        answer = signature(**{
+            name: tf.constant(inputs[name], names[name].dtype) for name in names
+        })  # fmt: skip
+        assert set(request.output_filter) <= set(answer)
+        filtered += list(request.output_filter) == ["probability"]
+        if "candidate_duration" in inputs:
+            sent[inputs["candidate_duration"].shape] = inputs["history_item_id"].tolist()
+    assert filtered == len(CANDIDATES) + len(EXAMPLES)
+    assert {(1, count) for count in CANDIDATES} <= set(sent)
+    assert sent[1, 500] == [[3, 1, 0, 0]]  # the history of the first request
 
 
 def test_a_server_that_gives_the_models_answers_passes(model, serve):
