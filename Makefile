@@ -29,6 +29,12 @@ test-crash: env  ## kill SeqVault at 1000 random points, end it amid all that it
 	@$(PY) -m seqvault.testing.crash_run --points 1000
 	@$(PY) -m seqvault.testing.lifetime_run --seconds 600
 
+soak-serving: env  ## 30 minutes of hostile and ordinary load on both servers: memory stays flat
+	@$(PY) benchmarks/serving/soak.py --minutes 30 --output benchmarks/serving/soak_results.json
+
+test-hostile: env  ## 100,000 hostile requests: peak memory within 1.2 of ordinary load
+	@$(PY) benchmarks/serving/soak.py --requests 100000 --output benchmarks/serving/hostile_results.json
+
 # python:keras backend; together every supported Python and every backend.
 LAYERS_MATRIX ?= 3.10:tensorflow 3.11:torch 3.12:jax 3.13:tensorflow
 STORE_MATRIX ?= 3.10 3.11 3.12 3.13
@@ -82,4 +88,4 @@ lock: env  ## refresh requirements/pipeline.lock from setup.py
 clean:  ## remove environments, caches and demo output
 	rm -rf .venv .venv-* .laser site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help env demo test test-crash test-layers test-store test-serving test-light lint examples docs docs-serve package lock clean
+.PHONY: help env demo test test-crash soak-serving test-hostile test-layers test-store test-serving test-light lint examples docs docs-serve package lock clean

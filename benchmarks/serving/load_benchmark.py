@@ -1,0 +1,258 @@
+"""Overload, swap, drain and start of gateway and model server, run as processes on loopback.
+
+    python benchmarks/serving/load_benchmark.py [--output benchmarks/serving/load_results.json]
+
+* overload: answers in time per second with 4 and with 64 clients who hang up after 0.3 s, and how
+  long a lone request takes after the burst;
+* swap: new versions while clients rank, with the warm-up requests that the pipeline pushes;
+* drain: SIGTERM while clients with kept connections rank;
+* start: seconds until both ports are open.
+
+``--code FOLDER`` runs the servers of another checkout, for a comparison side by side; what it does
+not have is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from serving_benchmark import (
+    SEED,
+    SPEC,
+    USERS,
+    describe_machine,
+    prepare,
+    rank_request,
+    start_model_server,
+    start_server,
+)
+
+from laser_features import FeatureSpec
+
+_PATIENCE_SECONDS = 0.3
+_CANDIDATES = 100
+
+
+def main() -> int:
+    """Run everything and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", default="benchmarks/serving/load_results.json")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
+    parser.add_argument("--swaps", type=int, default=5)
+    parser.add_argument("--code", default="", help="checkout whose servers are run")
+    parser.add_argument("--only", choices=["overload", "swap", "drain"], default=None)
+    arguments = parser.parse_args()
+    if arguments.code:
+        os.environ["PYTHONPATH"] = arguments.code
+    spec = FeatureSpec.from_dict(SPEC)
+    result: dict[str, Any] = {
+        "machine": describe_machine(),
+        "seed": SEED,
+        "command": " ".join(sys.argv),
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(Path(folder), spec)
+        write_warm_up(Path(folder), spec)
+        for name, measure in (
+            ("overload", measure_overload),
+            ("swap", measure_swap),
+            ("drain", measure_drain),
+        ):
+            if arguments.only in (None, name):
+                result[name] = measure(Path(folder), arguments)
+                print(name, json.dumps(result[name]), flush=True)
+    Path(arguments.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+def write_warm_up(folder: Path, spec: FeatureSpec) -> None:
+    """Requests that the model server runs first, as the pipeline's ServingCheck writes them."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    from laser_features import build_model_inputs, history_fields, parse_rank_request
+    from seqvault import SeqVault
+
+    path = folder / "ranker" / "1" / "assets.extra" / "tf_serving_warmup_requests"
+    path.parent.mkdir()
+    with (
+        SeqVault.open(str(folder / "store"), read_only=True) as store,
+        tf.io.TFRecordWriter(str(path)) as writer,
+    ):
+        for count in (1, 10, _CANDIDATES, 500):
+            batch = parse_rank_request(spec, rank_request(0, count))
+            history = store.read(
+                batch.user_id, batch.time_ms, spec.max_history, fields=history_fields(spec)
+            )
+            request = predict_pb2.PredictRequest(output_filter=["probability"])
+            request.model_spec.name = "ranker"
+            for name, array in build_model_inputs(spec, batch, history, store).items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+            log = prediction_log_pb2.PredictionLog()
+            log.predict_log.request.CopyFrom(request)
+            writer.write(log.SerializeToString())
+
+
+class Servers:
+    """Both servers, started and timed."""
+
+    def __init__(self, folder: Path, *flags: str) -> None:
+        started = time.perf_counter()
+        self.model_server, addresses = start_model_server(folder)
+        self.model_server_seconds = time.perf_counter() - started
+        started = time.perf_counter()
+        self.gateway, ready = start_server(
+            folder,
+            ["gateway", f"--store={folder / 'store'}", f"--features={folder / 'features.yaml'}",
+             f"--model_server={addresses['grpc']}", "--port=auto", *flags],
+        )  # fmt: skip
+        self.gateway_seconds = time.perf_counter() - started
+        self.address = ready["gateway"]
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self.gateway, self.model_server):
+            process.terminate()
+            process.wait()
+
+
+class Load:
+    """Clients that ask again and again; what they got, and how long it took."""
+
+    def __init__(self, address: str, clients: int, patience: float) -> None:
+        self._address, self._patience = address, patience
+        self.statuses: Counter[str] = Counter()
+        self.seconds: list[tuple[float, float]] = []
+        self._stop = threading.Event()
+        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, number: int) -> None:
+        connection = HTTPConnection(self._address, timeout=self._patience)
+        while not self._stop.is_set():
+            number += 64
+            body = json.dumps(rank_request(number % USERS, _CANDIDATES))
+            started = time.perf_counter()
+            try:
+                connection.request("POST", "/v1/rank", body)
+                response = connection.getresponse()
+                response.read()
+                status = str(response.status)
+            except (OSError, HTTPException) as error:
+                connection.close()
+                status = type(error).__name__
+            taken = time.perf_counter() - started
+            self.statuses[status] += 1
+            if status == "200":
+                self.seconds.append((started, taken))
+                if response.getheader("Connection") == "close":
+                    self.statuses["last of its connection"] += 1
+            elif status in ("503", "ConnectionRefusedError"):
+                self._stop.wait(max(0.0, self._patience - taken))
+        connection.close()
+
+
+def measure_overload(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    with Servers(folder) as servers:
+        ask_once(servers.address)
+        measured: dict[str, Any] = {
+            "start_seconds": {
+                "model_server": round(servers.model_server_seconds, 2),
+                "gateway": round(servers.gateway_seconds, 2),
+            }
+        }
+        for clients in (4, 64):
+            load = Load(servers.address, clients, _PATIENCE_SECONDS)
+            time.sleep(arguments.seconds)
+            load.stop()
+            measured[f"clients_{clients}"] = {
+                "goodput_per_second": round(load.statuses["200"] / arguments.seconds, 1),
+                "statuses": dict(load.statuses),
+                **percentiles([taken for _, taken in load.seconds]),
+            }
+            measured[f"lone_request_after_{clients}_ms"] = ask_once(servers.address)
+    return measured
+
+
+def measure_swap(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    with Servers(folder) as servers:
+        ask_once(servers.address)
+        load = Load(servers.address, 2, 5.0)
+        time.sleep(arguments.seconds)
+        swaps: list[float] = []
+        for version in range(2, 2 + arguments.swaps):
+            hidden = folder / "ranker" / f".{version}"
+            shutil.copytree(folder / "ranker" / "1", hidden)
+            swaps.append(time.perf_counter())
+            hidden.rename(folder / "ranker" / str(version))
+            time.sleep(4.0)
+        load.stop()
+    calm = [taken for at, taken in load.seconds if at < swaps[0]]
+    swapping = [taken for at, taken in load.seconds if at >= swaps[0]]
+    return {
+        "swaps": len(swaps),
+        "statuses": dict(load.statuses),
+        "before": percentiles(calm),
+        "during": percentiles(swapping),
+    }
+
+
+def measure_drain(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    with Servers(folder) as servers:
+        ask_once(servers.address)
+        load = Load(servers.address, 4, 5.0)
+        time.sleep(2.0)
+        before = Counter(load.statuses)
+        started = time.perf_counter()
+        servers.gateway.terminate()
+        servers.gateway.wait()
+        seconds = time.perf_counter() - started
+        load.stop()
+    # Clients come back to a closed port here; behind a balancer they would go elsewhere.
+    return {"seconds": round(seconds, 2), "statuses": dict(load.statuses - before)}
+
+
+def ask_once(address: str) -> float:
+    """Milliseconds of one request."""
+    started = time.perf_counter()
+    connection = HTTPConnection(address, timeout=60)
+    connection.request("POST", "/v1/rank", json.dumps(rank_request(0, _CANDIDATES)))
+    connection.getresponse().read()
+    connection.close()
+    return round(1e3 * (time.perf_counter() - started), 1)
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    if not seconds:
+        return {}
+    return {
+        f"p{level}_ms": round(1e3 * float(np.percentile(seconds, level)), 2) for level in (50, 99)
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,257 @@
+"""Hostile and ordinary load together: peak memory, and whether it stays flat.
+
+    python benchmarks/serving/soak.py --requests 100000     # peak memory, against ordinary load
+    python benchmarks/serving/soak.py --minutes 30          # flat memory
+
+Exit code 1 if a bound is missed: a peak of more than 1.2 times that of ordinary load, memory that
+grows by more than 5% between the first and the last third, a server that died, or an ordinary
+request that failed in any other way than by being refused for overload.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from http.client import HTTPConnection
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from hostile_requests import EXPECTED, grpc_kinds, http_kinds
+from serving_benchmark import (
+    SEED,
+    SPEC,
+    describe_machine,
+    prepare,
+    rank_request,
+    start_model_server,
+    start_server,
+)
+
+from laser_features import FeatureSpec, build_model_inputs, history_fields, parse_rank_request
+from seqvault import SeqVault
+from serving.gateway.predict_messages import PredictRequest, add_tensor
+
+_PEAK_RATIO = 1.2
+_GROWTH = 1.05
+_SAMPLE_SECONDS = 5.0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one of the two and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--requests", type=int, default=0, help="hostile ones, for peak memory")
+    parser.add_argument("--minutes", type=float, default=0.0, help="of mixed load")
+    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--output", default="")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder, Servers(Path(folder)) as servers:
+        result: dict[str, Any] = {"machine": describe_machine(), "seed": SEED}
+        result["command"] = " ".join(["soak.py", *(argv if argv is not None else sys.argv[1:])])
+        if arguments.requests:
+            result["peak"] = measure_peak(servers, arguments.requests, arguments.threads)
+        if arguments.minutes:
+            result["soak"] = measure_soak(servers, 60 * arguments.minutes, arguments.threads)
+    text = json.dumps(result, indent=2)
+    if arguments.output:
+        Path(arguments.output).write_text(text + "\n", encoding="utf-8")
+    print(text)
+    missed = [name for part in ("peak", "soak") for name in result.get(part, {}).get("missed", ())]
+    print(f"missed: {missed}" if missed else "every bound held")
+    return 1 if missed else 0
+
+
+class Servers:
+    """Gateway and model server as processes of their own, and what they can be sent."""
+
+    def __init__(self, folder: Path) -> None:
+        spec = FeatureSpec.from_dict(SPEC)
+        prepare(folder, spec)
+        ordinary = predict_request(folder, spec)
+        self.model_server, addresses = start_model_server(folder)
+        self.gateway, ready = start_server(
+            folder,
+            ["gateway", f"--store={folder / 'store'}", f"--features={folder / 'features.yaml'}",
+             f"--model_server={addresses['grpc']}", "--port=auto", "--deadline_ms=5000",
+             "--drain_seconds=0"],
+        )  # fmt: skip
+        self.channel = grpc.insecure_channel(addresses["grpc"])
+        self._address, self._ordinary = ready["gateway"], ordinary
+        self.hostile = {
+            **named("rank", http_kinds(self._address, "/v1/rank")),
+            **named("events", http_kinds(self._address, "/v1/events")),
+            **named("rest", http_kinds(addresses["rest"], "/v1/models/ranker:predict")),
+            **named("grpc", grpc_kinds(self.channel, ordinary)),
+        }
+
+    def __enter__(self) -> Servers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.channel.close()
+        for process in (self.gateway, self.model_server):
+            process.terminate()
+            process.wait()
+
+    def rank(self, user: int) -> int:
+        """An ordinary rank request; returns its status."""
+        connection = HTTPConnection(self._address, timeout=30)
+        connection.request("POST", "/v1/rank", json.dumps(rank_request(user % 200, 100)))
+        response = connection.getresponse()
+        response.read()
+        connection.close()
+        return response.status
+
+    def memory(self, key: str) -> dict[str, int]:
+        """``VmHWM`` or ``VmRSS`` of both, in KiB."""
+        return {
+            name: status_of(process.pid, key)
+            for name, process in (("gateway", self.gateway), ("model_server", self.model_server))
+        }
+
+
+def named(prefix: str, kinds: dict[str, Callable]) -> dict[str, Callable]:
+    return {f"{prefix}.{name}": kind for name, kind in kinds.items()}
+
+
+def status_of(pid: int, key: str) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1])
+    raise RuntimeError(f"process {pid} has ended")
+
+
+def predict_request(folder: Path, spec: FeatureSpec) -> bytes:
+    """A good request of 100 candidates."""
+    batch = parse_rank_request(spec, rank_request(0, 100))
+    with SeqVault.open(str(folder / "store"), read_only=True) as store:
+        history = store.read(
+            batch.user_id, batch.time_ms, spec.max_history, fields=history_fields(spec)
+        )
+        inputs = build_model_inputs(spec, batch, history, store)
+    request = PredictRequest(output_filter=["probability"])
+    request.model_spec.name = "ranker"
+    for name, array in inputs.items():
+        add_tensor(request, name, array)
+    return request.SerializeToString()
+
+
+def measure_peak(servers: Servers, requests: int, threads: int) -> dict[str, Any]:
+    """Peak memory after ordinary load, then after as many hostile requests."""
+    statuses: Counter[str] = Counter()
+    run_threads(threads, max(2000, requests // 20), lambda i, r: ask_ordinary(servers, i, statuses))
+    ordinary = servers.memory("VmHWM")
+    outcomes: Counter[str] = Counter()
+    run_threads(threads, requests, lambda i, r: ask_hostile(servers, i, r, outcomes))
+    hostile = servers.memory("VmHWM")
+    after: Counter[str] = Counter()
+    run_threads(threads, 200, lambda i, r: ask_ordinary(servers, i, after))
+    ratios = {name: round(hostile[name] / ordinary[name], 3) for name in ordinary}
+    missed = [f"peak of {name}" for name, ratio in ratios.items() if ratio > _PEAK_RATIO]
+    missed += failures(after)
+    return {
+        "hostile_requests": sum(outcomes.values()),
+        "kinds": len(servers.hostile),
+        "peak_kib_ordinary": ordinary,
+        "peak_kib_hostile": hostile,
+        "ratio": ratios,
+        "ordinary_statuses_after": dict(after),
+        "outcomes": dict(outcomes.most_common(12)),
+        "missed": missed,
+    }
+
+
+def measure_soak(servers: Servers, seconds: float, threads: int) -> dict[str, Any]:
+    """Memory over time under both kinds of load."""
+    end = time.monotonic() + seconds
+    ordinary: Counter[str] = Counter()
+    outcomes: Counter[str] = Counter()
+
+    def ask(number: int, which: random.Random) -> None:
+        if number % 2:
+            ask_hostile(servers, number // 2, which, outcomes)
+        else:
+            ask_ordinary(servers, number, ordinary)
+
+    load = threading.Thread(target=run_threads, args=(threads, None, ask, end))
+    load.start()
+    samples: list[dict[str, int]] = []
+    while load.is_alive():
+        load.join(_SAMPLE_SECONDS)
+        samples.append(servers.memory("VmRSS"))
+    third = max(1, len(samples) // 3)
+    growth = {
+        name: round(
+            max(sample[name] for sample in samples[-third:])
+            / max(sample[name] for sample in samples[:third]),
+            3,
+        )
+        for name in samples[0]
+    }
+    missed = [f"flat memory of {name}" for name, ratio in growth.items() if ratio > _GROWTH]
+    return {
+        "seconds": seconds,
+        "ordinary_statuses": dict(ordinary),
+        "hostile_requests": sum(outcomes.values()),
+        "growth": growth,
+        "rss_kib": samples[:: max(1, len(samples) // 60)],
+        "missed": missed + failures(ordinary),
+    }
+
+
+def failures(statuses: Counter[str]) -> list[str]:
+    return [f"ordinary requests: {status}" for status in statuses if status not in ("200", "503")]
+
+
+def ask_ordinary(servers: Servers, number: int, statuses: Counter[str]) -> None:
+    try:
+        statuses[str(servers.rank(number))] += 1
+    except OSError as error:
+        statuses[type(error).__name__] += 1
+
+
+def ask_hostile(servers: Servers, number: int, which: random.Random, outcomes: Counter) -> None:
+    kinds = list(servers.hostile.items())
+    name, kind = kinds[number % len(kinds)]
+    try:
+        answer = kind(which)
+        told = answer if isinstance(answer, int) else "sent"
+    except EXPECTED as error:
+        told = error.code().name if isinstance(error, grpc.RpcError) else type(error).__name__
+    outcomes[f"{name.split('.')[0]} {told}"] += 1
+
+
+def run_threads(
+    threads: int,
+    count: int | None,
+    ask: Callable[[int, random.Random], None],
+    end: float = float("inf"),
+) -> None:
+    """Call ``ask`` with 0, 1, 2, ... from several threads, to a number or to a time."""
+
+    def run(mine: int) -> None:
+        which, number = random.Random(SEED + mine), mine
+        while (count is None or number < count) and time.monotonic() < end:
+            ask(number, which)
+            number += threads
+
+    started = [threading.Thread(target=run, args=(mine,)) for mine in range(threads)]
+    for thread in started:
+        thread.start()
+    for thread in started:
+        thread.join()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
