@@ -20,10 +20,16 @@ SEQVAULT = [
 ]
 KAFKA = ["confluent-kafka>=2.4"]
 FEATURES = ["pyarrow>=10.0.1", "pyyaml>=6.0", "tzdata>=2023.3"]
-SERVING = [
+# The rank gateway alone: no TensorFlow, which only the model server needs.
+GATEWAY = [
     *SEQVAULT,
     *FEATURES,
     "aiohttp>=3.9",
+    "orjson>=3.9",
+    "prometheus-client>=0.19",
+]
+SERVING = [
+    *GATEWAY,
     "tensorflow>=2.16",
     "tensorflow-serving-api>=2.16",
 ]
@@ -117,6 +123,7 @@ setup(
     extras_require={
         "seqvault": SEQVAULT,
         "kafka": [*SEQVAULT, *KAFKA],
+        "gateway": GATEWAY,
         "serving": SERVING,
         "pipeline": PIPELINE,
         "docs": DOCS,

@@ -9,7 +9,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -22,6 +22,7 @@ _ACCESS_FLAGS = {
 }
 
 _MIB = 2**20
+_UNKNOWN = "candidates that the store or the item table lacks: score them by their features, or 400"
 
 # Imports of the two servers are inside the commands: the gateway must not wait for TensorFlow.
 
@@ -48,6 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.ready_file:
         # One that an earlier run left would be taken for this run's.
         Path(arguments.ready_file).unlink(missing_ok=True)
+    if getattr(arguments, "end_with_stdin", False):
+        _end_with_stdin()
     try:
         return arguments.run(arguments)
     except KeyboardInterrupt:
@@ -96,13 +99,16 @@ def _add_model_server(commands: argparse._SubParsersAction[argparse.ArgumentPars
     add("--max_in_flight_bytes", type=_positive, default=128 * _MIB, help="of all under way")
     add("--max_run_seconds", type=_seconds, default=60.0, help="of a call without a deadline")
     add("--ready_file", default="", help="JSON with the addresses, written when ready")
+    add("--end_with_stdin", action="store_true", help=argparse.SUPPRESS)
 
 
 def _add_gateway(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("gateway", help="rank candidates over HTTP", allow_abbrev=False)
     parser.set_defaults(run=_gateway)
     _add_gateway_arguments(parser)
-    parser.add_argument("--model_server", default="127.0.0.1:8500", help="gRPC host:port")
+    add = parser.add_argument
+    add("--model_server", default="127.0.0.1:8500", help="gRPC host:port")
+    add("--model_base_path", type=Path, help="run the model in this process, from this folder")
 
 
 def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
@@ -114,9 +120,17 @@ def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
     add("--model_name", default="ranker")
     add("--host", default="127.0.0.1", help="address to bind (default %(default)s)")
     add("--port", type=_port, default=8080, help="HTTP port; auto = a free one")
-    add("--deadline_ms", type=int, default=1000, help="of one rank request")
-    add("--threads", type=int, default=2 * (os.cpu_count() or 1), help="requests at once")
+    add("--deadline_ms", type=int, default=1000, help="of one rank request, from its first byte")
+    add("--threads", type=_positive, default=2 * (os.cpu_count() or 1), help="requests at once")
+    add("--max_waiting", type=_positive, default=256, help="requests that may wait for a thread")
+    add("--max_candidates", type=_positive, default=5000, help="of one request")
+    add("--max_events", type=_positive, default=10_000, help="of one call")
+    add("--max_ahead_seconds", type=_seconds, default=300.0, help="times may lie so far from now")
+    add("--unknown_candidates", choices=["score", "refuse"], default="score", help=_UNKNOWN)
+    add("--degrade", choices=["history"], help="answer without it while the store is down")
+    add("--drain_seconds", type=float, default=3.0, help="on SIGTERM, time to be found not ready")
     add("--ready_file", default="", help="JSON with the address, written when ready")
+    add("--end_with_stdin", action="store_true", help=argparse.SUPPRESS)
 
 
 def _add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -129,6 +143,7 @@ def _add_start(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add("--model_base_path", required=True, help="holds <number>/saved_model.pb")
     add("--grpc_port", type=_port, default=None, help="of the model server (default: auto)")
     add("--rest_api_port", type=_port, default=0, help="of the model server; 0 = off")
+    add("--in_process", action="store_true", help="the model in the gateway's process: no server")
 
 
 def _port(text: str) -> int | None:
@@ -222,19 +237,29 @@ def _model_server(arguments: argparse.Namespace) -> int:
 
 
 def _gateway(arguments: argparse.Namespace) -> int:
-    from serving.gateway.gateway import serve
-    from serving.gateway.options import GatewayOptions, StoreAccess
+    from serving.gateway.options import GatewayOptions, Rules, StoreAccess
+    from serving.gateway.serve import serve
 
     return serve(
         GatewayOptions(
             store=arguments.store,
             features=Path(arguments.features),
             model_server=arguments.model_server,
+            model_base_path=arguments.model_base_path,
             model_name=arguments.model_name,
             host=arguments.host,
             port=arguments.port or 0,
-            deadline_seconds=arguments.deadline_ms / 1e3,
-            threads=arguments.threads,
+            rules=Rules(
+                deadline_seconds=arguments.deadline_ms / 1e3,
+                threads=arguments.threads,
+                waiting=arguments.max_waiting,
+                max_candidates=arguments.max_candidates,
+                max_events=arguments.max_events,
+                max_ahead_seconds=arguments.max_ahead_seconds,
+                refuse_unknown=arguments.unknown_candidates == "refuse",
+                degrade_history=arguments.degrade == "history",
+            ),
+            drain_seconds=arguments.drain_seconds,
             ready_file=Path(arguments.ready_file) if arguments.ready_file else None,
             access=StoreAccess(
                 token_file=arguments.seqvault_token_file,
@@ -252,7 +277,18 @@ def _start(arguments: argparse.Namespace) -> int:
     return start(arguments)
 
 
-def _wait_for_signal(before: Callable[[], None] | None = None) -> None:
+def _end_with_stdin() -> None:
+    """End as by SIGTERM when whoever holds the other end of standard input is gone."""
+
+    def wait() -> None:
+        while os.read(0, 4096):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, name="parent", daemon=True).start()
+
+
+def _wait_for_signal() -> None:
     """Wait for SIGINT or SIGTERM."""
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):

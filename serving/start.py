@@ -6,25 +6,31 @@ import argparse
 import json
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from serving.model_server.versions import list_versions
 from serving.ready_file import write_ready_file
+from serving.supervisor import Child
 
 _POLL_SECONDS = 0.1
 _STOP_SECONDS = 10.0
+_SHOWN = {
+    "gateway": "rank requests   http://",
+    "grpc": "model over gRPC ",
+    "rest": "model over REST http://",
+}
 
 
 def start(arguments: argparse.Namespace) -> int:
     """Start both, print their addresses, wait for SIGINT or SIGTERM; returns the exit code.
 
     Nothing is started before a model was pushed: only ``model-server`` alone waits for a first one,
-    as TensorFlow Serving does.
+    as TensorFlow Serving does. One that ends before both were ready ends the other; later, it is
+    started again.
     """
     base_path = Path(arguments.model_base_path)
     if not _has_version(base_path):
@@ -39,89 +45,126 @@ def start(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
     with tempfile.TemporaryDirectory(prefix="laser-serving-") as folder:
-        grpc_port = arguments.grpc_port or _free_port(arguments.host)
-        children = {
-            "gateway": _spawn(
-                "gateway",
-                f"--store={arguments.store}",
-                f"--features={arguments.features}",
-                f"--model_server={arguments.host}:{grpc_port}",
-                f"--model_name={arguments.model_name}",
-                f"--host={arguments.host}",
-                f"--port={_flag(arguments.port)}",
-                f"--deadline_ms={arguments.deadline_ms}",
-                f"--threads={arguments.threads}",
-                f"--ready_file={folder}/gateway.json",
-                *_access_flags(arguments),
-            ),
-            "model-server": _spawn(
-                "model-server",
-                f"--host={arguments.host}",
-                f"--port={grpc_port}",
-                f"--rest_api_port={_flag(arguments.rest_api_port)}",
-                f"--model_name={arguments.model_name}",
-                f"--model_base_path={Path(arguments.model_base_path).absolute()}",
-                f"--ready_file={folder}/model-server.json",
-            ),
-        }
+        known: dict[str, str | None] = {}
+        children = _children(arguments, Path(folder), known)
+        for child in children:
+            child.start()
         try:
-            addresses: dict[str, str | None] = {}
-            for name in children:
-                ready = Path(folder, f"{name}.json")
-                while not ready.exists():
-                    if stop.wait(_POLL_SECONDS):
-                        return 0
-                    if _report_dead(children):
-                        return 1
-                content = json.loads(ready.read_text(encoding="utf-8"))
-                addresses |= {
-                    key: content[key] for key in ("gateway", "grpc", "rest") if key in content
-                }
-            for key, what in (
-                ("gateway", "rank requests   http://"),
-                ("grpc", "model over gRPC "),
-                ("rest", "model over REST http://"),
-            ):
+            addresses = _wait_until_ready(children, Path(folder), stop)
+            if addresses is None:
+                return 0 if stop.is_set() else 1
+            known.update(addresses)
+            for key, what in _SHOWN.items():
                 if addresses.get(key):
                     print(f"{what}{addresses[key]}", flush=True)
             if arguments.ready_file:
                 write_ready_file(arguments.ready_file, **addresses)
             while not stop.wait(_POLL_SECONDS):
-                if _report_dead(children):
-                    return 1
+                for child in children:
+                    child.keep_running()
             return 0
         finally:
-            _stop(children)
+            # The gateway first: what it still answers needs the model server.
+            for child in children:
+                child.stop(_STOP_SECONDS + arguments.drain_seconds)
+
+
+def _children(
+    arguments: argparse.Namespace, folder: Path, known: Mapping[str, str | None]
+) -> list[Child]:
+    """What to run; ``known`` gets the addresses that clients know, which a restart keeps."""
+    base_path = Path(arguments.model_base_path).absolute()
+    if arguments.in_process:
+        model = f"--model_base_path={base_path}"
+        return [Child("gateway", lambda: _gateway_command(arguments, folder, model, known))]
+    grpc_port = arguments.grpc_port or _free_port(arguments.host)
+    model = f"--model_server={arguments.host}:{grpc_port}"
+    return [
+        Child("gateway", lambda: _gateway_command(arguments, folder, model, known)),
+        Child("model-server", lambda: _model_server_command(arguments, folder, grpc_port, known)),
+    ]
+
+
+def _gateway_command(
+    arguments: argparse.Namespace, folder: Path, model: str, known: Mapping[str, str | None]
+) -> list[str]:
+    return [
+        "gateway",
+        f"--store={arguments.store}",
+        f"--features={arguments.features}",
+        model,
+        f"--model_name={arguments.model_name}",
+        f"--host={arguments.host}",
+        f"--port={_port(known.get('gateway'), arguments.port)}",
+        *_given(arguments, _GATEWAY_FLAGS),
+        f"--ready_file={folder}/gateway.json",
+        *_access_flags(arguments),
+    ]
+
+
+def _model_server_command(
+    arguments: argparse.Namespace, folder: Path, grpc_port: int, known: Mapping[str, str | None]
+) -> list[str]:
+    return [
+        "model-server",
+        f"--host={arguments.host}",
+        f"--port={grpc_port}",
+        f"--rest_api_port={_port(known.get('rest'), arguments.rest_api_port)}",
+        f"--model_name={arguments.model_name}",
+        f"--model_base_path={Path(arguments.model_base_path).absolute()}",
+        f"--ready_file={folder}/model-server.json",
+    ]
+
+
+_GATEWAY_FLAGS = (
+    "deadline_ms",
+    "threads",
+    "max_waiting",
+    "max_candidates",
+    "max_events",
+    "max_ahead_seconds",
+    "unknown_candidates",
+    "degrade",
+    "drain_seconds",
+)
+
+
+def _given(arguments: argparse.Namespace, names: tuple[str, ...]) -> list[str]:
+    values = {name: getattr(arguments, name) for name in names}
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
+def _port(known: str | None, asked: int | None) -> str:
+    """The port that clients know, or the flag of a first start."""
+    if known:
+        return known.rsplit(":", 1)[1]
+    return "auto" if asked is None else str(asked)
+
+
+def _wait_until_ready(
+    children: list[Child], folder: Path, stop: threading.Event
+) -> dict[str, str | None] | None:
+    """The addresses, or None: one of them ended, or it is time to stop."""
+    addresses: dict[str, str | None] = {}
+    for child in children:
+        ready = folder / f"{child.name}.json"
+        while not ready.exists():
+            if stop.wait(_POLL_SECONDS):
+                return None
+            for other in children:
+                if other.ended is not None:
+                    print(
+                        f"laser-serving: {other.name} ended with code {other.ended}",
+                        file=sys.stderr,
+                    )
+                    return None
+        content = json.loads(ready.read_text(encoding="utf-8"))
+        addresses |= {key: content[key] for key in _SHOWN if key in content}
+    return addresses
 
 
 def _has_version(base_path: Path) -> bool:
     return base_path.is_dir() and bool(list_versions(base_path))
-
-
-def _spawn(*arguments: str) -> subprocess.Popen[bytes]:
-    # In this process's group: whoever ends the group, ends all three.
-    return subprocess.Popen([sys.executable, "-m", "serving.cli", *arguments])
-
-
-def _report_dead(children: dict[str, subprocess.Popen[bytes]]) -> bool:
-    for name, child in children.items():
-        if child.poll() is not None:
-            print(f"laser-serving: {name} ended with code {child.returncode}", file=sys.stderr)
-            return True
-    return False
-
-
-def _stop(children: dict[str, subprocess.Popen[bytes]]) -> None:
-    for child in children.values():
-        if child.poll() is None:
-            child.terminate()
-    deadline = time.monotonic() + _STOP_SECONDS
-    for child in children.values():
-        try:
-            child.wait(max(0.0, deadline - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
 
 
 def _access_flags(arguments: argparse.Namespace) -> list[str]:
@@ -130,10 +173,6 @@ def _access_flags(arguments: argparse.Namespace) -> list[str]:
     return [
         f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None
     ]
-
-
-def _flag(port: int | None) -> str:
-    return "auto" if port is None else str(port)
 
 
 def _free_port(host: str) -> int:

@@ -6,8 +6,10 @@ COPY laser_keras laser_keras
 COPY seqvault seqvault
 COPY laser_features laser_features
 COPY serving serving
-RUN pip install --no-cache-dir ".[seqvault]" "aiohttp>=3.9" "pyyaml>=6.0"
+RUN pip install --no-cache-dir ".[gateway]"
+# The store's kernels are compiled here, once, and not by the first request of each container.
+ENV NUMBA_CACHE_DIR=/app/.numba
+RUN seqvault warm-up && chmod -R a+rwX /app/.numba
 USER nobody
-ENV NUMBA_CACHE_DIR=/tmp/numba
 EXPOSE 8080
 ENTRYPOINT ["laser-serving", "gateway"]

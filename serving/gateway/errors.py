@@ -7,8 +7,8 @@ class GatewayError(Exception):
     """What the client of the gateway gets instead of a ranking.
 
     Args:
-        status: HTTP status: 400 the request is wrong, 502 model and feature spec do not fit,
-            503 store or model server is not there, 504 no time is left.
+        status: HTTP status: 400 the request is wrong, 413 it is too large, 502 model and feature
+            spec do not fit, 503 store or model server is not there, 504 no time is left.
         message: What was wrong, and what to do.
     """
 

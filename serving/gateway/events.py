@@ -13,12 +13,15 @@ from laser_features import FeatureSpec, RequestError, TimeUnitError, check_milli
 _INT64 = np.dtype(np.int64)
 
 
-def parse_events(spec: FeatureSpec, content: object) -> dict[str, NDArray]:
+def parse_events(
+    spec: FeatureSpec, content: object, max_events: int | None = None
+) -> dict[str, NDArray]:
     """Columns of the events in ``{"events": [{"user_id", "timestamp", "item_id", ...}, ...]}``.
 
     Args:
         spec: The feature spec; its event fields are the ones an event may have.
         content: The parsed body. A field other than the three may be left out: it is missing.
+        max_events: Most that one call may hold; None: any number.
 
     Returns:
         Arrays of equal length by column, with the spec's types.
@@ -39,6 +42,10 @@ def parse_events(spec: FeatureSpec, content: object) -> dict[str, NDArray]:
     events = content.get("events") if isinstance(content, Mapping) else None
     if not isinstance(events, list) or not events:
         raise RequestError('send {"events": [...]} with at least one event')
+    if max_events is not None and len(events) > max_events:
+        raise RequestError(
+            f"the call holds {len(events)} events; send at most {max_events} at a time"
+        )
     if isinstance(content, Mapping) and len(content) > 1:
         unknown = sorted(str(key) for key in content if key != "events")
         raise RequestError(f"unknown key {unknown[0]!r}; an append has only 'events'")

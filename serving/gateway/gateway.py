@@ -1,52 +1,66 @@
-"""The gateway's HTTP shell: routes, threads, start and stop."""
+"""The gateway's routes: what is read, checked, queued and answered."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import signal
-import sys
-import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+import math
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
+import numpy as np
+import orjson
 from aiohttp import web
 
-from laser_features import FeatureSpec, FeatureSpecError, RequestError
-from seqvault import SeqVault
+from laser_features import FeatureSpec, RequestError
 from seqvault.errors import InvalidRequestError, SeqVaultError
 from seqvault.merge.background_merge import BackgroundMerge
 from serving.gateway.errors import GatewayError
 from serving.gateway.events import parse_events
+from serving.gateway.health import Probe
+from serving.gateway.item_rules import ItemRules
 from serving.gateway.metrics import Metrics
-from serving.gateway.model_client import ModelClient
-from serving.gateway.options import GatewayOptions
-from serving.gateway.ranker import Ranker
-from serving.gateway.store import Store, check_store, open_store
-from serving.ready_file import write_ready_file
+from serving.gateway.options import Rules
+from serving.gateway.ranker import Model, Ranker
+from serving.gateway.store import Store
+from serving.runtime.call import Call
+from serving.runtime.errors import (
+    AbandonedError,
+    BodyError,
+    DeadlinePassedError,
+    OverloadedError,
+    RuntimeRefusal,
+    TooLargeError,
+)
+from serving.runtime.http_server import first_byte_at, read_body
+from serving.runtime.inflate import inflate
+from serving.runtime.json_cost import json_cost
+from serving.runtime.memory_budget import Allowance, MemoryBudget
+from serving.runtime.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
-_MAX_BODY_BYTES = 32 * 2**20
-_HEALTH_SECONDS = 1.0
-_CHECK_SECONDS = 60.0
-_MERGE_SECONDS = 60.0
+_PROBE_SECONDS = 1.0
+_JSON = {"Content-Type": "application/json; charset=utf-8"}
+_TEXT = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
+_APPEND_THREADS = 2
+Work = Callable[[Any, Call], dict[str, Any]]
 
 
 class Gateway:
     """Answers rank requests and takes in events.
 
-    ``POST /v1/rank``, ``POST /v1/events``, ``GET /healthz``, ``GET /metrics``. Every answer but
-    the metrics is JSON; an error is ``{"error": "..."}``.
+    ``POST /v1/rank``, ``POST /v1/events``, ``GET /livez``, ``/readyz``, ``/healthz`` and
+    ``/metrics``. Every answer but the metrics is JSON; an error is ``{"error": "..."}``.
+
+    Rank requests and appends wait in queues of their own; what is asked about health and metrics
+    waits in none. Made on the event loop that serves it.
 
     Args:
         spec: The feature spec.
         store: Histories and items; closed by whoever opened it.
-        model: The model server.
-        deadline_seconds: Longest time that one rank request may take.
-        threads: Requests worked on at once.
+        model: What scores candidates; closed by whoever opened it.
+        rules: What callers may ask.
         merge: What merges an embedded store; ``/healthz`` and ``/metrics`` tell how it goes.
     """
 
@@ -54,180 +68,220 @@ class Gateway:
         self,
         spec: FeatureSpec,
         store: Store,
-        model: ModelClient,
-        deadline_seconds: float = 1.0,
-        threads: int = 4,
+        model: Model,
+        rules: Rules | None = None,
         merge: BackgroundMerge | None = None,
     ) -> None:
         self._spec = spec
         self._store = store
-        self._model = model
-        self._ranker = Ranker(spec, store, model)
-        self._deadline_seconds = deadline_seconds
-        self._merge = merge
+        self._rules = rules = rules or Rules()
+        self._items = ItemRules(spec, rules.max_ahead_seconds)
+        self._store_probe = Probe("store", partial(_ask_store, store))
+        self._model_probe = Probe("model", partial(_ask_model, model))
+        self._ranker = Ranker(spec, store, model, rules, lambda: self._store_probe.ok)
         self._metrics = Metrics()
-        self._executor = ThreadPoolExecutor(threads, thread_name_prefix="gateway")
+        self._budget = MemoryBudget(rules.request_bytes, rules.in_flight_bytes)
+        self._ranks = WorkQueue(rules.threads, rules.waiting, "rank")
+        self._appends = WorkQueue(_APPEND_THREADS, rules.waiting, "events")
+        self._merge = merge
+        self._draining = False
+        self._routes: dict[str, tuple[str, Callable[[web.BaseRequest], Awaitable[web.Response]]]]
+        self._routes = {
+            "/v1/rank": ("POST", self._rank),
+            "/v1/events": ("POST", self._events),
+            "/livez": ("GET", self._livez),
+            "/readyz": ("GET", self._readyz),
+            "/healthz": ("GET", self._healthz),
+            "/metrics": ("GET", self._metrics_page),
+        }
+        self._tell_gauges()
 
-    def app(self) -> web.Application:
-        """The aiohttp application."""
-        app = web.Application(client_max_size=_MAX_BODY_BYTES, middlewares=[self._middleware])
-        app.router.add_post("/v1/rank", self._rank)
-        app.router.add_post("/v1/events", self._events)
-        app.router.add_get("/healthz", self._healthz)
-        app.router.add_get("/metrics", self._metrics_page)
-        return app
+    def start(self) -> None:
+        """Begin to ask whether store and model answer."""
+        self._store_probe.start()
+        self._model_probe.start()
+
+    def drain(self) -> None:
+        """From now on ``/readyz`` says no."""
+        self._draining = True
 
     def close(self) -> None:
         """Finish what was accepted and let the threads go."""
-        self._executor.shutdown()
+        for probe in (self._store_probe, self._model_probe):
+            probe.stop()
+        for queue in (self._ranks, self._appends):
+            queue.close()
 
-    async def _rank(self, request: web.Request) -> web.Response:
-        deadline = time.perf_counter() + self._deadline_seconds
-        body = await request.read()
-        answer = await self._in_thread(lambda: self._ranker.rank(_parse(body), deadline))
-        self._metrics.observe(answer["latency"])
-        return web.json_response(answer)
-
-    async def _events(self, request: web.Request) -> web.Response:
-        body = await request.read()
-        number = await self._in_thread(lambda: self._append(_parse(body)))
-        self._metrics.count_events(number)
-        return web.json_response({"appended": number})
-
-    async def _healthz(self, request: web.Request) -> web.Response:
-        versions = await self._in_thread(lambda: self._model.available_versions(_HEALTH_SECONDS))
-        if not versions:
-            raise GatewayError(503, "the model server has no version of the model available")
-        if self._merge is not None and not self._merge.healthy:
-            seconds = round(self._merge.failing_seconds)
-            raise GatewayError(
-                503, f"the store's merges have failed for {seconds} s; the gateway's log says why"
-            )
-        return web.json_response({"status": "ok", "model_versions": versions})
-
-    async def _metrics_page(self, request: web.Request) -> web.Response:
-        text = self._metrics.text()
-        if self._merge is not None:
-            name = "laser_gateway_merge_failures_total"
-            text += f"# TYPE {name} counter\n{name} {self._merge.failures}\n"
-        return web.Response(text=text)
-
-    def _append(self, content: object) -> int:
+    async def answer(self, request: web.BaseRequest) -> web.Response:
+        """Answer one request, whatever it is; every error is JSON and counted."""
+        path = request.path if request.path in self._routes else "other"
         try:
-            events = parse_events(self._spec, content)
-        except RequestError as error:
-            raise GatewayError(400, str(error)) from error
-        try:
-            self._store.append(events)
-        except InvalidRequestError as error:
-            raise GatewayError(400, str(error)) from error
-        except (SeqVaultError, OSError) as error:
-            raise GatewayError(503, f"the events were not stored: {error}") from error
-        return len(events["user_id"])
-
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
-
-    @web.middleware
-    async def _middleware(self, request: web.Request, handler: Any) -> web.StreamResponse:
-        """Count every request, and turn every error into JSON."""
-        known = request.match_info.route.resource
-        path = known.canonical if known is not None else "other"
-        try:
-            response = await handler(request)
+            response = await self._dispatch(request)
         except GatewayError as error:
             response = _error(error.status, error.message)
-        except web.HTTPException as error:
-            response = _error(error.status, error.text or error.reason)
-            if "Allow" in error.headers:
-                response.headers["Allow"] = error.headers["Allow"]
+        except RuntimeRefusal as error:
+            response = self._refuse(error)
+        except asyncio.CancelledError:  # the client hung up
+            self._metrics.count_refused("abandoned")
+            raise
         except Exception:
             log.exception("%s %s failed", request.method, request.path)
             response = _error(500, "internal error; the gateway's log has the details")
         self._metrics.count_request(path, response.status)
         return response
 
+    async def _dispatch(self, request: web.BaseRequest) -> web.Response:
+        method, handler = self._routes.get(request.path, (None, None))
+        if handler is None:
+            return _error(404, f"nothing is here; there are {sorted(self._routes)}")
+        if request.method != method and not (method == "GET" and request.method == "HEAD"):
+            response = _error(405, f"{request.path} takes {method}")
+            response.headers["Allow"] = str(method)
+            return response
+        return await handler(request)
 
-def serve(options: GatewayOptions) -> int:
-    """Run a gateway until SIGINT or SIGTERM; returns the exit code."""
-    try:
-        spec = FeatureSpec.load(options.features)
-        with _checked_store(spec, options) as (store, merge):
-            asyncio.run(_serve(spec, store, merge, options))
-    except (FeatureSpecError, SeqVaultError, OSError) as error:
-        print(f"laser-serving gateway: {error}", file=sys.stderr)
-        return 1
-    return 0
+    async def _rank(self, request: web.BaseRequest) -> web.Response:
+        call = Call(self._rules.deadline_seconds, first_byte_at(request))
+        answer = await self._work(request, call, self._ranks, self._ranker.rank)
+        self._metrics.observe(answer["latency"])
+        if "unknown_candidates" in answer:
+            self._metrics.count_unknown("candidates", len(answer["unknown_candidates"]))
+        for without in answer.get("degraded", ()):
+            self._metrics.count_degraded(without)
+        return _json(answer)
 
+    async def _events(self, request: web.BaseRequest) -> web.Response:
+        call = Call(self._rules.append_seconds, first_byte_at(request))
+        answer = await self._work(request, call, self._appends, self._append)
+        self._metrics.count_events(answer["appended"])
+        if "beyond_item_table" in answer:
+            self._metrics.count_unknown("events", answer["beyond_item_table"])
+        return _json(answer)
 
-@contextmanager
-def _checked_store(
-    spec: FeatureSpec, options: GatewayOptions
-) -> Iterator[tuple[Store, BackgroundMerge | None]]:
-    """The open store, which fits the spec; an embedded one is merged while it is open.
+    async def _livez(self, request: web.BaseRequest) -> web.Response:
+        return _json({"status": "ok"})
 
-    Its one writer is the gateway, so nobody else can; a SeqVault server merges by itself.
-    """
-    with closing(open_store(options.store, _CHECK_SECONDS, options.access)) as store:
-        check_store(store, spec, options.store)
-        if isinstance(store, SeqVault):
-            merge = BackgroundMerge(store, _MERGE_SECONDS)
-            try:
-                yield store, merge
-            finally:
-                store.close()  # a merge under way gives up
-                merge.stop()
-            return
-    # A server may be slow to its first reader; from here on the deadline holds.
-    with closing(open_store(options.store, options.deadline_seconds, options.access)) as store:
-        yield store, None
-
-
-async def _serve(
-    spec: FeatureSpec, store: Store, merge: BackgroundMerge | None, options: GatewayOptions
-) -> None:
-    model = ModelClient(options.model_server, options.model_name)
-    gateway = Gateway(spec, store, model, options.deadline_seconds, options.threads, merge)
-    runner = web.AppRunner(gateway.app(), access_log=None, shutdown_timeout=5.0)
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await runner.setup()
-    try:
-        try:
-            await web.TCPSite(runner, options.host, options.port).start()
-        except OSError as error:
-            raise OSError(
-                f"{options.host}:{options.port} cannot be bound ({error.strerror}); choose another "
-                "with --port, or stop what listens there"
-            ) from error
-        address = f"{options.host}:{runner.addresses[0][1]}"
-        log.info(
-            "Ranking at http://%s/v1/rank with store %s and model %r of %s",
-            address,
-            options.store,
-            options.model_name,
-            options.model_server,
+    async def _readyz(self, request: web.BaseRequest) -> web.Response:
+        store, model = self._store_probe.finding, self._model_probe.finding
+        told: dict[str, Any] = {"status": "ok", "model_versions": model.detail or []}
+        if self._draining:
+            raise GatewayError(503, "draining: the gateway is about to stop")
+        if store.problem and self._rules.degrade_history:
+            told["degraded"] = ["history"]
+        problems = (
+            [model.problem] if self._rules.degrade_history else [store.problem, model.problem]
         )
-        if options.ready_file is not None:
-            write_ready_file(options.ready_file, gateway=address)
-        await stop.wait()
-    finally:
-        await runner.cleanup()
-        gateway.close()
-        model.close()
+        problem = "; ".join(filter(None, problems))
+        if problem:
+            raise GatewayError(503, problem)
+        return _json(told)
+
+    async def _healthz(self, request: web.BaseRequest) -> web.Response:
+        if self._merge is not None and not self._merge.healthy:
+            seconds = round(self._merge.failing_seconds)
+            raise GatewayError(
+                503, f"the store's merges have failed for {seconds} s; the gateway's log says why"
+            )
+        return await self._readyz(request)
+
+    async def _metrics_page(self, request: web.BaseRequest) -> web.Response:
+        return web.Response(body=self._metrics.text(), headers=_TEXT)
+
+    async def _work(
+        self, request: web.BaseRequest, call: Call, queue: WorkQueue, work: Work
+    ) -> dict[str, Any]:
+        """Read the body and have the work done on it; the memory is given back at its end."""
+        allowance = self._budget.open()
+        begun = False
+        try:
+            longest = self._rules.rank_bytes if queue is self._ranks else self._rules.event_bytes
+            call.check("the body was read")
+            seconds = min(self._rules.body_seconds, call.left)
+            body = await read_body(request, longest, seconds, allowance)
+            begun = True  # from here on the queue gives the memory back
+            zipped = "gzip" in request.headers.get("Content-Encoding", "").lower()
+            parsed = partial(_parse_and_work, body, zipped, allowance, work, call)
+            del body
+            return await queue.run(parsed, call, allowance.close)
+        finally:
+            if not begun:
+                allowance.close()
+
+    def _append(self, content: object, call: Call) -> dict[str, Any]:
+        try:
+            events = parse_events(self._spec, content, self._rules.max_events)
+            self._items.check_ids(events["item_id"], "events[{}].item_id")
+            self._items.check_times(events["timestamp"], "events[{}].timestamp")
+        except RequestError as error:
+            raise GatewayError(400, str(error)) from error
+        beyond = int(np.count_nonzero(self._items.beyond_table(events["item_id"])))
+        call.check("the events were stored")
+        try:
+            self._store.append(events)
+        except InvalidRequestError as error:
+            raise GatewayError(400, str(error)) from error
+        except (SeqVaultError, OSError) as error:
+            raise GatewayError(503, f"the events were not stored: {error}") from error
+        answer = {"appended": len(events["user_id"])}
+        return {**answer, "beyond_item_table": beyond} if beyond else answer
+
+    def _refuse(self, error: RuntimeRefusal) -> web.Response:
+        status, reason = next(
+            (how for kind, how in _REFUSALS.items() if isinstance(error, kind)), (400, "body")
+        )
+        self._metrics.count_refused(reason)
+        response = _error(error.status if isinstance(error, BodyError) else status, str(error))
+        if isinstance(error, OverloadedError):
+            response.headers["Retry-After"] = str(math.ceil(error.retry_after_seconds))
+        return response
+
+    def _tell_gauges(self) -> None:
+        tell = self._metrics.gauge
+        tell("waiting_requests", "Rank requests that wait.", lambda: self._ranks.waiting)
+        tell("running_requests", "Rank requests worked on.", lambda: self._ranks.running)
+        tell("request_memory_bytes", "Memory of requests under way.", lambda: self._budget.held)
+        if (merge := self._merge) is not None:
+            self._metrics.total("merge_failures", "Merges that failed.", lambda: merge.failures)
+        tell("store_up", "Whether the store answers.", lambda: self._store_probe.ok)
+        tell("model_up", "Whether the model answers.", lambda: self._model_probe.ok)
 
 
-def _parse(body: bytes) -> object:
+_REFUSALS: dict[type[RuntimeRefusal], tuple[int, str]] = {
+    TooLargeError: (413, "too_large"),
+    OverloadedError: (503, "overloaded"),
+    DeadlinePassedError: (504, "deadline"),
+    AbandonedError: (499, "abandoned"),
+}
+
+
+def _parse_and_work(
+    body: bytes, zipped: bool, allowance: Allowance, work: Work, call: Call
+) -> dict[str, Any]:
+    """In a thread."""
     try:
-        return json.loads(body, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
+        if zipped:
+            body = inflate(body, allowance)
+        allowance.take(json_cost(body), "the parsed JSON")
+        content = orjson.loads(body)
+    except ValueError as error:
         raise GatewayError(400, f"the body is not JSON: {error}") from error
+    return work(content, call)
 
 
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
+def _ask_store(store: Store) -> None:
+    store.read(np.zeros(1, np.int64), np.ones(1, np.int64), 1, fields=["timestamp"])
+
+
+def _ask_model(model: Model) -> list[int]:
+    versions = model.available_versions(_PROBE_SECONDS)
+    if not versions:
+        raise GatewayError(503, "the model server has no version of the model available")
+    return versions
+
+
+def _json(content: dict[str, Any], status: int = 200) -> web.Response:
+    return web.Response(status=status, body=orjson.dumps(content), headers=_JSON)
 
 
 def _error(status: int, message: str) -> web.Response:
-    return web.json_response({"error": message}, status=status)
+    return _json({"error": message}, status)

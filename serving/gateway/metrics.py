@@ -1,67 +1,109 @@
-"""Counters and latency histograms in Prometheus' text format."""
+"""What the gateway counts, for Prometheus."""
 
 from __future__ import annotations
 
-import threading
-from bisect import bisect_left
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 
-_BOUNDS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class Metrics:
-    """What the gateway counts; safe to use from many threads.
+    """Counters, gauges and histograms of one gateway; safe to use from many threads.
 
     Example:
         >>> metrics = Metrics()
         >>> metrics.count_request("/v1/rank", 200)
-        >>> metrics.text().splitlines()[1]
-        'laser_gateway_requests_total{path="/v1/rank",status="200"} 1'
+        >>> [line for line in metrics.text().decode().splitlines() if "/v1/rank" in line]
+        ['laser_gateway_requests_total{path="/v1/rank",status="200"} 1.0']
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._requests: Counter[tuple[str, int]] = Counter()
-        self._events = 0
-        self._buckets: dict[str, list[int]] = {}
-        self._sums: Counter[str] = Counter()
+        self._registry = CollectorRegistry()
+        self._requests = self._counter("requests", "Answered requests.", ["path", "status"])
+        self._refused = self._counter(
+            "refused_requests", "Requests that were not worked on, by reason.", ["reason"]
+        )
+        self._events = self._counter("events_appended", "Events that were appended.")
+        self._unknown = self._counter(
+            "unknown_items",
+            "Items that the store does not know or that lie beyond the item table, by where.",
+            ["where"],
+        )
+        self._degraded = self._counter(
+            "degraded_answers", "Answers without what could not be read, by what.", ["without"]
+        )
+        self._latency = Histogram(
+            "laser_gateway_rank_latency_seconds",
+            "Time of answered rank requests from the first byte, by stage.",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
 
     def count_request(self, path: str, status: int) -> None:
         """Count one answered request."""
-        with self._lock:
-            self._requests[path, status] += 1
+        self._requests.labels(path, str(status)).inc()
+
+    def count_refused(self, reason: str) -> None:
+        """Count one request that was not worked on."""
+        self._refused.labels(reason).inc()
 
     def count_events(self, number: int) -> None:
         """Count appended events."""
-        with self._lock:
-            self._events += number
+        self._events.inc(number)
+
+    def count_unknown(self, where: str, number: int) -> None:
+        """Count items that are not known, in ``"candidates"`` or ``"events"``."""
+        self._unknown.labels(where).inc(number)
+
+    def count_degraded(self, without: str) -> None:
+        """Count one answer without, for instance, ``"history"``."""
+        self._degraded.labels(without).inc()
 
     def observe(self, latency: Mapping[str, float]) -> None:
         """Record one rank request's latencies, ``{"store_ms": ...}``."""
-        with self._lock:
-            for name, milliseconds in latency.items():
-                stage = name.removesuffix("_ms")
-                buckets = self._buckets.setdefault(stage, [0] * (len(_BOUNDS_MS) + 1))
-                buckets[bisect_left(_BOUNDS_MS, milliseconds)] += 1
-                self._sums[stage] += milliseconds  # type: ignore[assignment]
+        for name, milliseconds in latency.items():
+            self._latency.labels(name.removesuffix("_ms")).observe(milliseconds / 1e3)
 
-    def text(self) -> str:
+    def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Tell a value that is asked for whenever metrics are read."""
+        Gauge(f"laser_gateway_{name}", text, registry=self._registry).set_function(value)
+
+    def total(self, name: str, text: str, value: Callable[[], float]) -> None:
+        """Tell a counter that somebody else keeps."""
+        self._registry.register(_Total(f"laser_gateway_{name}", text, value))
+
+    def text(self) -> bytes:
         """Everything, as Prometheus reads it."""
-        with self._lock:
-            lines = ["# TYPE laser_gateway_requests_total counter"]
-            for (path, status), number in sorted(self._requests.items()):
-                labels = f'{{path="{path}",status="{status}"}}'
-                lines.append(f"laser_gateway_requests_total{labels} {number}")
-            lines.append("# TYPE laser_gateway_events_appended_total counter")
-            lines.append(f"laser_gateway_events_appended_total {self._events}")
-            name = "laser_gateway_rank_latency_ms"
-            lines.append(f"# TYPE {name} histogram")
-            for stage, buckets in sorted(self._buckets.items()):
-                total = 0
-                for bound, number in zip((*_BOUNDS_MS, "+Inf"), buckets, strict=True):
-                    total += number
-                    lines.append(f'{name}_bucket{{stage="{stage}",le="{bound}"}} {total}')
-                lines.append(f'{name}_sum{{stage="{stage}"}} {self._sums[stage]:.6g}')
-                lines.append(f'{name}_count{{stage="{stage}"}} {total}')
-        return "\n".join(lines) + "\n"
+        return generate_latest(_WithoutCreated(self._registry))
+
+    def _counter(self, name: str, text: str, labels: list[str] | None = None) -> Counter:
+        return Counter(f"laser_gateway_{name}", text, labels or [], registry=self._registry)
+
+
+class _Total(Collector):
+    """A counter that is asked for whenever metrics are read."""
+
+    def __init__(self, name: str, text: str, value: Callable[[], float]) -> None:
+        self._name, self._text, self._value = name, text, value
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """The one family."""
+        yield CounterMetricFamily(self._name, self._text, self._value())
+
+
+class _WithoutCreated(Collector):
+    """A registry less the times at which its series were made."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, without ``_created``."""
+        for family in self._registry.collect():
+            family.samples = [s for s in family.samples if not s.name.endswith("_created")]
+            yield family

@@ -17,7 +17,10 @@ from serving.gateway.predict_messages import (
     add_tensor,
     read_tensor,
 )
+from serving.runtime.call import Call
+from serving.runtime.errors import AbandonedError
 
+_LONGEST_SECONDS = 1e6
 _MAX_MESSAGE_BYTES = 256 * 2**20
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _STATUS = "/tensorflow.serving.ModelService/GetModelStatus"
@@ -52,36 +55,42 @@ class ModelClient:
         )
 
     def predict(
-        self, inputs: Mapping[str, NDArray], output: str, timeout_seconds: float
+        self, inputs: Mapping[str, NDArray], output: str, call: Call
     ) -> tuple[int, NDArray]:
         """Run the model.
 
         Args:
             inputs: Arrays by the signature's input names.
             output: Name of the output to return.
-            timeout_seconds: Time that is left.
+            call: The model server is given what is left of its time, and told when its caller
+                hangs up.
 
         Returns:
             The version that ran, and the output.
 
         Raises:
             GatewayError: 502, 503 or 504.
+            RuntimeRefusal: Nobody waits any more.
         """
-        if timeout_seconds <= 0:
-            raise GatewayError(504, _NO_TIME_LEFT)
+        call.check("the model was asked")
         request = PredictRequest()
         request.model_spec.name = self._model_name
         request.output_filter.append(output)
         for name, array in inputs.items():
             add_tensor(request, name, array)
+        pending = self._predict.future(request, timeout=min(call.left, _LONGEST_SECONDS))
         try:
-            reply = self._predict(request, timeout=timeout_seconds)
+            with call.stopped_by(pending.cancel):
+                reply = pending.result()
+        except grpc.FutureCancelledError as error:
+            raise AbandonedError("the caller hung up before the model answered") from error
         except grpc.RpcError as error:
             raise self._explain(error) from error
-        outputs = {entry.key: entry.value for entry in reply.outputs}
         try:
-            return reply.model_spec.version.value, read_tensor(outputs[output])
-        except (KeyError, ValueError) as error:
+            if output not in reply.outputs:
+                raise ValueError(f"it has {sorted(reply.outputs)}")
+            return reply.model_spec.version.value, read_tensor(reply.outputs[output])
+        except ValueError as error:
             raise GatewayError(
                 502, f"model {self._model_name!r} answered without a usable {output!r}: {error}"
             ) from error
@@ -121,6 +130,8 @@ class ModelClient:
                 502,
                 f"model {self._model_name!r} does not take what the feature spec makes: {details}",
             )
+        if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
+            return GatewayError(413, f"the request is too large for the model server: {details}")
         return GatewayError(
             503, f"the model server at {self._address} does not answer ({code.name}: {details})"
         )

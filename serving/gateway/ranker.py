@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from laser_features import (
     FeatureSpec,
+    RequestBatch,
     RequestError,
     build_model_inputs,
     history_fields,
@@ -18,10 +19,29 @@ from laser_features import (
 )
 from seqvault.errors import InvalidRequestError, SeqVaultError
 from serving.gateway.errors import GatewayError
-from serving.gateway.model_client import ModelClient
+from serving.gateway.item_rules import ItemRules
+from serving.gateway.nothing_read import EmptyHistory, UnknownItems
+from serving.gateway.options import Rules
 from serving.gateway.store import Store
+from serving.runtime.call import Call
 
 OUTPUT = "probability"
+_NAMED = 10
+
+
+class Model(Protocol):
+    """What scores candidates."""
+
+    def predict(
+        self, inputs: Mapping[str, NDArray], output: str, call: Call
+    ) -> tuple[int, NDArray]:
+        """The version that ran, and its output."""
+
+    def available_versions(self, timeout_seconds: float) -> list[int]:
+        """Versions that can be run now, newest first."""
+
+    def close(self) -> None:
+        """Release it."""
 
 
 class Ranker:
@@ -31,83 +51,171 @@ class Ranker:
         spec: The feature spec.
         store: Where histories and items are read.
         model: Where candidates are scored.
+        rules: What callers may ask.
+        store_is_up: Whether the store answered lately. While it did not, and histories may be left
+            out, it is not waited for.
     """
 
-    def __init__(self, spec: FeatureSpec, store: Store, model: ModelClient) -> None:
+    def __init__(
+        self,
+        spec: FeatureSpec,
+        store: Store,
+        model: Model,
+        rules: Rules | None = None,
+        store_is_up: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._spec = spec
         self._store = store
         self._model = model
+        self._rules = rules or Rules()
+        self._items = ItemRules(spec, self._rules.max_ahead_seconds)
+        self._store_is_up = store_is_up
         self._fields = history_fields(spec)
 
-    def rank(self, content: object, deadline: float) -> dict[str, Any]:
+    def rank(self, content: object, call: Call) -> dict[str, Any]:
         """Answer one request.
 
         Args:
             content: The parsed body: what ``laser_features.parse_rank_request`` takes, and
                 ``top_k``, the number of candidates to return (all).
-            deadline: Time of ``time.perf_counter`` by which the model must have answered.
+            call: By when the answer must be there, and whether anybody waits for it.
 
         Returns:
             ``ranked`` (best first; equal scores in the order of the request), ``model_version``,
-            ``history_length`` and ``latency`` in milliseconds.
+            ``history_length``, ``latency`` in milliseconds; ``unknown_candidates`` and
+            ``degraded`` if there is something to tell.
 
         Raises:
             GatewayError: With the HTTP status to answer.
+            RuntimeRefusal: No time is left, or nobody waits.
         """
-        started = time.perf_counter()
+        started = time.monotonic()
         try:
             body, top_k = _take_top_k(content)
+            self._check_count(body)
             batch = parse_rank_request(self._spec, body)
+            self._items.check_ids(batch.candidate_item_id[0], "candidates[{}]")
+            self._items.check_times(batch.time_ms, "time_ms")
         except RequestError as error:
             raise GatewayError(400, str(error)) from error
-        parsed = time.perf_counter()
-        items = _TimedItems(self._store)
-        try:
-            history = self._store.read(
-                batch.user_id, batch.time_ms, self._spec.max_history, fields=self._fields
+        call.check("the store was read")
+        read = self._read(batch)
+        if self._rules.refuse_unknown and read.unknown:
+            named = read.unknown[:_NAMED]
+            raise GatewayError(
+                400,
+                f"{len(read.unknown)} candidates are not known, the first are {named}: the store "
+                "has no such items, or the item table no row for them",
             )
-            read = time.perf_counter()
-            inputs = build_model_inputs(self._spec, batch, history, items)
-        except RequestError as error:
-            raise GatewayError(400, str(error)) from error
-        except InvalidRequestError as error:
-            raise GatewayError(400, str(error)) from error
-        except (SeqVaultError, OSError) as error:
-            raise GatewayError(503, f"the store cannot be read: {error}") from error
-        built = time.perf_counter()
-        version, probability = self._model.predict(inputs, OUTPUT, deadline - built)
-        answered = time.perf_counter()
+        built = time.monotonic()
+        version, probability = self._model.predict(read.inputs, OUTPUT, call)
+        answered = time.monotonic()
         item_ids = batch.candidate_item_id[0]
         scores = _check_scores(probability, len(item_ids))
         order = np.argsort(-scores, kind="stable")[:top_k]
-        store_seconds = read - parsed + items.seconds
-        return {
+        answer: dict[str, Any] = {
             "ranked": [
-                {"item_id": int(item_ids[index]), "score": float(scores[index])} for index in order
+                {"item_id": item_id, "score": score}
+                for item_id, score in zip(
+                    item_ids[order].tolist(), scores[order].tolist(), strict=True
+                )
             ],
             "model_version": version,
-            "history_length": int(history.lengths[0]),
-            "latency": {
-                "store_ms": _milliseconds(store_seconds),
-                "features_ms": _milliseconds(built - started - store_seconds),
-                "model_ms": _milliseconds(answered - built),
-                "total_ms": _milliseconds(time.perf_counter() - started),
-            },
+            "history_length": read.history_length,
         }
+        if read.unknown:
+            answer["unknown_candidates"] = read.unknown
+        if read.degraded:
+            answer["degraded"] = ["history"]
+        answer["latency"] = {
+            "queue_ms": _milliseconds(started - call.arrived),
+            "store_ms": _milliseconds(read.store_seconds),
+            "features_ms": _milliseconds(built - started - read.store_seconds),
+            "model_ms": _milliseconds(answered - built),
+            "total_ms": _milliseconds(time.monotonic() - call.arrived),
+        }
+        return answer
+
+    def _check_count(self, body: object) -> None:
+        candidates = body.get("candidates") if isinstance(body, Mapping) else None
+        if isinstance(candidates, list) and len(candidates) > self._rules.max_candidates:
+            raise RequestError(
+                f"the request has {len(candidates)} candidates; send at most "
+                f"{self._rules.max_candidates}"
+            )
+
+    def _read(self, batch: RequestBatch) -> _Read:
+        """Inputs from the store; without it, if that is allowed."""
+        degradable = self._rules.degrade_history
+        try:
+            if degradable and not self._store_is_up():
+                return self._build(batch, None)
+            return self._build(batch, self._store)
+        except (RequestError, InvalidRequestError) as error:
+            raise GatewayError(400, str(error)) from error
+        except (SeqVaultError, OSError) as error:
+            if not degradable:
+                raise GatewayError(503, f"the store cannot be read: {error}") from error
+        return self._build(batch, None)
+
+    def _build(self, batch: RequestBatch, store: Store | None) -> _Read:
+        started = time.monotonic()
+        items = _WatchedItems(store or UnknownItems(self._spec))
+        history: Any = EmptyHistory(1)
+        if store is not None:
+            history = store.read(
+                batch.user_id, batch.time_ms, self._spec.max_history, fields=self._fields
+            )
+        seconds = time.monotonic() - started
+        inputs = build_model_inputs(self._spec, batch, history, items)
+        unknown: list[int] = []
+        if store is not None:
+            candidates = batch.candidate_item_id[0]
+            beyond = self._items.beyond_table(candidates)
+            unknown = candidates[beyond | items.missing(candidates)].tolist()
+        return _Read(
+            inputs, int(history.lengths[0]), unknown, store is None, seconds + items.seconds
+        )
 
 
-class _TimedItems:
-    """The store's items, with the time that reading them took: it belongs to the store."""
+class _Read:
+    """What came of reading the store."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
+    def __init__(
+        self,
+        inputs: dict[str, NDArray],
+        history_length: int,
+        unknown: list[int],
+        degraded: bool,
+        store_seconds: float,
+    ) -> None:
+        self.inputs = inputs
+        self.history_length = history_length
+        self.unknown = unknown
+        self.degraded = degraded
+        self.store_seconds = store_seconds
+
+
+class _WatchedItems:
+    """The store's items, with the time that reading them took, and which were not there."""
+
+    def __init__(self, items: Any) -> None:
+        self._items = items
+        self._not_found: NDArray = np.zeros(0, np.int64)
         self.seconds = 0.0
 
     def read_items(self, ids: Any, fields: Any = None) -> Any:
-        started = time.perf_counter()
-        rows = self._store.read_items(ids, fields=fields)
-        self.seconds += time.perf_counter() - started
+        started = time.monotonic()
+        rows = self._items.read_items(ids, fields=fields)
+        self.seconds += time.monotonic() - started
+        self._not_found = np.asarray(ids)[~np.asarray(rows.found, bool)]
         return rows
+
+    def missing(self, ids: NDArray) -> NDArray[np.bool_]:
+        """Which of the ids were asked for and not found."""
+        if not len(self._not_found):
+            return np.zeros(len(ids), bool)
+        return np.isin(ids, self._not_found)
 
 
 def _take_top_k(content: object) -> tuple[object, int | None]:
@@ -132,4 +240,4 @@ def _check_scores(probability: NDArray, count: int) -> NDArray:
 
 
 def _milliseconds(seconds: float) -> float:
-    return round(seconds * 1e3, 3)
+    return round(max(seconds, 0.0) * 1e3, 3)

@@ -81,7 +81,7 @@ class ModelServer:
         self._options = options
         self.manager = ModelManager(
             models,
-            partial(_load, options=options),
+            partial(load_model, options=options),
             options.poll_seconds,
             options.max_load_retries,
             options.load_retry_seconds,
@@ -176,7 +176,7 @@ class _Ports:
             queue.close(wait=False)
 
 
-def _load(path: Path, options: ServerOptions) -> SavedModel:
+def load_model(path: Path, options: ServerOptions) -> SavedModel:
     """A model that is ready to answer.
 
     Raises:

@@ -96,10 +96,15 @@ class HttpServer:
         self._draining = True
 
     async def stop(self, seconds: float = 5.0) -> None:
-        """Close the port, let requests under way be answered, then close the connections."""
+        """Close the port, let requests under way be answered, then close the connections.
+
+        A second time does nothing.
+        """
         self._draining = True
-        if self._site is not None:
-            await self._site.stop()
+        site, self._site = self._site, None
+        if site is None:
+            return
+        await site.stop()
         end = time.monotonic() + seconds
         while self._server is not None and self._server.busy and time.monotonic() < end:
             await asyncio.sleep(_POLL_SECONDS)
@@ -192,10 +197,22 @@ def json_error(status: int, message: str) -> web.Response:
     )
 
 
+def first_byte_at(request: web.BaseRequest) -> float:
+    """When the request's first byte came, of ``time.monotonic``."""
+    at = getattr(request.protocol, "first_byte_at", None)
+    return time.monotonic() if at is None else float(at)
+
+
 class _Connection(RequestHandler):
     """A connection whose protocol errors are JSON, and no matter for the log."""
 
     answered = False
+    first_byte_at: float | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self.first_byte_at is None:
+            self.first_byte_at = time.monotonic()
+        super().data_received(data)
 
     def handle_error(
         self,
@@ -219,6 +236,7 @@ class _Connection(RequestHandler):
         try:
             return await super().finish_response(request, resp, start_time)
         finally:
+            self.first_byte_at = None
             if isinstance(server, _Server):
                 server.end(self)
 

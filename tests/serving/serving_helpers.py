@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,11 @@ import tensorflow as tf
 
 from laser_features import FeatureSpec
 from seqvault import Schema, SeqVault
+from serving.gateway.gateway import Gateway
+from serving.gateway.model_client import ModelClient
+from serving.gateway.options import Rules
+from serving.runtime.http_server import HttpServer
+from serving.runtime.loop_thread import LoopThread
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SPEC = {
@@ -174,6 +180,55 @@ def make_store(path: Path, spec: FeatureSpec) -> Path:
     )
     vault.close()
     return path
+
+
+class Client:
+    """A gateway's HTTP client."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+
+    def call(self, method: str, path: str, body=None, headers=None) -> tuple[int, dict]:
+        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
+        data = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
+        connection.request(method, path, data, headers or {})
+        response = connection.getresponse()
+        content = response.read()
+        connection.close()
+        json_type = response.getheader("Content-Type", "").startswith("application/json")
+        return response.status, json.loads(content) if json_type else content.decode()
+
+    def rank(self, **content) -> tuple[int, dict]:
+        return self.call("POST", "/v1/rank", content)
+
+    def append(self, *events) -> tuple[int, dict]:
+        return self.call("POST", "/v1/events", {"events": events})
+
+
+def run_gateway(
+    spec, store, address, deadline_seconds=20.0, model_name="ranker", merge=None, **rules
+):
+    """Serve a gateway from a thread; yields its client."""
+    model = address if hasattr(address, "predict") else ModelClient(address, model_name)
+    loop = LoopThread("gateway")
+    loop.start()
+    made = Rules(deadline_seconds=deadline_seconds, **{"threads": 2, **rules})
+
+    async def start():
+        gateway = Gateway(spec, store, model, made, merge)
+        http = HttpServer(gateway.answer, "127.0.0.1", 0, body_seconds=made.body_seconds)
+        port = await http.start()
+        gateway.start()
+        return gateway, http, port
+
+    gateway, http, port = loop.run(start())
+    client = Client(port)
+    client.gateway, client.http, client.loop = gateway, http, loop
+    yield client
+    loop.run(http.stop(5.0))
+    gateway.close()
+    loop.stop()
+    model.close()
 
 
 @contextlib.contextmanager

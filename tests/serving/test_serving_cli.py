@@ -1,6 +1,7 @@
 """The command line: flags, ready files, what goes wrong at start, and stopping."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -8,6 +9,7 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
@@ -83,7 +85,7 @@ def test_start_runs_both_and_stops_both(tmp_path, spec):
         "start", f"--store={store}", f"--features={tmp_path / 'features.yaml'}",
         f"--model_base_path={base}", "--port=auto", "--rest_api_port=auto", "--deadline_ms=20000",
     ]  # fmt: skip
-    with running(command, tmp_path / "ready.json", 120) as (addresses, process):
+    with running(command, tmp_path / "ready.json", 280) as (addresses, process):
         event = {"user_id": 1, "timestamp": 1_700_000_000_000, "item_id": 2}
         assert post(addresses["gateway"], "/v1/events", {"events": [event]}) == {"appended": 1}
         answer = post(addresses["gateway"], "/v1/rank", {"user_id": 1, "candidates": [1, 2]})
@@ -101,6 +103,96 @@ def test_start_runs_both_and_stops_both(tmp_path, spec):
 
     with SeqVault.open(str(store)) as vault:
         assert vault.read([1], before=None, last_n=5).lengths.tolist() == [1]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def children_of(pid: int) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += map(int, (task / "children").read_text().split())
+    return found
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks into /proc")
+@pytest.mark.parametrize("in_process", [False, True])
+def test_start_restarts_who_dies_and_leaves_no_orphan(tmp_path, spec, in_process):
+    base = tmp_path / "ranker"
+    base.mkdir()
+    save_ranker(base / "1", spec)
+    store = make_store(tmp_path / "vault", spec)
+    spec.save(tmp_path / "features.yaml")
+    command = [
+        "start", f"--store={store}", f"--features={tmp_path / 'features.yaml'}",
+        f"--model_base_path={base}", "--port=auto", "--deadline_ms=20000", "--drain_seconds=0.5",
+        *(["--in_process"] if in_process else []),
+    ]  # fmt: skip
+
+    def ranks(addresses):
+        try:
+            answer = post(addresses["gateway"], "/v1/rank", {"user_id": 1, "candidates": [2, 1]})
+        except OSError:
+            return False
+        return [entry["item_id"] for entry in answer["ranked"]] == [2, 1]
+
+    with running(command, tmp_path / "ready.json", 280) as (addresses, process):
+        wait_for(lambda: ranks(addresses), 60)
+        children = children_of(process.pid)
+        assert len(children) == (1 if in_process else 2)
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+            wait_for(lambda child=child: not is_running(child), 30)
+        # Both come back, where clients look for them.
+        wait_for(lambda: ranks(addresses), 120)
+        restarted = children_of(process.pid)
+        assert not set(restarted) & set(children)
+        process.kill()
+        process.wait(30)
+        wait_for(lambda: not any(map(is_running, restarted)), 60)
+        printed = process.stdout.read()
+    assert "gateway ended with code -9; it starts again in 1 s" in printed
+    assert "gateway started again as process" in printed
+
+
+def test_sigterm_drains_the_gateway(tmp_path, spec):
+    """Not ready at once, still there for a while, and every answer the last of its connection."""
+    store = make_store(tmp_path / "vault", spec)
+    spec.save(tmp_path / "features.yaml")
+    command = [
+        "gateway", f"--store={store}", f"--features={tmp_path / 'features.yaml'}",
+        "--model_server=127.0.0.1:1", "--port=auto", "--drain_seconds=2",
+    ]  # fmt: skip
+    with running(command, tmp_path / "ready.json") as (addresses, process):
+        connection = HTTPConnection(addresses["gateway"], timeout=30)
+        event = {"user_id": 1, "timestamp": 1_700_000_000_000, "item_id": 2}
+        body = json.dumps({"events": [event]})
+        connection.request("POST", "/v1/events", body)
+        kept = connection.getresponse()
+        kept.read()
+        assert kept.getheader("Connection") != "close"
+        process.terminate()
+        wait_for(lambda: "draining" in readiness(addresses["gateway"]))
+        connection.request("POST", "/v1/events", body)
+        last = connection.getresponse()
+        assert (last.status, last.getheader("Connection")) == (200, "close")
+        last.read()
+        connection.close()
+        assert process.wait(60) == 0
+
+
+def readiness(address: str) -> str:
+    connection = HTTPConnection(address, timeout=30)
+    connection.request("GET", "/readyz")
+    text = connection.getresponse().read().decode()
+    connection.close()
+    return text
 
 
 @pytest.mark.parametrize("base", ["missing", "empty"])
@@ -326,10 +418,17 @@ def test_models_config_is_read_by_the_published_message():
 def test_compose_file_names_files_and_flags_that_exist():
     deploy = CONFIGURATION / "deploy"
     services = yaml.safe_load((deploy / "docker-compose.yml").read_text())["services"]
+    named = set()
     for flag in services["model-server"]["command"]:
-        value = flag.split("=")[1]
+        value = flag.partition("=")[2]
         if value.startswith("/config/"):
-            assert (CONFIGURATION / "tf_serving" / Path(value).name).is_file()
+            named.add(Path(value).name)
+    # Every file that is mounted is passed, and none that is not there.
+    assert named == {path.name for path in (CONFIGURATION / "tf_serving").iterdir()}
+    assert "--enable_batching" in services["model-server"]["command"]
+    for service in services.values():
+        assert service["healthcheck"]["test"]
+    assert services["gateway"]["depends_on"]["model-server"]["condition"] == "service_started"
     build = services["gateway"]["build"]
     root = (deploy / build["context"]).resolve()
     dockerfile = (root / build["dockerfile"]).read_text()

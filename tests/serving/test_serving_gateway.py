@@ -1,15 +1,8 @@
 """The gateway with a real store and a real model server."""
 
-import asyncio
-import json
-import threading
-from http.client import HTTPConnection
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
-from aiohttp import web
-from serving_helpers import T0, make_store, wait_for
+from serving_helpers import T0, make_store, run_gateway, wait_for
 from tensorflow_serving.apis import predict_pb2
 
 from laser_features import RequestBatch, build_model_inputs
@@ -17,8 +10,6 @@ from seqvault import SeqVault
 from seqvault.merge.background_merge import BackgroundMerge
 from seqvault.service.server import Server
 from serving.gateway.errors import GatewayError
-from serving.gateway.gateway import Gateway
-from serving.gateway.model_client import ModelClient
 from serving.gateway.predict_messages import PredictRequest, add_tensor
 from serving.gateway.ranker import Ranker, _check_scores
 from serving.gateway.store import check_store, open_store
@@ -26,52 +17,7 @@ from serving.model_server.limits import Limits
 from serving.model_server.model_server import ModelServer, ServerOptions
 from serving.model_server.tensors import to_array
 from serving.model_server.versions import ModelConfig
-
-
-class Client:
-    """A gateway's HTTP client."""
-
-    def __init__(self, port: int) -> None:
-        self.port = port
-
-    def call(self, method: str, path: str, body=None) -> tuple[int, dict]:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=30)
-        data = body if isinstance(body, (bytes, type(None))) else json.dumps(body)
-        connection.request(method, path, data)
-        response = connection.getresponse()
-        content = response.read()
-        connection.close()
-        json_type = response.getheader("Content-Type", "").startswith("application/json")
-        return response.status, json.loads(content) if json_type else content.decode()
-
-    def rank(self, **content) -> tuple[int, dict]:
-        return self.call("POST", "/v1/rank", content)
-
-    def append(self, *events) -> tuple[int, dict]:
-        return self.call("POST", "/v1/events", {"events": events})
-
-
-def run_gateway(spec, store, address, deadline_seconds=20.0, model_name="ranker"):
-    """Serve a gateway from a thread; yields its client."""
-    model = ModelClient(address, model_name)
-    gateway = Gateway(spec, store, model, deadline_seconds, threads=2)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    runner = web.AppRunner(gateway.app(), access_log=None)
-
-    async def start() -> int:
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        return runner.addresses[0][1]
-
-    port = asyncio.run_coroutine_threadsafe(start(), loop).result(30)
-    yield Client(port)
-    asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result(30)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(30)
-    gateway.close()
-    model.close()
+from serving.runtime.call import Call
 
 
 @pytest.fixture(scope="module")
@@ -208,14 +154,18 @@ def test_unknown_paths_and_methods_answer_json(client):
 
 
 def test_health_and_metrics(client):
-    assert client.call("GET", "/healthz") == (200, {"status": "ok", "model_versions": [7]})
+    wait_for(lambda: client.call("GET", "/readyz")[0] == 200)
+    for path in ("/readyz", "/healthz"):
+        assert client.call("GET", path) == (200, {"status": "ok", "model_versions": [7]})
+    assert client.call("GET", "/livez") == (200, {"status": "ok"})
     client.rank(user_id=1, candidates=[1])
     status, text = client.call("GET", "/metrics")
     assert status == 200
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    ranked = int(lines['laser_gateway_requests_total{path="/v1/rank",status="200"}'])
-    assert ranked == int(lines['laser_gateway_rank_latency_ms_count{stage="total"}']) > 0
-    assert int(lines["laser_gateway_events_appended_total"]) > 0
+    ranked = float(lines['laser_gateway_requests_total{path="/v1/rank",status="200"}'])
+    assert ranked == float(lines['laser_gateway_rank_latency_seconds_count{stage="total"}']) > 0
+    assert float(lines["laser_gateway_events_appended_total"]) > 0
+    assert (lines["laser_gateway_store_up"], lines["laser_gateway_model_up"]) == ("1.0", "1.0")
 
 
 def test_model_server_that_is_down(spec, store):
@@ -224,7 +174,10 @@ def test_model_server_that_is_down(spec, store):
     status, answer = client.rank(user_id=1, candidates=[1])
     assert status == 503
     assert "127.0.0.1:1" in answer["error"]
-    assert client.call("GET", "/healthz")[0] in (503, 504)
+    wait_for(lambda: "127.0.0.1:1" in str(client.call("GET", "/readyz")[1]))
+    status, answer = client.call("GET", "/readyz")
+    assert status == 503 and answer["error"].startswith("model: ")
+    assert client.call("GET", "/livez")[0] == 200
     assert next(gateway, None) is None
 
 
@@ -287,24 +240,6 @@ def test_merging_empties_the_log_and_changes_no_answer(tmp_path, spec):
         assert vault.read([1], before=None, last_n=61)["item_id"].tolist() == [[3] * 60 + [0]]
 
 
-def test_health_and_metrics_tell_of_merges_that_fail(spec, store):
-    class Model:
-        def available_versions(self, seconds: float) -> list[int]:
-            return [1]
-
-    merge = SimpleNamespace(healthy=True, failing_seconds=0.0, failures=0)
-    gateway = Gateway(spec, store, Model(), merge=merge)
-    try:
-        assert asyncio.run(gateway._healthz(None)).status == 200
-        merge.healthy, merge.failing_seconds, merge.failures = False, 70.0, 3
-        with pytest.raises(GatewayError, match="failed for 70 s") as caught:
-            asyncio.run(gateway._healthz(None))
-        assert caught.value.status == 503
-        assert "merge_failures_total 3" in asyncio.run(gateway._metrics_page(None)).text
-    finally:
-        gateway.close()
-
-
 def test_candidates_padded_by_a_batching_model_server():
     scores = _check_scores(np.array([[0.5, 0.25, np.nan]], np.float32), 2)
     assert scores.tolist() == [0.5, 0.25]
@@ -319,7 +254,7 @@ def test_the_gateway_sends_what_training_would_see(spec, store):
     sent = {}
 
     class Recorder:
-        def predict(self, inputs, output, timeout_seconds):
+        def predict(self, inputs, output, call):
             request = PredictRequest()
             for name, array in inputs.items():
                 add_tensor(request, name, array)
@@ -337,7 +272,7 @@ def test_the_gateway_sends_what_training_would_see(spec, store):
         }
     )
     content = {"user_id": 500, "time_ms": int(times[5]), "candidates": [3, 19, 99]}
-    Ranker(spec, store, Recorder()).rank(content, float("inf"))
+    Ranker(spec, store, Recorder()).rank(content, Call(None))
     batch = RequestBatch(
         user_id=np.array([500]),
         time_ms=times[5:],

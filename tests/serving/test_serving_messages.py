@@ -47,9 +47,8 @@ def test_reply_of_the_published_message_is_read(array, as_content):
     published.outputs["y"].CopyFrom(tensor)
     reply = predict_messages.PredictResponse.FromString(published.SerializeToString())
     assert reply.model_spec.version.value == 2**40
-    (entry,) = reply.outputs
-    assert entry.key == "y"
-    received = read_tensor(entry.value)
+    assert list(reply.outputs) == ["y"]
+    received = read_tensor(reply.outputs["y"])
     assert received.dtype == array.dtype
     np.testing.assert_array_equal(received, array)
 
