@@ -62,8 +62,8 @@ class FadingEncoder(SequenceEncoder):
         tokens = []
         for scale in self.scales:
             weights = gates * ops.exp(-place / scale)
-            # Where nothing is left to divide by, there is no token.
-            whole = ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-6)
+            # Where nothing is left there is no token. Half precision flushes anything much smaller.
+            whole = ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-4)
             tokens.append(ops.einsum("bnl,ble->bne", weights / whole, history))
         return ops.stack(tokens, axis=2)
 
