@@ -87,7 +87,7 @@ def test_the_evaluation_is_exact(demo):
 class RecordingModel:
     """Stands where the gateway's client of the model server stands."""
 
-    def predict(self, inputs, output, timeout):
+    def predict(self, inputs, output, call):
         self.inputs = inputs
         return 1, np.zeros((1, inputs["candidate_item_id"].shape[1]), np.float32)
 
@@ -97,6 +97,7 @@ def gateway_inputs(demo):
     """What the gateway sends to the model for the request of an Example."""
     from seqvault import SeqVault
     from serving.gateway.ranker import Ranker
+    from serving.runtime.call import Call
 
     spec = FeatureSpec.load(demo.dataset / "features.yaml")
     with SeqVault.open(demo.store) as store:
@@ -104,7 +105,7 @@ def gateway_inputs(demo):
         ranker = Ranker(spec, store, model)
 
         def send(request):
-            ranker.rank(request, deadline=float("inf"))
+            ranker.rank(request, Call(None))
             return model.inputs
 
         yield send, store
