@@ -57,7 +57,9 @@ def test_columns_of_a_wider_type_are_narrowed_and_others_refused(spec, row, tabl
     wide = table.set_column(3, "scenario", pa.array([2], pa.int64()))
     assert check_rows(wide, 0, spec).good["scenario"].type == pa.int8()
     text = table.set_column(3, "scenario", pa.array(["feed"]))
-    with pytest.raises(ImpressionsError, match=r"column scenario .* is string .* says int8"):
+    with pytest.raises(
+        ImpressionsError, match=r"column scenario .* is text, such as 'feed'.* says int8"
+    ):
         check_rows(text, 0, spec)
 
 
