@@ -13,6 +13,7 @@ from laser_keras.encoders.transformer_encoder import TransformerEncoder
 from laser_keras.encoders.twin_encoder import TWINEncoder
 from laser_keras.layers.activation_unit_attention import ActivationUnitAttention
 from laser_keras.layers.dice import Dice
+from laser_keras.layers.feature_embedding import FeatureEmbedding
 from laser_keras.layers.feature_mlp import FeatureMLP
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.global_stacked_target_attention import GlobalStackedTargetAttention
@@ -28,6 +29,9 @@ from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
 from laser_keras.layers.soft_search import SoftSearch
 from laser_keras.layers.swiglu_feed_forward import SwiGLUFeedForward
 from laser_keras.layers.target_attention import TargetAttention
+from laser_keras.losses.listwise_softmax_loss import ListwiseSoftmaxLoss
+from laser_keras.losses.pairwise_logistic_loss import PairwiseLogisticLoss
+from laser_keras.metrics.group_auc import GroupAUC
 from laser_keras.models.comparison import SYSTEMS, comparison_ranker
 from laser_keras.models.laser_ranker import LaserRanker
 from laser_keras.models.sequence_ranker import SequenceRanker
@@ -39,15 +43,19 @@ __all__ = [
     "CombinedEncoder",
     "DINEncoder",
     "Dice",
+    "FeatureEmbedding",
     "FeatureMLP",
     "FeedForward",
     "GlobalStackedTargetAttention",
+    "GroupAUC",
     "HSTUEncoder",
     "HardSearch",
     "LONGEREncoder",
     "LaserEncoder",
     "LaserRanker",
+    "ListwiseSoftmaxLoss",
     "MultiResolutionFusion",
+    "PairwiseLogisticLoss",
     "PerTokenFeedForward",
     "PerTokenMixtureOfExperts",
     "PoolingEncoder",

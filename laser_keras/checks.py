@@ -11,12 +11,25 @@ from laser_keras.types import Shape, Tensor
 
 
 def check_int(owner: str, name: str, value: Any, minimum: int) -> int:
-    """Return ``value`` if it is an integer of at least ``minimum``, else raise ``ValueError``."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+    """Return ``value`` as an ``int`` if it is an integer of at least ``minimum``, or raise.
+
+    NumPy's integers count; Booleans and floats do not.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < minimum:
         raise ValueError(
             f"{owner}: `{name}` must be an integer of at least {minimum}. Received: {value!r}"
         )
-    return value
+    return int(value)
+
+
+def check_optional_int(owner: str, name: str, value: Any, minimum: int) -> int | None:
+    """``check_int``, except that None is returned as it is."""
+    return None if value is None else check_int(owner, name, value, minimum)
+
+
+def known_size(size: Any) -> int | None:
+    """A dimension that is known now; None where it is unknown, or symbolic as in ``jax.export``."""
+    return size if isinstance(size, int) else None
 
 
 def is_number(value: Any) -> bool:
@@ -98,23 +111,27 @@ def check_agrees(owner: str, name: str, shape: Shape, expected: Shape, layout: s
 
 
 def check_mask(owner: str, name: str, mask: Tensor, expected: Shape, layout: str) -> Tensor:
-    """Return a boolean ``mask`` of shape ``expected`` or raise ``ValueError``.
+    """Return the boolean ``mask`` of shape ``expected`` or raise ``ValueError``.
 
-    Float and integer masks are refused: it is too easy to pass lengths or additive masks.
+    int8 is taken as well (0 is False): Keras averages the inputs of a replicated model and cannot
+    average Booleans. Other masks are refused: it is too easy to pass lengths or additive masks.
     """
     mask = keras.ops.convert_to_tensor(mask)
     dtype = keras.backend.standardize_dtype(mask.dtype)
-    if dtype != "bool":
+    if dtype not in ("bool", "int8"):
         raise ValueError(
-            f"{owner}: `{name}` must be boolean (True marks a valid position). "
+            f"{owner}: `{name}` must be boolean (True marks a valid position) or int8. "
             f"Received dtype: {dtype}"
         )
     check_agrees(owner, name, tuple(mask.shape), expected, layout)
-    return mask
+    return mask if dtype == "bool" else keras.ops.not_equal(mask, 0)
 
 
 def check_ages(owner: str, name: str, age: Tensor, expected: Shape, layout: str) -> Tensor:
-    """Return an integer tensor of ages of shape ``expected`` or raise ``ValueError``."""
+    """Return ages of shape ``expected`` as int32 within [0, 2^31 - 1], or raise ``ValueError``.
+
+    Any integer dtype is taken; negative ages (clock skew) become 0.
+    """
     age = keras.ops.convert_to_tensor(age)
     dtype = keras.backend.standardize_dtype(age.dtype)
     if "int" not in dtype:
@@ -123,7 +140,9 @@ def check_ages(owner: str, name: str, age: Tensor, expected: Shape, layout: str)
             f"event time, subtracted as integers). Received dtype: {dtype}"
         )
     check_agrees(owner, name, tuple(age.shape), expected, layout)
-    return age
+    if dtype in ("int8", "int16", "uint8", "uint16"):  # cannot hold the bound below
+        age = keras.ops.cast(age, "int32")
+    return keras.ops.cast(keras.ops.clip(age, 0, 2**31 - 1), "int32")
 
 
 def check_float(owner: str, name: str, dtype: Any) -> None:

@@ -82,6 +82,7 @@ def _gates(
     A score is finite only if all numbers of its event are, so no pass is needed to find out.
     """
     batch, count = ops.shape(queries)[:2]
+    segments = ops.shape(history)[1] // segment_size
     scores = event_scores(queries, history) + ops.expand_dims(offsets, -1)
     gates = ops.sigmoid(ops.cast(scores, stable_dtype(scores.dtype)))
     clean = ops.convert_to_tensor(True)
@@ -89,7 +90,7 @@ def _gates(
         visible = ops.expand_dims(mask, 1)
         gates = ops.where(visible, gates, 0.0)
         clean = ops.all(ops.logical_or(visible, ops.isfinite(scores)))
-    gates = ops.reshape(ops.cast(gates, scores.dtype), (batch, count, -1, segment_size))
+    gates = ops.reshape(ops.cast(gates, scores.dtype), (batch, count, segments, segment_size))
     return ops.transpose(gates, (0, 2, 1, 3)), clean
 
 
@@ -137,7 +138,8 @@ def _gradients_by_request(
     batch, segments, segment_size, count = ops.shape(gates)
     events = _by_segment(history, segment_size)
     by_gates = ops.einsum("bswd,bsmd->bswm", events, by_sums) + ops.expand_dims(by_totals, 2)
-    by_scores = by_gates * gates * (1.0 - gates)
+    # Selected, not multiplied by the zero gate of a masked event: its gradient may overflow.
+    by_scores = ops.where(gates > 0, by_gates * gates * (1.0 - gates), 0.0)
     flat = ops.reshape(by_scores, (batch, segments * segment_size, count))
     return by_scores, ops.einsum("bml,bld->bmd", ops.transpose(flat, (0, 2, 1)), history)
 

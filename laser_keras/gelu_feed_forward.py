@@ -7,6 +7,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from laser_keras.activations import exact_gelu, normal_distribution
 from laser_keras.types import Tensor
 
 
@@ -43,13 +44,13 @@ def gelu_feed_forward(
     if keras.backend.backend() == "tensorflow":
         return _network(_gelu_from_input, inputs, *weights)
     if keras.backend.backend() != "jax":
-        return _network(_gelu, inputs, *weights)
+        return _network(exact_gelu, inputs, *weights)
 
     def forward(inputs: Tensor, *weights: Tensor) -> tuple[Tensor, Callable[..., Any]]:
         def backward(upstream: Any) -> tuple[Tensor, ...]:
             return _gradients(upstream, inputs, *weights[:3])
 
-        return _network(_gelu, inputs, *weights), backward
+        return _network(exact_gelu, inputs, *weights), backward
 
     cast = [ops.cast(weight, inputs.dtype) for weight in weights]
     return ops.custom_gradient(forward)(inputs, *cast)
@@ -67,28 +68,16 @@ def _network(
     return ops.add(ops.einsum("mh,hd->md", hidden, output_kernel), output_bias)
 
 
-def _gelu(inputs: Tensor) -> Tensor:
-    # TensorFlow's own rounds a constant to float32 for float64 inputs.
-    if keras.backend.backend() == "tensorflow":
-        return inputs * _below(inputs)
-    return ops.gelu(inputs, approximate=False)
-
-
 def _gelu_from_input(inputs: Tensor) -> Tensor:
     """GELU that keeps nothing but its input for the gradient."""
 
     def forward(inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         def backward(upstream: Tensor) -> Tensor:
-            return upstream * (_below(inputs) + inputs * _density(inputs))
+            return upstream * (normal_distribution(inputs) + inputs * _density(inputs))
 
-        return _gelu(inputs), backward
+        return exact_gelu(inputs), backward
 
     return ops.custom_gradient(forward)(inputs)
-
-
-def _below(x: Tensor) -> Tensor:
-    """The distribution function of the normal law; gelu(x) is x times it."""
-    return 0.5 + 0.5 * ops.erf(x * math.sqrt(0.5))
 
 
 def _density(x: Tensor) -> Tensor:
@@ -108,7 +97,7 @@ def _gradients(
 
     def add_part(part: Any, found: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         before = ops.add(ops.einsum("md,dh->mh", inputs, into[part]), bias[part])
-        below = _below(before)
+        below = normal_distribution(before)
         slope = below + before * _density(before)
         by_before = ops.einsum("md,hd->mh", upstream, out_of[part]) * slope
         by_inputs, *by_weights = found

@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from laser_keras.sequence import lowest, maximum_of
 from laser_keras.types import Tensor
 
 
@@ -35,7 +36,7 @@ def top_events(scores: Tensor, mask: Tensor, top_k: int) -> tuple[Tensor, Tensor
     """
     scores, mask = ops.convert_to_tensor(scores), ops.convert_to_tensor(mask)
     mask = ops.broadcast_to(mask, ops.shape(scores))
-    scores = ops.where(mask, scores, -3e38)
+    scores = ops.where(mask, scores, lowest(scores))
     if keras.backend.backend() == "torch":
         # Its top-k does not say which of several equal scores it takes; its sort is stable.
         index = ops.argsort(-scores, axis=-1)[..., :top_k]
@@ -52,14 +53,14 @@ def round_robin_scores(scores: Tensor, mask: Tensor) -> Tensor:
     events share a step.
     """
     heads = scores.shape[2]
-    scores = ops.where(mask, scores, -3e38)
+    scores = ops.where(mask, scores, lowest(scores))
     order = ops.flip(ops.argsort(ops.flip(scores, axis=-1), axis=-1), axis=-1)
     # Flipping before and after the stable ascending sort ranks equal scores newest first.
     length = ops.shape(scores)[-1]
     order = length - 1 - order
     rank = ops.cast(ops.argsort(order, axis=-1), "int32")
     head = ops.reshape(ops.arange(heads, dtype="int32"), (heads, 1))
-    return -ops.cast(ops.min(rank * heads + head, axis=2), "float32")
+    return ops.cast(maximum_of(-(rank * heads + head), axis=2), "float32")
 
 
 def gather_events(history: Tensor, index: Tensor) -> Tensor:

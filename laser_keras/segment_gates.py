@@ -7,10 +7,19 @@ taken is decided by ``laser_keras.segment_orders``.
 
 from typing import Any, NamedTuple
 
+import keras
 from keras import ops
 
+from laser_keras.checks import check_choice, is_number
 from laser_keras.gated_sums import event_scores, gated_segment_sums
-from laser_keras.sequence import linear, masked_softmax, split_heads, stable_dtype
+from laser_keras.sequence import (
+    linear,
+    masked_softmax,
+    pad_axis,
+    split_heads,
+    stable_dtype,
+    zero_masked,
+)
 from laser_keras.types import Tensor
 
 
@@ -30,6 +39,71 @@ class GateWeights(NamedTuple):
     """[heads], added to the scores."""
     similarity_kernel: Tensor | None
     """[m, d]: what a unit of each similarity feature adds to an event."""
+
+
+def check_gamma(owner: str, gamma: Any) -> Any:
+    """Return a gate's scale as it is, or raise ``ValueError``."""
+    if isinstance(gamma, str):
+        return check_choice(owner, "gamma", gamma, ("learned",))
+    if gamma is None or (is_number(gamma) and gamma > 0):
+        return gamma
+    raise ValueError(
+        f"{owner}: `gamma` must be a positive number, 'learned' or None. Received: {gamma!r}"
+    )
+
+
+def compress_segments(
+    weights: GateWeights,
+    target: Tensor,
+    history: Tensor,
+    mask: Tensor | None,
+    similarity: Tensor | None,
+    *,
+    segment_size: int,
+    gate: str,
+    absorbed: tuple[bool, bool],
+    return_gates: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """Gate and sum the values of each segment, newest first.
+
+    Args:
+        weights: The attention's weights.
+        target: Float tensor [B, N, d].
+        history: Float tensor [B, L, d], any L. What the mask hides may be anything.
+        mask: Boolean tensor [B, L] or None.
+        similarity: Float tensor [B, N, L, m] or None.
+        segment_size: Integer w.
+        gate: ``"sigmoid"`` or ``"softmax"``.
+        absorbed: Whether keys, and whether values, are absorbed.
+        return_gates: Whether the gates are returned as well.
+
+    Returns:
+        Gated sums [B, N, ceil(L / w), heads, value_dim], and the gates [B, N, heads, L] or None.
+    """
+    length, events = history.shape[1], ops.shape(history)[1]
+    if mask is None and (length is None or length % segment_size):
+        mask = ops.ones(ops.shape(history)[:2], dtype="bool")  # told apart from the padding
+    fused = all(absorbed) and similarity is None and gate == "sigmoid" and not return_gates
+    if not fused:
+        history = zero_masked(history, mask)
+    history = pad_axis(history, 1, segment_size)
+    if similarity is not None:
+        if mask is not None:
+            visible = ops.expand_dims(ops.expand_dims(mask, 1), -1)
+            similarity = ops.where(visible, similarity, 0.0)
+        similarity = pad_axis(similarity, 2, segment_size)
+    if mask is not None:
+        mask = pad_axis(mask, 1, segment_size)
+    queries = scaled_queries(weights, target)
+    if fused:
+        return compress_absorbed(weights, queries, history, mask, segment_size), None
+    scores = segment_scores(weights, queries, history, similarity, segment_size, absorbed[0])
+    gates = open_gates(scores, mask, gate)
+    sums = sum_values(weights, gates, history, similarity, absorbed[1])
+    if not return_gates:
+        return sums, None
+    by_event = ops.reshape(gates, (*ops.shape(gates)[:3], ops.shape(history)[1]))
+    return sums, by_event[..., :events]
 
 
 def scaled_queries(weights: GateWeights, target: Tensor) -> Tensor:
@@ -82,7 +156,9 @@ def segment_scores(
     length = ops.shape(history)[1]
     heads = weights.num_heads
     if absorb_keys:
-        flat = ops.reshape(_absorb_keys(weights, queries), (batch, candidates * heads, -1))
+        flat = ops.reshape(
+            _absorb_keys(weights, queries), (batch, candidates * heads, history.shape[-1])
+        )
         scores = event_scores(flat, history)
         scores = ops.reshape(scores, (batch, candidates, heads, length))
     else:
@@ -97,9 +173,10 @@ def segment_scores(
     return ops.reshape(scores, (batch, candidates, heads, length // segment_size, segment_size))
 
 
-def open_gates(scores: Tensor, mask: Tensor | None, gate: str, dtype: str) -> Tensor:
-    """Gates of scores [B, N, heads, S, w], zero where ``mask`` [B, L] is False, in ``dtype``."""
+def open_gates(scores: Tensor, mask: Tensor | None, gate: str) -> Tensor:
+    """Gates of scores [B, N, heads, S, w], zero where ``mask`` [B, L] is False."""
     batch, _, _, count, w = ops.shape(scores)
+    dtype = keras.backend.standardize_dtype(scores.dtype)
     scores = ops.cast(scores, stable_dtype(dtype))
     if mask is not None:
         mask = ops.reshape(mask, (batch, 1, 1, count, w))

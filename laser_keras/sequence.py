@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -28,16 +29,44 @@ def stable_dtype(dtype: str) -> str:
     return "float32" if dtype in ("float16", "bfloat16") else dtype
 
 
+def lowest(values: Tensor) -> float:
+    """The lowest finite number of the dtype of ``values``, for what must lose a comparison.
+
+    Finite, unlike -inf: a softmax of nothing else is not NaN.
+    """
+    dtype = keras.backend.standardize_dtype(values.dtype)
+    if dtype == "bfloat16":  # NumPy has none
+        return -float.fromhex("0x1.fep127")
+    return float(np.finfo(dtype).min)
+
+
+def maximum_of(inputs: Tensor, axis: int) -> Tensor:
+    """``ops.max`` that takes an empty tensor too, and then answers with zeros or nothing.
+
+    Keras refuses to reduce a tensor without elements, even where the reduced axis is not the
+    empty one.
+    """
+    if 0 not in inputs.shape:
+        return ops.max(inputs, axis=axis)
+    shape = list(ops.shape(inputs))
+    del shape[axis]
+    return ops.zeros(shape, dtype=inputs.dtype)
+
+
 def masked_softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
     """Softmax over the last axis; masked positions, and rows with no valid position, are zero.
 
     ``scores`` are float32 or float64 (see :func:`stable_dtype`).
     """
-    if mask is None:
-        return ops.softmax(scores, axis=-1)
-    # Not -inf, which gives NaN in a row without a valid position.
-    weights = ops.softmax(ops.where(mask, scores, -1e30), axis=-1)
-    return ops.where(mask, weights, 0.0)
+    if scores.shape[-1] == 0:
+        return scores
+    if mask is not None:
+        scores = ops.where(mask, scores, lowest(scores))
+    if scores.shape[-1] == 1:  # Keras warns of a softmax over one position
+        weights = ops.exp(scores - scores)
+    else:
+        weights = ops.softmax(scores, axis=-1)
+    return weights if mask is None else ops.where(mask, weights, 0.0)
 
 
 def exact_bucket(values: Tensor, estimate: Tensor, edges: np.ndarray) -> Tensor:
@@ -124,7 +153,7 @@ def reverse_valid(sequence: Tensor, mask: Tensor | None) -> Tensor:
         ValueError: for a ``mask`` that is not boolean, or not [B, L] of the ``sequence``.
     """
     flipped = ops.flip(sequence, axis=1)
-    if mask is None:
+    if mask is None or sequence.shape[1] == 0:
         return flipped
     shape = tuple(sequence.shape[:2])
     mask = check_mask("reverse_valid", "mask", mask, shape, "[B, L] of `sequence`")
@@ -138,6 +167,21 @@ def reverse_valid(sequence: Tensor, mask: Tensor | None) -> Tensor:
         return ops.take_along_axis(flipped, rolled, axis=1)
     rolled = ops.broadcast_to(rolled, ops.shape(flipped))
     return ops.take_along_axis(flipped, rolled, axis=1)
+
+
+def restore_order(by_event: Tensor, mask: Tensor | None) -> Tensor:
+    """What ``reverse_valid`` did to the events, undone for numbers per event [B, N, heads, L].
+
+    ``mask`` [B, L] is in the order that ``reverse_valid`` was given.
+    """
+    if mask is None or by_event.shape[-1] == 0:
+        return ops.flip(by_event, axis=-1)
+    length = ops.shape(mask)[1]
+    first_valid = ops.argmax(ops.cast(ops.flip(mask, axis=1), "int32"), axis=1)
+    positions = ops.arange(length, dtype="int32")[None, :] + length
+    index = (positions - ops.cast(first_valid, "int32")[:, None]) % length
+    index = ops.broadcast_to(index[:, None, None, :], ops.shape(by_event))
+    return ops.flip(ops.take_along_axis(by_event, index, axis=-1), axis=-1)
 
 
 def reverse_candidates(similarity: Tensor, mask: Tensor | None) -> Tensor:

@@ -25,15 +25,8 @@ def gates() -> np.ndarray:
     layer.build((1, 1, WIDTH), (1, LENGTH, WIDTH))
     layer.query_kernel.assign(np.eye(WIDTH))
     layer.key_kernel.assign(np.eye(WIDTH))
-    # With constant values a segment is the sum of its gates; one event per segment isolates them.
-    single = SegmentedTargetAttention.from_config({**layer.get_config(), "segment_size": 1})
-    single.build((1, 1, WIDTH), (1, LENGTH, WIDTH))
-    single.set_weights(layer.get_weights())
-    kernel = np.zeros((WIDTH, WIDTH))
-    kernel[0, 0] = 1.0
-    single.value_kernel.assign(kernel)
-    sums = ops.convert_to_numpy(single(target[None, None], history[None]))[0, 0, :, 0]
-    return sums / history[:, 0]
+    _, opened = layer(target[None, None], history[None], return_gates=True)
+    return ops.convert_to_numpy(opened)[0, 0, 0]
 
 
 def svg(values: np.ndarray) -> str:

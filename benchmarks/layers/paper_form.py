@@ -11,7 +11,7 @@ import keras
 from keras import ops
 
 from laser_keras import FeedForward, LaserEncoder
-from laser_keras.sequence import linear, split_heads
+from laser_keras.sequence import linear, masked_softmax, split_heads
 
 
 class PaperForm(LaserEncoder):
@@ -21,8 +21,24 @@ class PaperForm(LaserEncoder):
     a single candidate, no guard against NaN in padding, and none of the layers' own gradients.
     """
 
-    def call(self, target: Any, history: Any, mask: Any = None, training: Any = None) -> Any:
+    def call(
+        self,
+        target: Any,
+        history: Any,
+        mask: Any = None,
+        similarity: Any = None,
+        training: Any = None,
+    ) -> Any:
         sta, stacked = self.segmented_attention, self.stacked_attention
+        if not sta.built:
+            raise ValueError("PaperForm must be built before `call`: it reads the layers' weights")
+        if similarity is not None:
+            raise ValueError("PaperForm takes no `similarity`, which the paper's equations lack")
+        if history.shape[1] % sta.segment_size:
+            raise ValueError(
+                f"PaperForm takes whole segments of {sta.segment_size} events. "
+                f"Received: {history.shape[1]} events"
+            )
         batch, candidates, width = ops.shape(target)
         length, heads, w = history.shape[1], sta.num_heads, sta.segment_size
         segments, head_width = length // w, width // heads
@@ -48,6 +64,10 @@ class PaperForm(LaserEncoder):
         hidden = ops.gelu(linear(compressed, ffn.hidden_kernel, ffn.hidden_bias), approximate=False)
         compressed = compressed + linear(hidden, ffn.output_kernel, ffn.output_bias)
         compressed = sta._layer_norm(compressed)
+        # Segments without an event reach neither the softmax nor the maximum, as in the layers.
+        valid = None
+        if mask is not None:
+            valid = ops.any(ops.reshape(mask, (rows, segments, w)), axis=-1)
         refined = target
         for query_kernel, key_kernel, value_kernel in zip(
             stacked.query_kernels, stacked.key_kernels, stacked.value_kernels, strict=True
@@ -56,13 +76,19 @@ class PaperForm(LaserEncoder):
             keys = split_heads(linear(compressed, key_kernel), heads)
             values = split_heads(linear(compressed, value_kernel), heads)
             scores = ops.matmul(query, ops.transpose(keys, (0, 2, 3, 1)))
-            attention = ops.softmax(scores / math.sqrt(head_width), axis=-1)
+            attention = masked_softmax(
+                scores / math.sqrt(head_width), None if valid is None else valid[:, None, None]
+            )
             output = ops.matmul(attention, ops.transpose(values, (0, 2, 1, 3)))
             refined = refined + ops.reshape(output, (rows, width))
-        salient, recent = ops.max(compressed, axis=1), self.fusion.num_recent_segments
-        tokens = ops.concatenate(
-            [refined[:, None], salient[:, None], compressed[:, :recent]], axis=1
-        )
+        of_events, newest = compressed, compressed[:, : self.fusion.num_recent_segments]
+        if valid is not None:
+            of_events = ops.where(valid[..., None], compressed, -math.inf)
+            newest = ops.where(valid[:, : newest.shape[1], None], newest, 0.0)
+        salient = ops.max(of_events, axis=1)
+        if valid is not None:
+            salient = ops.where(ops.any(valid, axis=-1, keepdims=True), salient, 0.0)
+        tokens = ops.concatenate([refined[:, None], salient[:, None], newest], axis=1)
         return ops.reshape(tokens, (batch, candidates, tokens.shape[-2], width))
 
 

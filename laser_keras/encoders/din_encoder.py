@@ -65,10 +65,17 @@ class DINEncoder(SequenceEncoder):
         self.activation = activation
         self.normalize = normalize
         self._attention = (
-            TargetAttention(num_heads, dtype=self.dtype_policy, name="target_attention")
+            TargetAttention(
+                num_heads, **self.kernel_options(), dtype=self.dtype_policy, name="target_attention"
+            )
             if unit == "target_attention"
             else ActivationUnitAttention(
-                hidden_units, activation, normalize, dtype=self.dtype_policy, name=unit
+                hidden_units,
+                activation,
+                normalize,
+                **self.kernel_options(),
+                dtype=self.dtype_policy,
+                name=unit,
             )
         )
 

@@ -10,7 +10,6 @@ from laser_keras.checks import check_ages, check_choice, check_divides, check_in
 from laser_keras.encoders.hstu_time import (
     PRODUCTION_ROWS,
     RESEARCH_ROWS,
-    clean_ages,
     pair_seconds,
     production_buckets,
     research_buckets,
@@ -125,7 +124,9 @@ class HSTUEncoder(SequenceEncoder):
             for place in ("input", "output")
         ]
         self._attention = (
-            TargetAttention(num_heads, dtype=self.dtype_policy, name="read_out")
+            TargetAttention(
+                num_heads, **self.kernel_options(), dtype=self.dtype_policy, name="read_out"
+            )
             if read_out == "target_attention"
             else None
         )
@@ -145,21 +146,17 @@ class HSTUEncoder(SequenceEncoder):
         self._layers_weights = []
         for i in range(self.num_layers):
             weights = {
-                "input_kernel": self.add_weight(
-                    shape=(width, 4 * width),
-                    initializer=keras.initializers.RandomNormal(stddev=0.02)
-                    if research
-                    else "glorot_uniform",
-                    name=f"input_kernel_{i}",
+                "input_kernel": self.add_kernel(
+                    f"input_kernel_{i}",
+                    (width, 4 * width),
+                    keras.initializers.RandomNormal(stddev=0.02) if research else None,
                 ),
-                "output_kernel": self.add_weight(
-                    shape=(width if research else 3 * width, width), name=f"output_kernel_{i}"
+                "output_kernel": self.add_kernel(
+                    f"output_kernel_{i}", (width if research else 3 * width, width)
                 ),
             }
             if research:
-                weights["output_bias"] = self.add_weight(
-                    shape=(width,), initializer="zeros", name=f"output_bias_{i}"
-                )
+                weights["output_bias"] = self.add_bias(f"output_bias_{i}", (width,))
                 weights["distance_bias"] = self.add_weight(
                     shape=(self.max_distance,),
                     initializer=keras.initializers.RandomNormal(stddev=0.02),
@@ -172,9 +169,7 @@ class HSTUEncoder(SequenceEncoder):
                         name=f"time_bias_{i}",
                     )
             else:
-                weights["input_bias"] = self.add_weight(
-                    shape=(4 * width,), initializer="zeros", name=f"input_bias_{i}"
-                )
+                weights["input_bias"] = self.add_bias(f"input_bias_{i}", (4 * width,))
             self._layers_weights.append(weights)
         for norm in self._norms:
             norm.build((None, None, width))
@@ -205,7 +200,7 @@ class HSTUEncoder(SequenceEncoder):
         mask = self._checked_mask(target, history, mask)
         if age is not None:
             expected = tuple(history.shape[:2])
-            age = clean_ages(check_ages(self.name, "age", age, expected, "[B, L]"))
+            age = check_ages(self.name, "age", age, expected, "[B, L]")
             age = self._newest_first(age, mask)
         target, history, mask = self._canonical(target, history, mask)
         tokens = self._encode(target, history, mask, age, training)
@@ -247,7 +242,7 @@ class HSTUEncoder(SequenceEncoder):
             valid = ops.sum(ops.cast(mask[:, -length:], "float32"), axis=1)
             counts = ops.reshape(ops.maximum(valid, 1.0), (-1, 1, 1, 1))
         else:
-            counts = ops.cast(length, "float32")
+            counts = ops.cast(ops.maximum(length, 1), "float32")
         buckets = None
         if age is not None and self.dialect == "research":
             buckets = research_buckets(pair_seconds(age, mask))

@@ -5,10 +5,8 @@ import math
 import numpy as np
 from keras import ops
 
-from laser_keras.sequence import exact_bucket
+from laser_keras.sequence import exact_bucket, maximum_of
 from laser_keras.types import Tensor
-
-_INT32_MAX = int(np.iinfo(np.int32).max)
 
 RESEARCH_ROWS = 129
 """Rows of the research dialect's table; int32 seconds reach the first 72 of them."""
@@ -21,11 +19,6 @@ _RESEARCH_EDGES = np.array(
     [0, *(math.ceil(math.exp(0.301 * k)) for k in range(1, 72))], dtype="int32"
 )
 _PRODUCTION_EDGES = np.array([60 * k**2 for k in range(PRODUCTION_ROWS)], dtype="int32")
-
-
-def clean_ages(age: Tensor) -> Tensor:
-    """Ages as int32; negative ones (clock skew) count as 0."""
-    return ops.cast(ops.clip(age, 0, _INT32_MAX), "int32")
 
 
 def research_buckets(seconds: Tensor) -> Tensor:
@@ -66,7 +59,7 @@ def pair_seconds(age: Tensor, mask: Tensor) -> Tensor:
     """
     index = ops.arange(ops.shape(age)[1], dtype="int32")
     newer = ops.logical_and(index[None, :] < index[:, None], ops.expand_dims(mask, 1))
-    follower = ops.max(ops.where(newer, index[None, None, :], -1), axis=-1)
+    follower = maximum_of(ops.where(newer, index[None, None, :], -1), axis=-1)
     follower = ops.where(follower < 0, index[None, :], follower)
     following = ops.take_along_axis(age, follower, axis=1)
     return ops.expand_dims(age, 1) - ops.expand_dims(following, 2)

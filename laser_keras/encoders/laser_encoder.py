@@ -3,13 +3,14 @@
 from typing import Any
 
 import keras
+from keras import ops
 
-from laser_keras.checks import check_choice, check_inputs
+from laser_keras.checks import check_choice, check_inputs, known_size
 from laser_keras.layers.global_stacked_target_attention import GlobalStackedTargetAttention
 from laser_keras.layers.multi_resolution_fusion import MultiResolutionFusion
 from laser_keras.layers.segmented_target_attention import SegmentedTargetAttention
 from laser_keras.layers.sequence_layer import SequenceLayer
-from laser_keras.sequence import newest_first, segment_mask
+from laser_keras.sequence import newest_first, restore_order, segment_mask
 from laser_keras.types import Shape, Tensor
 
 PRINTED = {"gamma": None, "gate_bias": None, "aligned_start": False, "norm": "post"}
@@ -45,7 +46,10 @@ class LaserEncoder(SequenceLayer):
         stacked_norm: ``norm`` of ``GlobalStackedTargetAttention``. Defaults to ``"none"``.
         stacked_ffn_expansion: Integer, its ``ffn_expansion``. Defaults to 0. With either, a target
             without a valid event does not come back unchanged.
-        **kwargs: Arguments of ``keras.layers.Layer``.
+        **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
+            ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
+            ``keras.layers.Dense``, ``lora_rank`` (see ``enable_lora``), and the arguments of
+            ``keras.layers.Layer``.
 
     Call arguments:
         target: Float tensor [B, N, d] or [B, d].
@@ -54,11 +58,15 @@ class LaserEncoder(SequenceLayer):
             ``history`` carries, or all valid.
         similarity: Optional float tensor [B, N, L, m] ([B, L, m] with a target [B, d]), see
             ``SegmentedTargetAttention``.
+        return_gates: Boolean. Whether to return what opened the gates as well.
 
     Returns:
         Float tensor [B, N, 2 + R, d] ([B, 2 + R, d] with a target [B, d]): the refined target z,
         the maximum over segments, the R newest segments. With no valid event: z is the target
-        (by default), the other tokens are zero.
+        (by default), the other tokens are zero. With ``return_gates`` a pair of it and a dict of
+        ``"gates"`` [B, N, num_heads, L], one per event in the order they came in, and
+        ``"segment_weights"`` [B, N, num_layers, num_heads, ceil(L / w)], what each layer of the
+        stacked attention made of the segments, newest first. Both are zero where masked.
 
     Raises:
         ValueError: for shapes, dtypes or arguments that do not fit; nothing is broadcast silently.
@@ -117,6 +125,7 @@ class LaserEncoder(SequenceLayer):
             value_dim=value_dim,
             use_output_projection=use_output_projection,
             implementation=implementation,
+            **self.kernel_options(),
             dtype=self.dtype_policy,
             name="segmented_attention",
         )
@@ -127,6 +136,7 @@ class LaserEncoder(SequenceLayer):
             norm=stacked_norm,
             ffn_expansion=stacked_ffn_expansion,
             epsilon=epsilon,
+            **self.kernel_options(),
             dtype=self.dtype_policy,
             name="stacked_attention",
         )
@@ -157,6 +167,7 @@ class LaserEncoder(SequenceLayer):
         similarity_shape: Shape | None = None,
     ) -> None:
         """Create the weights for inputs of these shapes."""
+        self._check_length(target_shape, history_shape)
         self.segmented_attention.build(target_shape, history_shape, similarity_shape)
         segments_shape = self.segmented_attention.compute_output_shape(target_shape, history_shape)
         self.stacked_attention.build(target_shape, segments_shape)
@@ -169,18 +180,51 @@ class LaserEncoder(SequenceLayer):
         mask: Tensor | None = None,
         similarity: Tensor | None = None,
         training: bool | None = None,
-    ) -> Tensor:
+        return_gates: bool = False,
+    ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""
         check_inputs(self, target=target, history=history, similarity=similarity)
+        self._check_length(tuple(target.shape), tuple(history.shape))
         mask = self._valid(mask, history, tuple(history.shape[:2]), "[B, L]")
+        given_mask = mask
         if self.order == "oldest_first":
             history, similarity, mask = newest_first(history, similarity, mask)
         segments = self.segmented_attention(
-            target, history, mask=mask, similarity=similarity, training=training
+            target,
+            history,
+            mask=mask,
+            similarity=similarity,
+            training=training,
+            return_gates=return_gates,
         )
         segments_mask = segment_mask(mask, self.segmented_attention.segment_size)
-        refined = self.stacked_attention(target, segments, mask=segments_mask)
-        return self.fusion(refined, segments, mask=segments_mask)
+        if not return_gates:
+            refined = self.stacked_attention(target, segments, mask=segments_mask)
+            return self.fusion(refined, segments, mask=segments_mask)
+        segments, gates = segments
+        refined, weights = self.stacked_attention(
+            target, segments, mask=segments_mask, return_weights=True
+        )
+        if self.order == "oldest_first":
+            single = len(target.shape) == 2
+            gates = restore_order(ops.expand_dims(gates, 1) if single else gates, given_mask)
+            gates = ops.squeeze(gates, 1) if single else gates
+        tokens = self.fusion(refined, segments, mask=segments_mask)
+        return tokens, {"gates": gates, "segment_weights": weights}
+
+    def _check_length(self, target_shape: Shape, history_shape: Shape) -> None:
+        """Refuse a history with fewer segments than the recent ones; none at all is a new user."""
+        if len(history_shape) != 3:
+            return  # the attention says what is wrong
+        length, recent = known_size(history_shape[1]), self.fusion.num_recent_segments
+        size = self.segmented_attention.segment_size
+        if length and -(-length // size) < recent:
+            raise ValueError(
+                f"{self.name}: `history` must hold at least {(recent - 1) * size + 1} events, "
+                f"because `num_recent_segments` is {recent} and `segment_size` {size}. Lower one "
+                "of them or keep more events; and pass `target` before `history`. Received shapes: "
+                f"target {tuple(target_shape)}, history {tuple(history_shape)}"
+            )
 
     def compute_output_shape(
         self,
@@ -189,10 +233,38 @@ class LaserEncoder(SequenceLayer):
         similarity_shape: Shape | None = None,
     ) -> Shape:
         """The output's shape for inputs of these shapes."""
+        self._check_length(target_shape, history_shape)
         segments_shape = self.segmented_attention.compute_output_shape(
             target_shape, history_shape, similarity_shape
         )
         return self.fusion.compute_output_shape(target_shape, segments_shape)
+
+    def compute_output_spec(
+        self,
+        target: Any,
+        history: Any,
+        mask: Any = None,
+        similarity: Any = None,
+        training: bool | None = None,
+        return_gates: bool = False,
+    ) -> Any:
+        """Shapes and dtypes of the outputs for symbolic inputs."""
+        similarity_shape = None if similarity is None else similarity.shape
+        shape = self.compute_output_shape(target.shape, history.shape, similarity_shape)
+        tokens = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_gates:
+            return tokens
+        attention, stacked = self.segmented_attention, self.stacked_attention
+        length, size = history.shape[1], attention.segment_size
+        segments = None if length is None else -(-length // size)
+        leading = target.shape[:-1]
+        shapes = {
+            "gates": (*leading, attention.num_heads, length),
+            "segment_weights": (*leading, stacked.num_layers, stacked.num_heads, segments),
+        }
+        return tokens, {
+            name: keras.KerasTensor(each, dtype=self.compute_dtype) for name, each in shapes.items()
+        }
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

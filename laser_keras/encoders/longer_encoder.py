@@ -129,7 +129,9 @@ class LONGEREncoder(SequenceEncoder):
         ]
         policy = self.dtype_policy
         self._ffns = {
-            name: FeedForward(ffn_expansion, dtype=policy, name=f"ffn_{name}")
+            name: FeedForward(
+                ffn_expansion, **self.kernel_options(), dtype=policy, name=f"ffn_{name}"
+            )
             for name in self._block_names
         }
         self._attention_norms, self._ffn_norms = (
@@ -160,8 +162,8 @@ class LONGEREncoder(SequenceEncoder):
         check_divides(self.name, "`num_heads`", self.num_heads, "the merged width", wide)
         if self.inner_layers:
             check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
-        self.target_kernel = self.add_weight(shape=(width, wide), name="target_kernel")
-        self.output_kernel = self.add_weight(shape=(wide, width), name="output_kernel")
+        self.target_kernel = self.add_kernel("target_kernel", (width, wide))
+        self.output_kernel = self.add_kernel("output_kernel", (wide, width))
         self.position_rows = self.add_weight(
             shape=(self.num_positions, width),
             initializer=keras.initializers.RandomNormal(stddev=0.02),
@@ -190,17 +192,17 @@ class LONGEREncoder(SequenceEncoder):
                 f"token that reports them. Received: {self.num_learned_tokens}"
             )
         self._global_width = check_known_width(self.name, "global_features", shape)
-        self.global_kernel = self.add_weight(shape=(self._global_width, wide), name="global_kernel")
+        self.global_kernel = self.add_kernel("global_kernel", (self._global_width, wide))
 
     def _block_width(self, name: str, width: int, wide: int) -> int:
         return width if name.startswith("inner") else wide
 
     def _projection(self, kind: str, name: str, width: int, wide: int) -> tuple[Any, Any]:
         size = self._block_width(name, width, wide)
-        kernel = self.add_weight(shape=(size, size), name=f"{kind}_kernel_{name}")
+        kernel = self.add_kernel(f"{kind}_kernel_{name}", (size, size))
         if kind == "key":  # the softmax cancels a bias that all keys share
             return kernel, None
-        bias = self.add_weight(shape=(size,), initializer="zeros", name=f"{kind}_bias_{name}")
+        bias = self.add_bias(f"{kind}_bias_{name}", (size,))
         return kernel, bias
 
     def call(
@@ -285,7 +287,8 @@ class LONGEREncoder(SequenceEncoder):
                 keys, values = self._keys_and_values(name, groups)
                 groups = self._block(name, groups, keys, values, valid[:, None, :])
             events = ops.where(ops.expand_dims(valid, -1), groups, 0.0)
-        return ops.reshape(events, (batch, -1, size * width)), merged_mask
+        count = ops.shape(merged_mask)[1]
+        return ops.reshape(events, (batch, count, size * width)), merged_mask
 
     def _global_tokens(self, merged: Tensor, global_features: Tensor | None) -> Tensor:
         """[B, G, K d]; G may be 0."""

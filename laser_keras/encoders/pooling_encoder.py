@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_int
+from laser_keras.checks import check_optional_int
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.sequence import masked_mean
 from laser_keras.types import Shape, Tensor
@@ -46,9 +46,7 @@ class PoolingEncoder(SequenceEncoder):
         self, recent_events: int | None = None, order: str = "newest_first", **kwargs: Any
     ) -> None:
         super().__init__(order=order, **kwargs)
-        if recent_events is not None:
-            check_int(self.name, "recent_events", recent_events, 1)
-        self.recent_events = recent_events
+        self.recent_events = check_optional_int(self.name, "recent_events", recent_events, 1)
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Check the shapes; there are no weights."""

@@ -83,14 +83,16 @@ class SIMEncoder(SequenceEncoder):
         self.recent_events = check_int(self.name, "recent_events", recent_events, 1)
         if search == "soft":
             self.search_layer: SequenceLayer = SoftSearch(
-                top_k, dtype=self.dtype_policy, name="search"
+                top_k, **self.kernel_options(), dtype=self.dtype_policy, name="search"
             )
         else:
             self.search_layer = HardSearch(top_k, dtype=self.dtype_policy, name="search")
-        self._short_term = TargetAttention(num_heads, dtype=self.dtype_policy, name="short_term")
+        self._short_term = TargetAttention(
+            num_heads, **self.kernel_options(), dtype=self.dtype_policy, name="short_term"
+        )
         # One layer of it, less the residual, is attention over a sequence per candidate.
         self._long_term = GlobalStackedTargetAttention(
-            1, num_heads, dtype=self.dtype_policy, name="long_term"
+            1, num_heads, **self.kernel_options(), dtype=self.dtype_policy, name="long_term"
         )
 
     @property

@@ -75,13 +75,15 @@ class STCAEncoder(SequenceEncoder):
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 1)
         self.implementation = implementation
         self.norm_fused = norm_fused
-        policy = self.dtype_policy
+        policy, options = self.dtype_policy, self.kernel_options()
         layers = range(num_layers)
         self._query_ffns = [
-            SwiGLUFeedForward(ffn_expansion, dtype=policy, name=f"query_ffn_{i}") for i in layers
+            SwiGLUFeedForward(ffn_expansion, **options, dtype=policy, name=f"query_ffn_{i}")
+            for i in layers
         ]
         self._history_ffns = [
-            SwiGLUFeedForward(ffn_expansion, dtype=policy, name=f"history_ffn_{i}") for i in layers
+            SwiGLUFeedForward(ffn_expansion, **options, dtype=policy, name=f"history_ffn_{i}")
+            for i in layers
         ]
         self._query_norms, self._history_norms = (
             [
@@ -93,11 +95,17 @@ class STCAEncoder(SequenceEncoder):
         )
         self._attentions = [
             TargetAttention(
-                num_heads, implementation=implementation, dtype=policy, name=f"attention_{i}"
+                num_heads,
+                implementation=implementation,
+                **options,
+                dtype=policy,
+                name=f"attention_{i}",
             )
             for i in layers
         ]
-        self._output_ffn = SwiGLUFeedForward(ffn_expansion, dtype=policy, name="output_ffn")
+        self._output_ffn = SwiGLUFeedForward(
+            ffn_expansion, **options, dtype=policy, name="output_ffn"
+        )
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Create the weights for inputs of these shapes."""
@@ -115,11 +123,9 @@ class STCAEncoder(SequenceEncoder):
             attention.build((None, None, width), (None, None, width))
         self.output_kernels, self.fusion_kernels = [], []
         for i in range(self.num_layers):
-            self.output_kernels.append(
-                self.add_weight(shape=(width, width), name=f"output_kernel_{i}")
-            )
+            self.output_kernels.append(self.add_kernel(f"output_kernel_{i}", (width, width)))
             self.fusion_kernels.append(
-                self.add_weight(shape=((i + 2) * width, width), name=f"fusion_kernel_{i}")
+                self.add_kernel(f"fusion_kernel_{i}", ((i + 2) * width, width))
             )
 
     def encode(

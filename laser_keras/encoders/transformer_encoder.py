@@ -6,7 +6,13 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_choice, check_divides, check_int, check_rate
+from laser_keras.checks import (
+    check_choice,
+    check_divides,
+    check_int,
+    check_optional_int,
+    check_rate,
+)
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.target_attention import TargetAttention
@@ -88,13 +94,17 @@ class TransformerEncoder(SequenceEncoder):
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 0)
         self.append_target = append_target
-        if recent_events is not None:
-            check_int(self.name, "recent_events", recent_events, 1)
-        self.recent_events = recent_events
+        self.recent_events = check_optional_int(self.name, "recent_events", recent_events, 1)
         self.mode = check_choice(self.name, "mode", mode, ("serial", "parallel"))
         self.dropout = check_rate(self.name, "dropout", dropout)
         self._ffns = [
-            FeedForward(ffn_expansion, dropout=dropout, dtype=self.dtype_policy, name=f"ffn_{i}")
+            FeedForward(
+                ffn_expansion,
+                dropout=dropout,
+                **self.kernel_options(),
+                dtype=self.dtype_policy,
+                name=f"ffn_{i}",
+            )
             for i in range(num_layers if ffn_expansion else 0)
         ]
         self._norms = [
@@ -104,7 +114,9 @@ class TransformerEncoder(SequenceEncoder):
             for i in range(num_layers if ffn_expansion else 0)
             for place in ("attention", "ffn")
         ]
-        self._read_out = TargetAttention(num_heads, dtype=self.dtype_policy, name="read_out")
+        self._read_out = TargetAttention(
+            num_heads, **self.kernel_options(), dtype=self.dtype_policy, name="read_out"
+        )
 
     @property
     def num_output_tokens(self) -> int:
@@ -117,7 +129,7 @@ class TransformerEncoder(SequenceEncoder):
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         self._kernels = [
             [
-                self.add_weight(shape=(width, width), name=f"{kind}_kernel_{i}")
+                self.add_kernel(f"{kind}_kernel_{i}", (width, width))
                 for kind in ("query", "key", "value", "output")
             ]
             for i in range(self.num_layers)

@@ -86,7 +86,9 @@ class TWINEncoder(SequenceEncoder):
         self.top_k = check_int(self.name, "top_k", top_k, 1)
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
         self.recent_events = check_int(self.name, "recent_events", recent_events, 1)
-        self._short_term = TargetAttention(num_heads, dtype=self.dtype_policy, name="short_term")
+        self._short_term = TargetAttention(
+            num_heads, **self.kernel_options(), dtype=self.dtype_policy, name="short_term"
+        )
 
     @property
     def num_output_tokens(self) -> int:
@@ -120,10 +122,9 @@ class TWINEncoder(SequenceEncoder):
                 shape=(self.num_heads, features), initializer="ones", name="cross_scale"
             )
         self.query_kernel, self.key_kernel, self.output_kernel = (
-            self.add_weight(shape=(width, width), name=f"{kind}_kernel")
-            for kind in ("query", "key", "output")
+            self.add_kernel(f"{kind}_kernel", (width, width)) for kind in ("query", "key", "output")
         )
-        self.value_kernel = self.add_weight(shape=(width + cross_width, width), name="value_kernel")
+        self.value_kernel = self.add_kernel("value_kernel", (width + cross_width, width))
         self._short_term.build((None, None, width), (None, None, width))
 
     def call(

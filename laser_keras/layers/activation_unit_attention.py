@@ -89,14 +89,10 @@ class ActivationUnitAttention(SequenceLayer):
         self.kernels, self.biases = [], []
         sizes = [4 * width, *self.hidden_units, 1]
         for i, (inputs, outputs) in enumerate(itertools.pairwise(sizes)):
-            self.kernels.append(self.add_weight(shape=(inputs, outputs), name=f"kernel_{i}"))
+            self.kernels.append(self.add_kernel(f"kernel_{i}", (inputs, outputs)))
             # A softmax would cancel a bias that all events share.
             needed = i < len(self.hidden_units) or self.normalize is None
-            self.biases.append(
-                self.add_weight(shape=(outputs,), initializer="zeros", name=f"bias_{i}")
-                if needed
-                else None
-            )
+            self.biases.append(self.add_bias(f"bias_{i}", (outputs,)) if needed else None)
         for activation, units in zip(self._activations, self.hidden_units, strict=True):
             activation.build((None, None, None, units))
 

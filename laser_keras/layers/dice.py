@@ -66,14 +66,15 @@ class Dice(SequenceLayer):
         values = ops.cast(inputs, dtype)
         mean, variance = ops.cast(self.moving_mean, dtype), ops.cast(self.moving_variance, dtype)
         if training:
-            counted = ops.ones_like(values[..., :1])
+            counted = ops.ones_like(values[..., :1], dtype="bool")
             if mask is not None:
                 mask = check_mask(self.name, "mask", mask, tuple(inputs.shape[:-1]), "[...]")
-                counted = ops.cast(ops.expand_dims(mask, -1), dtype)
+                counted = ops.expand_dims(mask, -1)
             axes = list(range(len(inputs.shape) - 1))
-            total = ops.maximum(ops.sum(counted), 1.0)
-            mean = ops.sum(values * counted, axis=axes) / total
-            variance = ops.sum(ops.square(values - mean) * counted, axis=axes) / total
+            total = ops.maximum(ops.sum(ops.cast(counted, dtype)), 1.0)
+            mean = ops.sum(ops.where(counted, values, 0.0), axis=axes) / total
+            deviations = ops.where(counted, values - mean, 0.0)
+            variance = ops.sum(ops.square(deviations), axis=axes) / total
             for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
                 new = moving * self.momentum + ops.cast(batch, moving.dtype) * (1 - self.momentum)
                 moving.assign(ops.stop_gradient(new))

@@ -6,13 +6,15 @@ from typing import Any
 import keras
 from keras import ops
 
+from laser_keras.activations import activate, activation_name, get_activation
 from laser_keras.checks import check_inputs, check_int, check_known_width, check_rate
+from laser_keras.layers.kernel_layer import KernelLayer
 from laser_keras.sequence import linear
 from laser_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class FeatureMLP(keras.layers.Layer):
+class FeatureMLP(KernelLayer):
     """Dense layers over the concatenation of all features: the plain alternative to RankMixer.
 
     Args:
@@ -20,7 +22,10 @@ class FeatureMLP(keras.layers.Layer):
         num_layers: Integer. Defaults to 2.
         activation: Defaults to ``"relu"``.
         dropout: Float in [0, 1), after every layer. Defaults to 0.
-        **kwargs: Arguments of ``keras.layers.Layer``.
+        **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
+            ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
+            ``keras.layers.Dense``, ``lora_rank`` (see ``enable_lora``), and the arguments of
+            ``keras.layers.Layer``.
 
     Call arguments:
         inputs: Float tensor [..., E], or a mapping of such tensors with the same leading
@@ -53,7 +58,7 @@ class FeatureMLP(keras.layers.Layer):
         super().__init__(**kwargs)
         self.dim = check_int(self.name, "dim", dim, 1)
         self.num_layers = check_int(self.name, "num_layers", num_layers, 1)
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         self.dropout = check_rate(self.name, "dropout", dropout)
         self._dropout = (
             keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
@@ -66,10 +71,9 @@ class FeatureMLP(keras.layers.Layer):
         self.kernels, self.biases = [], []
         for i in range(self.num_layers):
             shape = (self.dim if i else width, self.dim)
-            self.kernels.append(self.add_weight(shape=shape, name=f"kernel_{i}"))
-            self.biases.append(
-                self.add_weight(shape=(self.dim,), initializer="zeros", name=f"bias_{i}")
-            )
+            self.kernels.append(self.add_kernel(f"kernel_{i}", shape))
+            self.biases.append(self.add_bias(f"bias_{i}", (self.dim,)))
+        self.finish_build()
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
@@ -77,7 +81,7 @@ class FeatureMLP(keras.layers.Layer):
         if isinstance(inputs, Mapping):
             inputs = ops.concatenate([inputs[name] for name in sorted(inputs)], axis=-1)
         for kernel, bias in zip(self.kernels, self.biases, strict=True):
-            inputs = self.activation(linear(inputs, kernel, bias))
+            inputs = activate(self.activation, linear(inputs, self.effective(kernel), bias))
             if self._dropout is not None:
                 inputs = self._dropout(inputs, training=training)
         return inputs
@@ -95,6 +99,6 @@ class FeatureMLP(keras.layers.Layer):
             **super().get_config(),
             "dim": self.dim,
             "num_layers": self.num_layers,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation_name(self.activation),
             "dropout": self.dropout,
         }

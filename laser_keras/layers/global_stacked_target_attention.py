@@ -16,6 +16,7 @@ from laser_keras.checks import (
     check_number,
     check_rank,
     check_same_width,
+    known_size,
 )
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.sequence_layer import SequenceLayer
@@ -55,7 +56,10 @@ class GlobalStackedTargetAttention(SequenceLayer):
         ffn_expansion: Integer. Hidden width of each layer's feed-forward network as a multiple of
             d; 0 leaves it out, as printed. Defaults to 0.
         epsilon: Float of the layer normalisations. Defaults to 1e-6.
-        **kwargs: Arguments of ``keras.layers.Layer``.
+        **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
+            ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
+            ``keras.layers.Dense``, ``lora_rank`` (see ``enable_lora``), and the arguments of
+            ``keras.layers.Layer``.
 
     Call arguments:
         target: Float tensor [B, N, d] or [B, d].
@@ -63,9 +67,11 @@ class GlobalStackedTargetAttention(SequenceLayer):
             per candidate (what ``SegmentedTargetAttention`` returns for a target [B, N, d]).
         mask: Boolean tensor [B, L], True for valid positions; None for the Keras mask that
             ``history`` carries, or all valid.
+        return_weights: Boolean. Whether the attention's weights are returned as well.
 
     Returns:
-        Float tensor of the target's shape.
+        Float tensor of the target's shape. With ``return_weights`` a pair of it and the weights
+        [B, N, num_layers, num_heads, L] ([B, num_layers, num_heads, L]), zero where masked.
 
     Raises:
         ValueError: for shapes, dtypes or arguments that do not fit; nothing is broadcast silently.
@@ -107,7 +113,12 @@ class GlobalStackedTargetAttention(SequenceLayer):
         self._ffn_norms: list[keras.layers.Layer] = []
         if ffn_expansion:
             self._ffns = [
-                FeedForward(ffn_expansion, dtype=self.dtype_policy, name=f"feed_forward_{i}")
+                FeedForward(
+                    ffn_expansion,
+                    **self.kernel_options(),
+                    dtype=self.dtype_policy,
+                    name=f"feed_forward_{i}",
+                )
                 for i in range(num_layers)
             ]
             self._ffn_norms = self._layer_norms("ffn_norm") if norm != "none" else []
@@ -135,11 +146,18 @@ class GlobalStackedTargetAttention(SequenceLayer):
                 ("key", self.key_kernels),
                 ("value", self.value_kernels),
             ):
-                kernels.append(self.add_weight(shape=(width, width), name=f"{kind}_kernel_{layer}"))
+                kernels.append(self.add_kernel(f"{kind}_kernel_{layer}", (width, width)))
+        self.finish_build()
         for sublayer in (*self._attention_norms, *self._ffns, *self._ffn_norms):
             sublayer.build((None, None, width))
 
-    def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        target: Tensor,
+        history: Tensor,
+        mask: Tensor | None = None,
+        return_weights: bool = False,
+    ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""
         self._check_shapes(tuple(target.shape), tuple(history.shape))
         check_inputs(self, target=target, history=history)
@@ -157,17 +175,29 @@ class GlobalStackedTargetAttention(SequenceLayer):
             if self.resolve_implementation(query.shape[1], tuple(history.shape)) == "absorb"
             else self._attend_projected
         )
-        kernels = list(zip(self.query_kernels, self.key_kernels, self.value_kernels, strict=True))
+        found: list[Tensor] = []
+        kernels = [
+            tuple(self.effective(kernel) for kernel in of_layer)
+            for of_layer in zip(
+                self.query_kernels, self.key_kernels, self.value_kernels, strict=True
+            )
+        ]
         for i in range(self.num_layers):
             norm = self._attention_norms[i] if self._attention_norms else None
 
             def attention(inputs: Tensor, own: tuple[Any, ...] = kernels[i]) -> Tensor:
-                return attend(inputs, history, mask, sequence_axes, *own)
+                outputs, weights = attend(inputs, history, mask, sequence_axes, *own)
+                found.append(weights)
+                return outputs
 
             query = self._add(query, attention, norm)
             if self._ffns:
                 query = self._add(query, self._ffns[i], self._ffn_norms[i] if norm else None)
-        return ops.squeeze(query, 1) if single else query
+        if not return_weights:
+            return ops.squeeze(query, 1) if single else query
+        shape = (*ops.shape(query)[:2], 0, self.num_heads, ops.shape(history)[-2])
+        weights = ops.stack(found, axis=2) if found else ops.zeros(shape, self.compute_dtype)
+        return (ops.squeeze(query, 1), ops.squeeze(weights, 1)) if single else (query, weights)
 
     def _add(
         self, inputs: Tensor, part: Callable[[Tensor], Tensor], norm: keras.layers.Layer | None
@@ -188,13 +218,14 @@ class GlobalStackedTargetAttention(SequenceLayer):
         query_kernel: Tensor,
         key_kernel: Tensor,
         value_kernel: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         heads = self._split(linear(query, query_kernel))
         absorbed = ops.einsum("bnhe,dhe->bnhd", heads, self._split(key_kernel))
         scores = ops.einsum(f"bnhd,{sequence_axes}->bnhl", absorbed, history)
-        sums = ops.einsum(f"bnhl,{sequence_axes}->bnhd", self._weights(scores, mask), history)
+        weights = self._weights(scores, mask)
+        sums = ops.einsum(f"bnhl,{sequence_axes}->bnhd", weights, history)
         outputs = ops.einsum("bnhd,dhe->bnhe", sums, self._split(value_kernel))
-        return ops.reshape(outputs, ops.shape(query))
+        return ops.reshape(outputs, ops.shape(query)), weights
 
     def _attend_projected(
         self,
@@ -205,14 +236,14 @@ class GlobalStackedTargetAttention(SequenceLayer):
         query_kernel: Tensor,
         key_kernel: Tensor,
         value_kernel: Tensor,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         axes = sequence_axes.replace("d", "he")
         heads = self._split(linear(query, query_kernel))
         keys = self._split(linear(history, key_kernel))
         values = self._split(linear(history, value_kernel))
         weights = self._weights(ops.einsum(f"bnhe,{axes}->bnhl", heads, keys), mask)
         outputs = ops.einsum(f"bnhl,{axes}->bnhe", weights, values)
-        return ops.reshape(outputs, ops.shape(query))
+        return ops.reshape(outputs, ops.shape(query)), weights
 
     def _split(self, inputs: Tensor) -> Tensor:
         """[..., d] to [..., heads, d / heads]."""
@@ -233,7 +264,8 @@ class GlobalStackedTargetAttention(SequenceLayer):
             return self.implementation
         if len(history_shape) == 4:
             return "absorb"
-        length, width = history_shape[-2:]
+        candidates = known_size(candidates)
+        length, width = (known_size(size) for size in history_shape[-2:])
         if candidates is None or length is None or width is None:
             return "project"
         project = 2 * length * width * (width + candidates)
@@ -265,6 +297,17 @@ class GlobalStackedTargetAttention(SequenceLayer):
         """The output's shape for inputs of these shapes."""
         self._check_shapes(target_shape, history_shape)
         return tuple(target_shape)
+
+    def compute_output_spec(
+        self, target: Any, history: Any, mask: Any = None, return_weights: bool = False
+    ) -> Any:
+        """Shapes and dtypes of the outputs for symbolic inputs."""
+        shape = self.compute_output_shape(target.shape, history.shape)
+        refined = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_weights:
+            return refined
+        weights = (*target.shape[:-1], self.num_layers, self.num_heads, history.shape[-2])
+        return refined, keras.KerasTensor(weights, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

@@ -1,5 +1,6 @@
 """Multi-resolution fusion: the global, the salient and the recent view of a history."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ from laser_keras.checks import (
     check_same_width,
 )
 from laser_keras.layers.sequence_layer import SequenceLayer
+from laser_keras.sequence import maximum_of
 from laser_keras.types import Shape, Tensor
 
 
@@ -24,8 +26,8 @@ def _largest(inputs: Tensor) -> Tensor:
     gradient of a maximum compares for equality with the first result, finds none and is lost
     without a word; the position of the maximum is safe.
     """
-    if keras.backend.backend() == "torch":
-        return ops.max(inputs, axis=-2)
+    if keras.backend.backend() == "torch" or 0 in inputs.shape:
+        return maximum_of(inputs, axis=-2)
 
     def forward(inputs: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         def backward(upstream: Tensor) -> Tensor:
@@ -94,8 +96,7 @@ class MultiResolutionFusion(SequenceLayer):
             nonempty = ops.any(mask, axis=-1, keepdims=True)
             if len(history.shape) == 4:
                 visible, nonempty = ops.expand_dims(visible, 1), ops.expand_dims(nonempty, 1)
-            # The lowest value that float16 can hold too; it never survives.
-            salient = ops.where(visible, history, -6e4)
+            salient = ops.where(visible, history, -math.inf)
         salient = _largest(salient)
         if mask is not None:
             salient = ops.where(nonempty, salient, 0.0)
@@ -104,7 +105,7 @@ class MultiResolutionFusion(SequenceLayer):
             recent = history[..., : self.num_recent_segments, :]
             if mask is not None:
                 recent = ops.where(visible[..., : self.num_recent_segments, :], recent, 0.0)
-            if history.shape[-2] is None:  # may turn out shorter than R
+            if not history.shape[-2]:  # unknown, and may turn out shorter than R; or none at all
                 shape = (*ops.shape(recent)[:-2], self.num_recent_segments, recent.shape[-1])
                 recent = ops.concatenate([recent, ops.zeros(shape, recent.dtype)], axis=-2)
             views.append(recent[..., : self.num_recent_segments, :])
@@ -123,7 +124,7 @@ class MultiResolutionFusion(SequenceLayer):
             "with the target's leading dimensions",
         )
         segments = history_shape[-2]
-        if segments is not None and segments < self.num_recent_segments:
+        if isinstance(segments, int) and 0 < segments < self.num_recent_segments:
             raise ValueError(
                 f"{self.name}: `num_recent_segments` must not be larger than the number of "
                 f"segments. Received: num_recent_segments {self.num_recent_segments}, "

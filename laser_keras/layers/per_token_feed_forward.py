@@ -6,27 +6,27 @@ from typing import Any
 import keras
 from keras import ops
 
+from laser_keras.activations import activate, activation_name, get_activation
 from laser_keras.checks import check_inputs, check_int, check_known_width, check_rank, check_rate
+from laser_keras.layers.kernel_layer import KernelLayer
 from laser_keras.types import Shape, Tensor
 
 
 def per_token_kernel(
-    layer: keras.layers.Layer, leading: tuple[int, ...], inputs: int, outputs: int, name: str
+    layer: KernelLayer, leading: tuple[int, ...], inputs: int, outputs: int, name: str
 ) -> Any:
     """Add a kernel [*leading, inputs, outputs] to ``layer``, each matrix Glorot-uniform.
 
     Keras would count the leading axes into the fans and start too small.
     """
     limit = math.sqrt(6.0 / (inputs + outputs))
-    return layer.add_weight(
-        shape=(*leading, inputs, outputs),
-        initializer=keras.initializers.RandomUniform(-limit, limit),
-        name=name,
+    return layer.add_kernel(
+        name, (*leading, inputs, outputs), keras.initializers.RandomUniform(-limit, limit)
     )
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class PerTokenFeedForward(keras.layers.Layer):
+class PerTokenFeedForward(KernelLayer):
     """``activation(x_t W1_t + b1_t) W2_t + b2_t`` for each token ``t``, on token-major tensors.
 
     Args:
@@ -34,7 +34,10 @@ class PerTokenFeedForward(keras.layers.Layer):
             single integer reproduces its parameter counts. Defaults to 4.
         activation: Defaults to ``"gelu"`` (exact).
         dropout: Float in [0, 1), on the hidden layer. Defaults to 0.
-        **kwargs: Arguments of ``keras.layers.Layer``.
+        **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
+            ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
+            ``keras.layers.Dense``, and the arguments of
+            ``keras.layers.Layer``.
 
     Call arguments:
         inputs: Float tensor [T, M, D]: T tokens of M samples. With the token axis first both
@@ -65,7 +68,7 @@ class PerTokenFeedForward(keras.layers.Layer):
     ) -> None:
         super().__init__(**kwargs)
         self.expansion = check_int(self.name, "expansion", expansion, 1)
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         self.dropout = check_rate(self.name, "dropout", dropout)
         self._dropout = (
             keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
@@ -82,20 +85,15 @@ class PerTokenFeedForward(keras.layers.Layer):
             )
         hidden = self.expansion * width
         self.hidden_kernel = per_token_kernel(self, (tokens,), width, hidden, "hidden_kernel")
-        self.hidden_bias = self.add_weight(
-            shape=(tokens, 1, hidden), initializer="zeros", name="hidden_bias"
-        )
+        self.hidden_bias = self.add_bias("hidden_bias", (tokens, 1, hidden))
         self.output_kernel = per_token_kernel(self, (tokens,), hidden, width, "output_kernel")
-        self.output_bias = self.add_weight(
-            shape=(tokens, 1, width), initializer="zeros", name="output_bias"
-        )
+        self.output_bias = self.add_bias("output_bias", (tokens, 1, width))
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
         check_inputs(self, inputs=inputs)
-        hidden = self.activation(
-            ops.einsum("tmd,tdf->tmf", inputs, self.hidden_kernel) + self.hidden_bias
-        )
+        hidden = ops.einsum("tmd,tdf->tmf", inputs, self.hidden_kernel) + self.hidden_bias
+        hidden = activate(self.activation, hidden)
         if self._dropout is not None:
             hidden = self._dropout(hidden, training=training)
         return ops.einsum("tmf,tfd->tmd", hidden, self.output_kernel) + self.output_bias
@@ -109,6 +107,6 @@ class PerTokenFeedForward(keras.layers.Layer):
         return {
             **super().get_config(),
             "expansion": self.expansion,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation_name(self.activation),
             "dropout": self.dropout,
         }

@@ -5,6 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from laser_keras.activations import activate, activation_name, get_activation
 from laser_keras.checks import (
     check_inputs,
     check_int,
@@ -14,6 +15,7 @@ from laser_keras.checks import (
     check_rate,
     is_number,
 )
+from laser_keras.layers.kernel_layer import KernelLayer
 from laser_keras.layers.per_token_feed_forward import per_token_kernel
 from laser_keras.types import Shape, Tensor
 
@@ -22,7 +24,7 @@ _PENALTY_STEP = 1.2
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class PerTokenMixtureOfExperts(keras.layers.Layer):
+class PerTokenMixtureOfExperts(KernelLayer):
     """Each token's feed-forward network is a gated sum of experts of its own.
 
     With ``g = ReLU(router(x_t))`` the output is ``sum_j g_j expert_tj(x_t)``: gates are not
@@ -41,7 +43,10 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
         dropout: Float in [0, 1), on the hidden layer. Defaults to 0.
         active_budget: Float in (0, 1], the share of gates above zero to aim at. Defaults to 0.5.
         penalty: Float, where the adaptive weight of the L1 penalty starts. Defaults to 1e-4.
-        **kwargs: Arguments of ``keras.layers.Layer``.
+        **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
+            ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
+            ``keras.layers.Dense``, and the arguments of
+            ``keras.layers.Layer``.
 
     Call arguments:
         inputs: Float tensor [T, M, D]: T tokens of M samples.
@@ -77,7 +82,7 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_experts = check_int(self.name, "num_experts", num_experts, 1)
         self.expansion = check_int(self.name, "expansion", expansion, 1)
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         self.dropout = check_rate(self.name, "dropout", dropout)
         if not (is_number(active_budget) and 0 < active_budget <= 1):
             raise ValueError(
@@ -123,7 +128,7 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
         )
 
     def _zeros(self, name: str, shape: tuple[int, ...]) -> Any:
-        return self.add_weight(shape=shape, initializer="zeros", name=name)
+        return self.add_bias(name, shape)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
@@ -137,9 +142,8 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
                 ops.einsum("tmd,tde->tme", inputs, self.train_kernel) + self.train_bias
             )
             gates = (gates + train_gates) / 2
-        hidden = self.activation(
-            ops.einsum("tmd,tedf->tmef", inputs, self.hidden_kernel) + self.hidden_bias
-        )
+        hidden = ops.einsum("tmd,tedf->tmef", inputs, self.hidden_kernel) + self.hidden_bias
+        hidden = activate(self.activation, hidden)
         if self._dropout is not None:
             hidden = self._dropout(hidden, training=training)
         # Gating the hidden layer needs one product with all experts instead of one output each.
@@ -169,7 +173,7 @@ class PerTokenMixtureOfExperts(keras.layers.Layer):
             **super().get_config(),
             "num_experts": self.num_experts,
             "expansion": self.expansion,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation_name(self.activation),
             "dropout": self.dropout,
             "active_budget": self.active_budget,
             "penalty": self.penalty,

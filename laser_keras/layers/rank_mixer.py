@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from laser_keras.activations import activation_name, get_activation
 from laser_keras.checks import (
     check_choice,
     check_divides,
@@ -16,6 +17,7 @@ from laser_keras.checks import (
     check_rank,
     check_rate,
 )
+from laser_keras.layers.kernel_layer import KernelLayer
 from laser_keras.layers.per_token_feed_forward import PerTokenFeedForward, per_token_kernel
 from laser_keras.layers.per_token_mixture_of_experts import PerTokenMixtureOfExperts
 from laser_keras.types import Shape, Tensor
@@ -42,7 +44,7 @@ def _label(group: str | None) -> str:
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class RankMixer(keras.layers.Layer):
+class RankMixer(KernelLayer):
     """Cuts concatenated features into T tokens and lets them interact.
 
     *Semantic tokenisation*: the features of a group are concatenated and cut into slices of equal
@@ -69,7 +71,10 @@ class RankMixer(keras.layers.Layer):
             see ``PerTokenMixtureOfExperts``. 0 gives the dense variant. Defaults to 0.
         active_budget: Float in (0, 1], the share of experts that is to stay active in the sparse
             variant. Defaults to 0.5.
-        **kwargs: Arguments of ``keras.layers.Layer``.
+        **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
+            ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
+            ``keras.layers.Dense``, and the arguments of
+            ``keras.layers.Layer``.
 
     Call arguments:
         inputs: Float tensor [..., E], or with ``groups`` a mapping from each group's name to
@@ -126,7 +131,7 @@ class RankMixer(keras.layers.Layer):
         )
         self.num_blocks = check_int(self.name, "num_blocks", num_blocks, 1)
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 1)
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         self.norm = check_choice(self.name, "norm", norm, ("post", "pre"))
         self.epsilon = check_number(self.name, "epsilon", epsilon, 0)
         self.dropout = check_rate(self.name, "dropout", dropout)
@@ -146,6 +151,7 @@ class RankMixer(keras.layers.Layer):
             "expansion": self.ffn_expansion,
             "activation": self.activation,
             "dropout": self.dropout,
+            **self.kernel_options(),
             "dtype": self.dtype_policy,
             "name": name,
         }
@@ -170,9 +176,7 @@ class RankMixer(keras.layers.Layer):
             kernel = per_token_kernel(
                 self, (tokens,), -(-width // tokens), self.dim, f"{prefix}token_kernel"
             )
-            bias = self.add_weight(
-                shape=(tokens, 1, self.dim), initializer="zeros", name=f"{prefix}token_bias"
-            )
+            bias = self.add_bias(f"{prefix}token_bias", (tokens, 1, self.dim))
             self._projections[name or ""] = (kernel, bias)
         tokens_shape = (self.num_tokens, None, self.dim)
         for sublayer in (*self._mixing_norms, *self._ffns, *self._ffn_norms):
@@ -247,7 +251,7 @@ class RankMixer(keras.layers.Layer):
             "num_blocks": self.num_blocks,
             "ffn_expansion": self.ffn_expansion,
             "groups": None if self.groups is None else dict(self.groups),
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation_name(self.activation),
             "norm": self.norm,
             "epsilon": self.epsilon,
             "dropout": self.dropout,

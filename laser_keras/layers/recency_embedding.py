@@ -87,7 +87,6 @@ class RecencyEmbedding(keras.layers.Layer):
     def rows(self, age: Tensor, mask: Tensor | None = None) -> Tensor:
         """The table row of each age: int32 tensor of the shape of ``age``."""
         age = check_ages(self.name, "age", age, tuple(age.shape), "[...]")
-        age = ops.cast(ops.clip(age, 0, np.iinfo(np.int32).max), "int32")
         doublings = ops.log2(1.0 + ops.cast(age, "float32") / _UNIT_SECONDS)
         rows = exact_bucket(age, doublings * self.buckets_per_doubling, self._edges) + 1
         if mask is None:

@@ -1,4 +1,3 @@
-# Over 400 lines: the three execution orders of one formula stand side by side, to be compared.
 """Segmented target attention: a long history compressed to one token per segment."""
 
 import math
@@ -7,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from laser_keras.activations import activation_name, get_activation
 from laser_keras.checks import (
     check_agrees,
     check_choice,
@@ -14,26 +14,19 @@ from laser_keras.checks import (
     check_inputs,
     check_int,
     check_number,
+    check_optional_int,
     check_rate,
-    is_number,
+    known_size,
 )
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.sequence_layer import SequenceLayer
-from laser_keras.segment_gates import (
-    GateWeights,
-    compress_absorbed,
-    open_gates,
-    scaled_queries,
-    segment_scores,
-    sum_values,
-)
+from laser_keras.segment_gates import GateWeights, check_gamma, compress_segments
 from laser_keras.segment_orders import cheaper_orders
 from laser_keras.sequence import (
     linear,
     merge_heads,
     newest_first,
-    pad_axis,
-    zero_masked,
+    restore_order,
 )
 from laser_keras.types import Shape, Tensor
 
@@ -49,14 +42,15 @@ class SegmentedTargetAttention(SequenceLayer):
     The heads are concatenated (each is ``d / num_heads`` wide unless ``value_dim`` says otherwise)
     and refined by one feed-forward network that all segments share: ``s_i = LN(FFN(s_i) + s_i)``.
 
-    **Execution order.** One set of weights, the same function, three orders (exact in real
-    arithmetic). ``"project"`` forms keys and values of every event once per request, as the paper
-    does, and shares them between the candidates. ``"absorb"`` never forms them: the query is
-    multiplied by ``Wk`` instead, and events are summed before ``Wv`` is applied, once per segment
-    instead of once per event. ``"auto"`` takes, separately for keys and for values, the order with
-    fewer multiplications for the static number of candidates N: with the default sizes both
-    absorbed up to N=9, keys only up to N=17, both projected beyond, and both projected when N is
-    unknown.
+    Take it for histories of hundreds to ten thousand events, ahead of layers that cannot afford
+    all of them. For fewer than a hundred, attend to the events themselves (``TargetAttention``).
+
+    **Execution order.** One set of weights and one function, computed in one of several orders.
+    ``"project"`` forms keys and values of every event once per request and shares them between the
+    candidates. ``"absorb"`` never forms them: the query is multiplied by ``Wk``, and events are
+    summed before ``Wv`` is applied. ``"auto"`` takes, for keys and for values, what needs fewer
+    multiplications: with the default sizes both absorbed up to N=9, keys only up to N=17, neither
+    beyond or when N is unknown.
 
     Masked events never matter, whatever they hold (NaN too). A segment without a valid event
     yields the constant ``LN(FFN(0))``: mask it downstream with ``laser_keras.segment_mask``.
@@ -92,7 +86,10 @@ class SegmentedTargetAttention(SequenceLayer):
         order: ``"newest_first"`` (right-padded) or ``"oldest_first"`` (padded on either side).
             Segments always count from the newest event. Defaults to ``"newest_first"``.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``. Defaults to ``"auto"``.
-        **kwargs: Arguments of ``keras.layers.Layer``.
+        **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
+            ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
+            ``keras.layers.Dense``, ``lora_rank`` (see ``enable_lora``), and the arguments of
+            ``keras.layers.Layer``.
 
     Call arguments:
         target: Float tensor [B, N, d] or [B, d].
@@ -103,10 +100,12 @@ class SegmentedTargetAttention(SequenceLayer):
             target-dependent features of the events, such as similarity scores. They act as if
             ``similarity @ P`` were added to the history of each candidate, with a trainable P
             [m, d], but keys and values stay shared between the candidates.
+        return_gates: Boolean. Whether the gates are returned as well.
 
     Returns:
         Float tensor [B, N, ceil(L / w), d] ([B, ceil(L / w), d] with a target [B, d]), newest
-        segment first.
+        segment first. With ``return_gates`` a pair of it and the gates [B, N, num_heads, L]
+        ([B, num_heads, L]), events in the order they came in, zero where masked.
 
     Raises:
         ValueError: for shapes, dtypes or arguments that do not fit; nothing is broadcast silently.
@@ -149,27 +148,18 @@ class SegmentedTargetAttention(SequenceLayer):
         self.key_dim = check_int(self.name, "key_dim", key_dim, 1)
         self.segment_size = check_int(self.name, "segment_size", segment_size, 1)
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 0)
-        if isinstance(gamma, str):
-            check_choice(self.name, "gamma", gamma, ("learned",))
-        elif gamma is not None and not (is_number(gamma) and gamma > 0):
-            raise ValueError(
-                f"{self.name}: `gamma` must be a positive number, 'learned' or None. "
-                f"Received: {gamma!r}"
-            )
-        self.gamma = gamma
+        self.gamma = check_gamma(self.name, gamma)
         self.gate = check_choice(self.name, "gate", gate, ("sigmoid", "softmax"))
         if gate_bias is not None and gate_bias != "auto":
             gate_bias = check_number(self.name, "gate_bias", gate_bias)
         self.gate_bias = gate_bias
         self.aligned_start = aligned_start
         self.use_bias = use_bias
-        self.activation = keras.activations.get(activation)
+        self.activation = get_activation(activation)
         self.norm = check_choice(self.name, "norm", norm, ("post", "pre", "none"))
         self.epsilon = check_number(self.name, "epsilon", epsilon, 0)
         self.dropout = check_rate(self.name, "dropout", dropout)
-        if value_dim is not None:
-            check_int(self.name, "value_dim", value_dim, 1)
-        self.value_dim = value_dim
+        self.value_dim = check_optional_int(self.name, "value_dim", value_dim, 1)
         self.use_output_projection = use_output_projection
         self.order = check_choice(self.name, "order", order, ("newest_first", "oldest_first"))
         self.implementation = check_choice(
@@ -180,6 +170,7 @@ class SegmentedTargetAttention(SequenceLayer):
                 ffn_expansion,
                 self.activation,
                 dropout,
+                **self.kernel_options(),
                 dtype=self.dtype_policy,
                 name="feed_forward",
             )
@@ -213,29 +204,25 @@ class SegmentedTargetAttention(SequenceLayer):
                 f"num_heads {heads}, width {width}"
             )
         # An initialiser object gives the same values each time it is called.
-        start = keras.initializers.GlorotUniform() if self.aligned_start else None
-        shape = (width, key_width)
-        self.query_kernel = self.add_weight(shape=shape, initializer=start, name="query_kernel")
-        self.key_kernel = self.add_weight(shape=shape, initializer=start, name="key_kernel")
-        self.value_kernel = self.add_weight(shape=(width, value_width), name="value_kernel")
+        start = self.initial(keras.initializers.GlorotUniform()) if self.aligned_start else None
+        self.query_kernel = self.add_kernel("query_kernel", (width, key_width), start)
+        self.key_kernel = self.add_kernel("key_kernel", (width, key_width), start)
+        self.value_kernel = self.add_kernel("value_kernel", (width, value_width))
         self.output_kernel = None
         if self.use_output_projection:
-            self.output_kernel = self.add_weight(shape=(value_width, width), name="output_kernel")
+            self.output_kernel = self.add_kernel("output_kernel", (value_width, width))
 
-        def bias(name: str, size: int, initializer: Any = "zeros") -> Any:
-            return self.add_weight(shape=(size,), initializer=initializer, name=name)
-
-        self.query_bias = bias("query_bias", key_width) if self.use_bias else None
-        self.key_bias = bias("key_bias", key_width) if self.use_bias else None
-        self.value_bias = bias("value_bias", value_width) if self.use_bias else None
+        self.query_bias = self.add_bias("query_bias", (key_width,)) if self.use_bias else None
+        self.key_bias = self.add_bias("key_bias", (key_width,)) if self.use_bias else None
+        self.value_bias = self.add_bias("value_bias", (value_width,)) if self.use_bias else None
         self.output_bias = None
         if self.use_bias and self.use_output_projection:
-            self.output_bias = bias("output_bias", width)
+            self.output_bias = self.add_bias("output_bias", (width,))
         self.score_bias = None
         if self.gate_bias is not None:
             initial = -math.log(self.segment_size) if self.gate_bias == "auto" else self.gate_bias
             start = keras.initializers.Constant(initial)
-            self.score_bias = bias("score_bias", heads, start)
+            self.score_bias = self.add_weight(shape=(heads,), initializer=start, name="score_bias")
         self.raw_gamma = None
         if self.gamma == "learned":
             softplus_inverse = math.log(math.expm1(math.sqrt(self.key_dim)))
@@ -243,9 +230,10 @@ class SegmentedTargetAttention(SequenceLayer):
             self.raw_gamma = self.add_weight(shape=(), initializer=start, name="raw_gamma")
         self.similarity_kernel = None
         if similarity_shape is not None:
-            self.similarity_kernel = self.add_weight(
-                shape=(similarity_shape[-1], width), name="similarity_kernel"
+            self.similarity_kernel = self.add_kernel(
+                "similarity_kernel", (similarity_shape[-1], width)
             )
+        self.finish_build()
         segments_shape = (None, None, None, width)
         if self._ffn is not None:
             self._ffn.build(segments_shape)
@@ -259,7 +247,8 @@ class SegmentedTargetAttention(SequenceLayer):
         mask: Tensor | None = None,
         similarity: Tensor | None = None,
         training: bool | None = None,
-    ) -> Tensor:
+        return_gates: bool = False,
+    ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""
         self._check_shapes(
             tuple(target.shape),
@@ -278,55 +267,42 @@ class SegmentedTargetAttention(SequenceLayer):
         if single:
             target = ops.expand_dims(target, 1)
             similarity = None if similarity is None else ops.expand_dims(similarity, 1)
+        given_mask = mask
         if self.order == "oldest_first":
             history, similarity, mask = newest_first(history, similarity, mask)
-        segments = merge_heads(self._compress(target, history, mask, similarity))
-        if self.output_kernel is not None:
-            segments = linear(segments, self.output_kernel, self.output_bias)
-        segments = self._refine(segments, training)
-        return ops.squeeze(segments, 1) if single else segments
-
-    def _compress(
-        self, target: Tensor, history: Tensor, mask: Tensor | None, similarity: Tensor | None
-    ) -> Tensor:
-        """Gate and sum the values of each segment: [B, N, S, heads, value_dim]."""
-        absorb_keys, absorb_values = self.resolve_implementation(
-            target.shape[1], history.shape[1], history.shape[-1]
+        sums, gates = compress_segments(
+            self._weights(),
+            target,
+            history,
+            mask,
+            similarity,
+            segment_size=self.segment_size,
+            gate=self.gate,
+            absorbed=self.resolve_implementation(target.shape[1], *history.shape[1:]),
+            return_gates=return_gates,
         )
-        length, w = history.shape[1], self.segment_size
-        if mask is None and (length is None or length % w):
-            mask = ops.ones(ops.shape(history)[:2], dtype="bool")  # told apart from the padding
-        fused = absorb_keys and absorb_values and similarity is None and self.gate == "sigmoid"
-        if not fused:
-            history = zero_masked(history, mask)
-        history = pad_axis(history, 1, w)
-        if similarity is not None:
-            if mask is not None:
-                visible = ops.expand_dims(ops.expand_dims(mask, 1), -1)
-                similarity = ops.where(visible, similarity, 0.0)
-            similarity = pad_axis(similarity, 2, w)
-        if mask is not None:
-            mask = pad_axis(mask, 1, w)
-        weights = self._weights()
-        queries = scaled_queries(weights, target)
-        if fused:
-            return compress_absorbed(weights, queries, history, mask, w)
-        scores = segment_scores(weights, queries, history, similarity, w, absorb_keys)
-        gates = open_gates(scores, mask, self.gate, self.compute_dtype)
-        return sum_values(weights, gates, history, similarity, absorb_values)
+        segments = merge_heads(sums)
+        if self.output_kernel is not None:
+            segments = linear(segments, self.effective(self.output_kernel), self.output_bias)
+        segments = self._refine(segments, training)
+        if not return_gates:
+            return ops.squeeze(segments, 1) if single else segments
+        if self.order == "oldest_first":
+            gates = restore_order(gates, given_mask)
+        return (ops.squeeze(segments, 1), ops.squeeze(gates, 1)) if single else (segments, gates)
 
     def _weights(self) -> GateWeights:
         return GateWeights(
             num_heads=self.num_heads,
             scale=self._scale(),
-            query_kernel=self.query_kernel,
-            key_kernel=self.key_kernel,
-            value_kernel=self.value_kernel,
+            query_kernel=self.effective(self.query_kernel),
+            key_kernel=self.effective(self.key_kernel),
+            value_kernel=self.effective(self.value_kernel),
             query_bias=self.query_bias,
             key_bias=self.key_bias,
             value_bias=self.value_bias,
             score_bias=self.score_bias,
-            similarity_kernel=self.similarity_kernel,
+            similarity_kernel=self.effective(self.similarity_kernel),
         )
 
     def _refine(self, segments: Tensor, training: bool | None) -> Tensor:
@@ -359,8 +335,8 @@ class SegmentedTargetAttention(SequenceLayer):
         if self.implementation != "auto":
             return (self.implementation == "absorb",) * 2
         return cheaper_orders(
-            candidates,
-            length,
+            known_size(candidates),
+            known_size(length),
             width,
             num_heads=self.num_heads,
             key_width=self.num_heads * self.key_dim,
@@ -391,6 +367,24 @@ class SegmentedTargetAttention(SequenceLayer):
         count = None if length is None else -(-length // self.segment_size)
         return (*target_shape[:-1], count, width)
 
+    def compute_output_spec(
+        self,
+        target: Any,
+        history: Any,
+        mask: Any = None,
+        similarity: Any = None,
+        training: bool | None = None,
+        return_gates: bool = False,
+    ) -> Any:
+        """Shapes and dtypes of the outputs for symbolic inputs."""
+        similarity_shape = None if similarity is None else similarity.shape
+        shape = self.compute_output_shape(target.shape, history.shape, similarity_shape)
+        segments = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_gates:
+            return segments
+        gates = (*target.shape[:-1], self.num_heads, history.shape[1])
+        return segments, keras.KerasTensor(gates, dtype=self.compute_dtype)
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
         return {
@@ -404,7 +398,7 @@ class SegmentedTargetAttention(SequenceLayer):
             "gate_bias": self.gate_bias,
             "aligned_start": self.aligned_start,
             "use_bias": self.use_bias,
-            "activation": keras.activations.serialize(self.activation),
+            "activation": activation_name(self.activation),
             "norm": self.norm,
             "epsilon": self.epsilon,
             "dropout": self.dropout,

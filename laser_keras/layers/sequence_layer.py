@@ -2,13 +2,12 @@
 
 from typing import Any
 
-import keras
-
 from laser_keras.checks import check_agrees, check_mask, check_rank, check_same_width
+from laser_keras.layers.kernel_layer import KernelLayer
 from laser_keras.types import Shape, Tensor
 
 
-class SequenceLayer(keras.layers.Layer):
+class SequenceLayer(KernelLayer):
     """A layer whose outputs no longer have the padded axis, so that no Keras mask is passed on."""
 
     def compute_mask(self, *args: Any, **kwargs: Any) -> None:

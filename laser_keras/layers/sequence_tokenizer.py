@@ -47,7 +47,10 @@ class SequenceTokenizer(SequenceLayer):
             target tensor hold the same features (say, the item's embedding and its content
             vector); their rows of both projections start equal, so that tokens of alike items
             start alike. They are trained apart. Not for mappings. Defaults to 0.
-        **kwargs: Arguments of ``keras.layers.Layer``.
+        **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
+            ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
+            ``keras.layers.Dense``, ``lora_rank`` (see ``enable_lora``), and the arguments of
+            ``keras.layers.Layer``.
 
     Call arguments:
         history: Float tensor [B, L, e], or a mapping of features: ids [B, L], vectors [B, L, k].
@@ -132,23 +135,23 @@ class SequenceTokenizer(SequenceLayer):
         target_width = self._width("target", target_shape)
         self._check_shared(history_shape, target_shape)
         # One object for both sides: it gives the same values each time it is called.
-        shared = keras.initializers.GlorotUniform()
+        shared = self.initial(keras.initializers.GlorotUniform())
         self.history_kernel, self.history_bias = self._projection("history", history_width, shared)
         self.target_kernel, self.target_bias = self._projection("target", target_width, shared)
+        self.finish_build()
 
     def _projection(
         self, side: str, width: int, shared: keras.initializers.Initializer
     ) -> tuple[Any, Any]:
         def initial(shape: Shape, dtype: Any = None) -> Tensor:
-            own = keras.initializers.GlorotUniform()((width - self.shared_width, self.dim), dtype)
+            own = self.initial(keras.initializers.GlorotUniform())
+            rows = own((width - self.shared_width, self.dim), dtype)
             if not self.shared_width:
-                return own
-            return ops.concatenate([shared((self.shared_width, self.dim), dtype), own], axis=0)
+                return rows
+            return ops.concatenate([shared((self.shared_width, self.dim), dtype), rows], axis=0)
 
-        kernel = self.add_weight(
-            shape=(width, self.dim), initializer=initial, name=f"{side}_kernel"
-        )
-        return kernel, self.add_weight(shape=(self.dim,), initializer="zeros", name=f"{side}_bias")
+        kernel = self.add_kernel(f"{side}_kernel", (width, self.dim), initial)
+        return kernel, self.add_bias(f"{side}_bias", (self.dim,))
 
     def _check_shared(self, history_shape: Any, target_shape: Any) -> None:
         if not self.shared_width:
@@ -197,11 +200,14 @@ class SequenceTokenizer(SequenceLayer):
             )
         if self.recency == "concat":
             history_vectors.append(recency)
-        tokens = linear(_concatenate(history_vectors), self.history_kernel, self.history_bias)
+        kernel = self.effective(self.history_kernel)
+        tokens = linear(_concatenate(history_vectors), kernel, self.history_bias)
         outputs = {
             "history": tokens + recency if self.recency == "add" else tokens,
             "target": linear(
-                _concatenate(self._vectors(target)), self.target_kernel, self.target_bias
+                _concatenate(self._vectors(target)),
+                self.effective(self.target_kernel),
+                self.target_bias,
             ),
         }
         if self.similarity:

@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_inputs, check_int, check_rank
+from laser_keras.checks import check_inputs, check_int, check_optional_int, check_rank
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.search import kept_events, top_events
 from laser_keras.sequence import linear, stable_dtype, zero_masked
@@ -64,9 +64,7 @@ class SoftSearch(SequenceLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.top_k = check_int(self.name, "top_k", top_k, 1)
-        if units is not None:
-            check_int(self.name, "units", units, 1)
-        self.units = units
+        self.units = check_optional_int(self.name, "units", units, 1)
         self.hidden_units = tuple(
             check_int(self.name, "hidden_units", width, 1) for width in hidden_units
         )
@@ -75,16 +73,14 @@ class SoftSearch(SequenceLayer):
         """Create the weights for inputs of these shapes."""
         width = self._check_shapes(target_shape, history_shape)
         units = self.units or width
-        self.target_kernel = self.add_weight(shape=(width, units), name="target_kernel")
-        self.event_kernel = self.add_weight(shape=(width, units), name="event_kernel")
+        self.target_kernel = self.add_kernel("target_kernel", (width, units))
+        self.event_kernel = self.add_kernel("event_kernel", (width, units))
         sizes = [2 * width, *self.hidden_units, 1]
         self.click_kernels, self.click_biases = [], []
         for i, outputs in enumerate(sizes[1:]):
             shape = (sizes[i], outputs)
-            self.click_kernels.append(self.add_weight(shape=shape, name=f"click_kernel_{i}"))
-            self.click_biases.append(
-                self.add_weight(shape=(outputs,), initializer="zeros", name=f"click_bias_{i}")
-            )
+            self.click_kernels.append(self.add_kernel(f"click_kernel_{i}", shape))
+            self.click_biases.append(self.add_bias(f"click_bias_{i}", (outputs,)))
 
     def call(
         self, target: Tensor, history: Tensor, mask: Tensor | None = None

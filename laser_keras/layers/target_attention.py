@@ -11,6 +11,8 @@ from laser_keras.checks import (
     check_divides,
     check_inputs,
     check_int,
+    check_optional_int,
+    known_size,
 )
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.sequence import (
@@ -40,7 +42,10 @@ class TargetAttention(SequenceLayer):
             ``SegmentedTargetAttention``. Defaults to ``"auto"``.
         value_dim: Integer, width of values per head; None for ``d / num_heads``.
             Defaults to None.
-        **kwargs: Arguments of ``keras.layers.Layer``.
+        **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
+            ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
+            ``keras.layers.Dense``, ``lora_rank`` (see ``enable_lora``), and the arguments of
+            ``keras.layers.Layer``.
 
     Call arguments:
         target: Float tensor [B, N, d] or [B, d].
@@ -76,12 +81,8 @@ class TargetAttention(SequenceLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
-        if key_dim is not None:
-            check_int(self.name, "key_dim", key_dim, 1)
-        self.key_dim = key_dim
-        if value_dim is not None:
-            check_int(self.name, "value_dim", value_dim, 1)
-        self.value_dim = value_dim
+        self.key_dim = check_optional_int(self.name, "key_dim", key_dim, 1)
+        self.value_dim = check_optional_int(self.name, "value_dim", value_dim, 1)
         self.score = check_choice(self.name, "score", score, ("softmax", "sigmoid"))
         self.implementation = check_choice(
             self.name, "implementation", implementation, ("auto", "project", "absorb")
@@ -94,11 +95,10 @@ class TargetAttention(SequenceLayer):
             check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         self._head_key_dim = self.key_dim or width // self.num_heads
         key_width = self.num_heads * self._head_key_dim
-        self.query_kernel = self.add_weight(shape=(width, key_width), name="query_kernel")
-        self.key_kernel = self.add_weight(shape=(width, key_width), name="key_kernel")
-        self.value_kernel = self.add_weight(
-            shape=(width, self._value_width(width)), name="value_kernel"
-        )
+        self.query_kernel = self.add_kernel("query_kernel", (width, key_width))
+        self.key_kernel = self.add_kernel("key_kernel", (width, key_width))
+        self.value_kernel = self.add_kernel("value_kernel", (width, self._value_width(width)))
+        self.finish_build()
 
     def _value_width(self, width: int) -> int:
         return self.num_heads * self.value_dim if self.value_dim else width
@@ -112,24 +112,22 @@ class TargetAttention(SequenceLayer):
         single = len(target.shape) == 2
         if single:
             target = ops.expand_dims(target, 1)
-        query = split_heads(linear(target, self.query_kernel), self.num_heads)
+        heads = self.num_heads
+        query = split_heads(linear(target, self.effective(self.query_kernel)), heads)
+        key_kernel, value_kernel = map(self.effective, (self.key_kernel, self.value_kernel))
         absorb = self.absorbs(target.shape[1], history.shape[1], width)
         if absorb:
-            query = ops.einsum(
-                "bnhe,dhe->bnhd", query, split_heads(self.key_kernel, self.num_heads)
-            )
+            query = ops.einsum("bnhe,dhe->bnhd", query, split_heads(key_kernel, heads))
             scores = ops.einsum("bnhd,bld->bnhl", query, history)
         else:
-            keys = split_heads(linear(history, self.key_kernel), self.num_heads)
+            keys = split_heads(linear(history, key_kernel), heads)
             scores = ops.einsum("bnhe,blhe->bnhl", query, keys)
         weights = self._weights(scores, mask)
         if absorb:
             sums = ops.einsum("bnhl,bld->bnhd", weights, history)
-            outputs = ops.einsum(
-                "bnhd,dhe->bnhe", sums, split_heads(self.value_kernel, self.num_heads)
-            )
+            outputs = ops.einsum("bnhd,dhe->bnhe", sums, split_heads(value_kernel, heads))
         else:
-            values = split_heads(linear(history, self.value_kernel), self.num_heads)
+            values = split_heads(linear(history, value_kernel), heads)
             outputs = ops.einsum("bnhl,blhe->bnhe", weights, values)
         outputs = merge_heads(outputs)
         return ops.squeeze(outputs, 1) if single else outputs
@@ -153,6 +151,7 @@ class TargetAttention(SequenceLayer):
         """
         if self.implementation != "auto":
             return self.implementation == "absorb"
+        candidates, length = known_size(candidates), known_size(length)
         if candidates is None or length is None:
             return False
         key_width = self.num_heads * (self.key_dim or width // self.num_heads)

@@ -33,6 +33,8 @@ class LaserRanker(SequenceRanker):
         norm: ``"post"``, ``"pre"`` or ``"none"``. Defaults to ``"none"``.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``. Defaults to ``"auto"``.
         dropout: Float in [0, 1). Defaults to 0.
+        lora_rank: None, or the rank of what ``ranker.encoder.enable_lora`` adds to the encoder's
+            kernels. Defaults to None.
         **kwargs: ``recency``, ``num_tokens``, ``mixer_dim``, ``mixer_blocks``,
             ``mixer_expansion``, ``mixer``, ``activation``, ``recency_options``, ``mixer_options``,
             ``shared_width``,
@@ -41,9 +43,11 @@ class LaserRanker(SequenceRanker):
 
     Call arguments:
         inputs: See ``SequenceRanker``.
+        return_gates: Boolean. Whether to return what opened the gates as well.
 
     Returns:
         Tensor [B, N] ([B] with a target [B, e_t]), float32 even under a half-precision policy.
+        With ``return_gates`` a dict, see ``SequenceRanker``.
 
     Raises:
         ValueError: for arguments, shapes or dtypes that do not fit, and for missing or unexpected
@@ -82,6 +86,7 @@ class LaserRanker(SequenceRanker):
         norm: str = "none",
         implementation: str = "auto",
         dropout: float = 0.0,
+        lora_rank: int | None = None,
         **kwargs: Any,
     ) -> None:
         self._encoder_arguments: dict[str, Any] = {
@@ -102,6 +107,7 @@ class LaserRanker(SequenceRanker):
             encoder=LaserEncoder(
                 **self._encoder_arguments,
                 dropout=dropout,
+                lora_rank=lora_rank,
                 dtype=kwargs.get("dtype"),
                 name="encoder",
             ),
@@ -114,4 +120,4 @@ class LaserRanker(SequenceRanker):
         """The constructor's arguments, for serialisation."""
         config = super().get_config()
         del config["encoder"]
-        return {**config, **self._encoder_arguments}
+        return {**config, **self._encoder_arguments, "lora_rank": self.encoder.lora_rank}

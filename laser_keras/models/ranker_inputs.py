@@ -1,5 +1,6 @@
 """The inputs of a ranker: their names, what is checked about them, and their serving signature."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,10 +39,34 @@ def check_features(owner: str, inputs: Mapping[str, Any]) -> None:
             check_agrees(owner, name, tuple(inputs[name].shape), expected, layout)
 
 
+def check_gates(owner: str, encoder: keras.layers.Layer) -> None:
+    """Raise ``ValueError`` unless the encoder can return its gates."""
+    if "return_gates" not in inspect.signature(encoder.call).parameters:
+        raise ValueError(
+            f"{owner}: `return_gates` needs an encoder with gates, such as LaserEncoder. "
+            f"Received: {type(encoder).__name__}"
+        )
+
+
 def encoder_extras(inputs: Mapping[str, Any]) -> dict[str, Any]:
     """What an encoder may take beside target, history and mask, by its argument's name."""
     named = {"age" if name == "history_age" else name: value for name, value in inputs.items()}
     return {name: named[name] for name in EXTRAS if name in named}
+
+
+def weights_per_candidate(
+    owner: str, loss: Any, y: Any, y_pred: Any, weights: Any
+) -> tuple[Any, Any, Any]:
+    """Labels, scores and weights as Keras wants them where each candidate has a weight.
+
+    Keras averages over the last axis before weights apply: candidates get one of their own. Losses
+    over the whole list of a request say so (``per_list``) and stay as they are.
+    """
+    shape = getattr(weights, "shape", ())
+    if len(shape) != 2 or len(y_pred.shape) != 2 or getattr(loss, "per_list", False):
+        return y, y_pred, weights
+    check_agrees(owner, "sample_weight", tuple(shape), tuple(y_pred.shape), "[B, N] or [B]")
+    return keras.ops.expand_dims(y, -1), keras.ops.expand_dims(y_pred, -1), weights
 
 
 def input_specs(inputs: Mapping[str, Any]) -> dict[str, list]:
@@ -55,10 +80,54 @@ def input_specs(inputs: Mapping[str, Any]) -> dict[str, list]:
     }
 
 
-def serving_signature(specs: Mapping[str, Any]) -> dict[str, keras.InputSpec]:
+def serving_signature(
+    specs: Mapping[str, Any], embedding: keras.layers.Layer | None = None
+) -> dict[str, keras.InputSpec]:
     """The inputs of a call, with any batch size and number of candidates (their second axis)."""
+    per_candidate = (
+        {
+            name
+            for name, (shape, _) in specs.items()
+            if len(shape) == _RANK_WITH_CANDIDATES.get(name)
+        }
+        if embedding is None
+        else _embedded_per_candidate(specs, embedding)
+    )
     signature = {}
     for name, (shape, dtype) in specs.items():
-        free = 2 if len(shape) == _RANK_WITH_CANDIDATES.get(name) else 1
+        free = 2 if name in per_candidate else 1
         signature[name] = keras.InputSpec(dtype, (*[None] * free, *shape[free:]))
     return signature
+
+
+def _embedded_per_candidate(specs: Mapping[str, Any], embedding: keras.layers.Layer) -> set[str]:
+    """The raw inputs whose second axis is the number of candidates.
+
+    Each that has the target's number there is freed by itself: it counts if the embedding then no
+    longer knows the number of candidates of one of its outputs.
+    """
+
+    def outputs(free: str | None) -> Mapping[str, Any]:
+        given = {
+            name: keras.KerasTensor((shape[0], None, *shape[2:]) if name == free else shape, dtype)
+            for name, (shape, dtype) in specs.items()
+        }
+        result: Mapping[str, Any] = embedding(given)
+        return result
+
+    known = outputs(None)
+    found = set()
+    for name, (shape, _) in specs.items():
+        if len(shape) < 2 or shape[1] is None or shape[1] != known["target"].shape[1]:
+            continue
+        try:
+            freed = outputs(name)
+        except ValueError:  # the embedding joins it with another that has the axis
+            found.add(name)
+            continue
+        if any(
+            len(value.shape) == _RANK_WITH_CANDIDATES.get(key) and value.shape[1] is None
+            for key, value in freed.items()
+        ):
+            found.add(name)
+    return found

@@ -1,3 +1,4 @@
+# Over 400 lines: the inputs of every ranker are documented, checked and put together in one place.
 """A click model around any sequence encoder."""
 
 from collections.abc import Mapping
@@ -19,10 +20,12 @@ from laser_keras.layers.rank_mixer import RankMixer
 from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
 from laser_keras.models.ranker_inputs import (
     check_features,
+    check_gates,
     check_names,
     encoder_extras,
     input_specs,
     serving_signature,
+    weights_per_candidate,
 )
 from laser_keras.types import Shape, Tensor
 
@@ -73,9 +76,13 @@ class SequenceRanker(keras.Model):
             * ``similarity``, ``cross``, ``global_features`` (float) and ``category_match``
               (boolean): handed to an encoder that takes an argument of this name, as is
               ``history_age`` under the name ``age``; may be absent, and are ignored by others.
+        return_gates: Boolean. Whether to return what opened the gates as well, where the encoder
+            is ``LaserEncoder``.
 
     Returns:
         Tensor [B, N] ([B] with a target [B, e_t]), float32 even under a half-precision policy.
+        With ``return_gates`` a dict of it (``"scores"``) and of ``"gates"`` and
+        ``"segment_weights"`` as ``LaserEncoder`` returns them.
 
     Training: where the encoder has ``auxiliary_logits`` (the soft search of SIM), ``fit`` adds
     their cross entropy with the labels to the loss.
@@ -205,7 +212,12 @@ class SequenceRanker(keras.Model):
         )
         self.head.build((*leading, self.mixer_dim))
 
-    def call(self, inputs: Mapping[str, Tensor], training: bool | None = None) -> Tensor:
+    def call(
+        self,
+        inputs: Mapping[str, Tensor],
+        training: bool | None = None,
+        return_gates: bool = False,
+    ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""
         given = inputs
         inputs, tokens = self._tokens(inputs)
@@ -213,9 +225,15 @@ class SequenceRanker(keras.Model):
             self._called_with = input_specs(given)
         mask, target = inputs["history_mask"], inputs["target"]
         extras = extras_for(self.encoder, encoder_extras(inputs))
+        found: dict[str, Tensor] = {}
+        if return_gates:
+            check_gates(self.name, self.encoder)
+            extras["return_gates"] = True
         encoded = self.encoder(
             tokens["target"], tokens["history"], mask=mask, training=training, **extras
         )
+        if return_gates:
+            encoded, found = encoded
         leading = ops.shape(target)[:-1]
         features = [target]
         check_features(self.name, inputs)
@@ -240,11 +258,15 @@ class SequenceRanker(keras.Model):
         if self._dropout is not None:
             mixed = self._dropout(mixed, training=training)
         logits = ops.cast(ops.squeeze(self.head(mixed), -1), self._output_dtype)
-        return self.activation(logits)
+        scores = self.activation(logits)
+        return {"scores": scores, **found} if return_gates else scores
 
     def compute_output_spec(
-        self, inputs: Mapping[str, keras.KerasTensor], training: bool | None = None
-    ) -> keras.KerasTensor:
+        self,
+        inputs: Mapping[str, keras.KerasTensor],
+        training: bool | None = None,
+        return_gates: bool = False,
+    ) -> Any:
         """What a call returns for these symbolic inputs."""
         # The shapes say it all: tracing `call` fails on JAX, which cannot compare unknown sizes.
         given = inputs
@@ -255,7 +277,16 @@ class SequenceRanker(keras.Model):
         if not self.head.built:  # a plug-in embedding's output is known only now, see `build`
             self._build_tower({name: tuple(value.shape) for name, value in inputs.items()})
         self._called_with = self._called_with or input_specs(given)
-        return keras.KerasTensor(tuple(inputs["target"].shape)[:-1], self._output_dtype)
+        scores = keras.KerasTensor(tuple(inputs["target"].shape)[:-1], self._output_dtype)
+        if not return_gates:
+            return scores
+        check_gates(self.name, self.encoder)
+        tokens = {
+            name: keras.KerasTensor((*inputs[name].shape[:-1], self.dim), dtype=self.compute_dtype)
+            for name in ("target", "history")
+        }
+        _, found = self.encoder.compute_output_spec(**tokens, return_gates=True)
+        return {"scores": scores, **found}
 
     @property
     def _output_dtype(self) -> str:
@@ -291,7 +322,9 @@ class SequenceRanker(keras.Model):
         training: bool = True,
     ) -> Tensor:
         """The compiled loss, plus the cross entropy of the encoder's auxiliary logits."""
-        loss = super().compute_loss(x, y, y_pred, sample_weight, training)
+        loss = super().compute_loss(
+            x, *weights_per_candidate(self.name, self.loss, y, y_pred, sample_weight), training
+        )
         if not training or x is None or y is None:
             return loss
         entropy = keras.losses.BinaryCrossentropy(from_logits=True)
@@ -300,6 +333,14 @@ class SequenceRanker(keras.Model):
             labels, logits = ops.expand_dims(y, -1), ops.expand_dims(logits, -1)
             loss = loss + entropy(labels, logits, sample_weight=sample_weight)
         return loss
+
+    def compute_metrics(
+        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
+    ) -> dict[str, Any]:
+        """The compiled metrics; those in ``weighted_metrics`` take weights per candidate too."""
+        return super().compute_metrics(
+            x, *weights_per_candidate(self.name, self.loss, y, y_pred, sample_weight)
+        )
 
     def export(
         self,
@@ -312,11 +353,20 @@ class SequenceRanker(keras.Model):
         """Write the model for serving, see ``keras.Model.export``.
 
         Without ``input_signature`` the inputs are those of the first call, with any batch size
-        and, where there is no ``embedding`` with names of its own, any number of candidates.
+        and any number of candidates. The inputs of an ``embedding`` have names of its own: those
+        that have an axis of candidates are found by what it makes of them.
         """
         if input_signature is None and self._called_with is not None:
-            input_signature = [serving_signature(self._called_with)]
+            input_signature = [serving_signature(self._called_with, self.embedding)]
         super().export(filepath, format, verbose, input_signature, **kwargs)
+
+    def quantize(self, mode: Any, *args: Any, **kwargs: Any) -> None:
+        """Refused: Keras would reach the head alone, and the saved model would not load."""
+        raise ValueError(
+            f"{self.name}: `quantize` reaches only a small part of a ranker, which could not be "
+            "loaded again. Use a half-precision policy (dtype='mixed_bfloat16'), or quantise the "
+            f"exported model with the serving runtime's tools. Received: mode {mode!r}"
+        )
 
     @property
     def _default_save_signature(self) -> None:
@@ -347,11 +397,6 @@ class SequenceRanker(keras.Model):
         return {
             **super().get_config(),
             "encoder": keras.saving.serialize_keras_object(self.encoder),
-            **self._plain_config(),
-        }
-
-    def _plain_config(self) -> dict[str, Any]:
-        return {
             "dim": self.dim,
             "recency": self.recency,
             "shared_width": self.tokenizer.shared_width,

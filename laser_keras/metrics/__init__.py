@@ -1,0 +1,1 @@
+"""Metrics over the candidates of a request."""

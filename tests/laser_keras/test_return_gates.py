@@ -1,0 +1,147 @@
+"""``return_gates``: which past events opened the gates, and what the segments weighed."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from layer_tools import BACKEND, assert_close, built, randomise, to_numpy, weights_by_name
+
+from laser_keras import (
+    DINEncoder,
+    LaserEncoder,
+    LaserRanker,
+    SegmentedTargetAttention,
+    SequenceRanker,
+)
+
+RNG = np.random.default_rng(0)
+TARGET = RNG.normal(size=(3, 2, 8)).astype("float32")
+HISTORY = RNG.normal(size=(3, 11, 8)).astype("float32")
+MASK = np.arange(11) < np.array([[11], [5], [0]])
+SIZES = {"key_dim": 3, "segment_size": 4}
+
+
+@pytest.mark.parametrize("order", ["auto", "project", "absorb"])
+@pytest.mark.parametrize("gate", ["sigmoid", "softmax"])
+def test_gates_equal_numpy_and_change_nothing_else(order: str, gate: str) -> None:
+    layer = SegmentedTargetAttention(2, implementation=order, gate=gate, **SIZES)
+    built(layer, target=TARGET, history=HISTORY, mask=MASK)
+    segments, gates = layer(TARGET, HISTORY, mask=MASK, return_gates=True)
+    assert_close(segments, layer(TARGET, HISTORY, mask=MASK))
+    w = weights_by_name(layer)
+    q = (TARGET @ w["query_kernel"]).reshape(3, 2, 2, 3)
+    k = (HISTORY @ w["key_kernel"]).reshape(3, 11, 2, 3)
+    scores = np.einsum("bnhk,blhk->bnhl", q, k) / np.sqrt(3)
+    opened = 1 / (1 + np.exp(-scores)) if gate == "sigmoid" else np.exp(scores)
+    expected = np.where(MASK[:, None, None], opened, 0)
+    if gate == "softmax":
+        padded = np.pad(expected, ((0, 0),) * 3 + ((0, 1),)).reshape(3, 2, 2, 3, 4)
+        totals = np.repeat(padded.sum(-1), 4, axis=-1)[..., :11]
+        expected = expected / np.where(totals > 0, totals, 1)
+    assert_close(gates, expected)
+
+
+def test_gates_of_a_single_target_and_of_symbols() -> None:
+    layer = built(SegmentedTargetAttention(2, **SIZES), target=TARGET, history=HISTORY, mask=MASK)
+    _, gates = layer(TARGET, HISTORY, mask=MASK, return_gates=True)
+    _, single = layer(TARGET[:, 1], HISTORY, mask=MASK, return_gates=True)
+    assert_close(single, gates[:, 1])
+    inputs = keras.Input((None, 8)), keras.Input((11, 8))
+    segments, promised = layer(*inputs, return_gates=True)
+    assert segments.shape == (None, None, 3, 8) and promised.shape == (None, None, 2, 11)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_gates_stand_with_their_events_in_either_order(side: str) -> None:
+    newest = built(
+        LaserEncoder(num_recent_segments=2, **SIZES), target=TARGET, history=HISTORY, mask=MASK
+    )
+    oldest = LaserEncoder(num_recent_segments=2, order="oldest_first", **SIZES)
+    oldest.build(TARGET.shape, HISTORY.shape)
+    oldest.set_weights(newest.get_weights())
+    _, expected = newest(TARGET, HISTORY, mask=MASK, return_gates=True)
+    history, gates, mask = HISTORY[:, ::-1], to_numpy(expected["gates"])[..., ::-1], MASK[:, ::-1]
+    if side == "right":  # padding after the newest event
+        shifts = 11 - MASK.sum(axis=1)
+        history = np.stack([np.roll(row, -s, axis=0) for row, s in zip(history, shifts)])
+        gates = np.stack([np.roll(row, -s, axis=-1) for row, s in zip(gates, shifts)])
+        mask = np.stack([np.roll(row, -s) for row, s in zip(mask, shifts)])
+    _, found = oldest(TARGET, history, mask=mask, return_gates=True)
+    assert_close(found["gates"], gates)
+    assert_close(found["segment_weights"], expected["segment_weights"])
+
+
+def test_weights_of_segments_sum_to_one_where_there_are_any() -> None:
+    encoder = LaserEncoder(num_layers=3, num_recent_segments=2, **SIZES)
+    built(encoder, target=TARGET, history=HISTORY, mask=MASK)
+    tokens, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
+    assert_close(tokens, encoder(TARGET, HISTORY, mask=MASK))
+    weights = to_numpy(found["segment_weights"])
+    assert weights.shape == (3, 2, 3, 2, 3)
+    expected = np.broadcast_to([[[[1.0]]], [[[1.0]]], [[[0.0]]]], (3, 2, 3, 2))
+    assert_close(weights.sum(-1), expected)
+    assert not weights[1, ..., 2].any()  # a segment of padding
+
+
+def small_ranker() -> LaserRanker:
+    sizes = {"num_recent_segments": 2, "num_tokens": 8, "mixer_dim": 16}
+    return LaserRanker(8, recency="none", **sizes, **SIZES)
+
+
+def ranker_inputs(candidates: int = 2) -> dict[str, np.ndarray]:
+    target = np.random.default_rng(candidates).normal(size=(3, candidates, 8))
+    return {"history": HISTORY, "history_mask": MASK, "target": target.astype("float32")}
+
+
+def test_a_ranker_returns_them_with_its_scores() -> None:
+    ranker = LaserRanker(
+        8, num_recent_segments=2, num_tokens=8, mixer_dim=16, recency="none", **SIZES
+    )
+    inputs = ranker_inputs()
+    found = ranker(inputs, return_gates=True)
+    assert_close(found["scores"], ranker(inputs))
+    assert tuple(found["gates"].shape) == (3, 2, 2, 11)
+    symbolic = {n: keras.Input(v.shape[1:], dtype=v.dtype.name) for n, v in inputs.items()}
+    promised = ranker(symbolic, return_gates=True)
+    assert promised["gates"].shape == (None, 2, 2, 11)
+    assert promised["segment_weights"].shape == (None, 2, 2, 2, 3)
+    other = SequenceRanker(DINEncoder(), 8, num_tokens=4, mixer_dim=16, recency="none")
+    with pytest.raises(ValueError, match="`return_gates` needs an encoder with gates"):
+        other(inputs, return_gates=True)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="a SavedModel is TensorFlow's")
+def test_gates_are_a_signature_of_their_own(tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    ranker = LaserRanker(
+        8, num_recent_segments=2, num_tokens=8, mixer_dim=16, recency="none", **SIZES
+    )
+    ranker(ranker_inputs())
+    randomise(ranker)
+    specs = [
+        {
+            "history": keras.InputSpec(dtype="float32", shape=(None, 11, 8)),
+            "history_mask": keras.InputSpec(dtype="bool", shape=(None, 11)),
+            "target": keras.InputSpec(dtype="float32", shape=(None, None, 8)),
+        }
+    ]
+
+    def gates(inputs: Any) -> Any:
+        return ranker(inputs, return_gates=True)
+
+    archive = keras.export.ExportArchive()
+    archive.track(ranker)
+    archive.add_endpoint("serve", ranker.__call__, input_signature=specs)
+    archive.add_endpoint("gates", gates, input_signature=specs)
+    archive.write_out(str(tmp_path / "model"), verbose=False)
+    served = tf.saved_model.load(str(tmp_path / "model"))
+    for candidates in (1, 5):
+        inputs = ranker_inputs(candidates)
+        request = {name: tf.constant(value) for name, value in inputs.items()}
+        found, expected = served.gates(request), ranker(inputs, return_gates=True)
+        assert_close(served.serve(request), expected["scores"], 1e-4)
+        for name, value in expected.items():
+            assert_close(found[name], value, 1e-4)
