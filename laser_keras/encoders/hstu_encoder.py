@@ -149,7 +149,9 @@ class HSTUEncoder(SequenceEncoder):
                 "input_kernel": self.add_kernel(
                     f"input_kernel_{i}",
                     (width, 4 * width),
-                    keras.initializers.RandomNormal(stddev=0.02) if research else None,
+                    self.initial(
+                        keras.initializers.RandomNormal(stddev=0.02) if research else None
+                    ),
                 ),
                 "output_kernel": self.add_kernel(
                     f"output_kernel_{i}", (width if research else 3 * width, width)

@@ -53,13 +53,18 @@ class KernelLayer(keras.layers.Layer):
         self._takes_lora = False
         self._lora_weights: dict[str, tuple[Any, Any]] = {}
 
+    def initial(self, default: Any = None) -> Any:
+        """The initialiser that the user gave, or else ``default``.
+
+        A copy: an initialiser without a seed gives the same numbers whenever it is called.
+        """
+        return default if self.kernel_initializer is None else _copy(self.kernel_initializer)
+
     def add_kernel(self, name: str, shape: tuple[Any, ...], initializer: Any = None) -> Any:
-        """Create a kernel; ``initializer`` is the layer's own, unless the user gave one."""
-        initializer = self.kernel_initializer or initializer
+        """Create a kernel; ``initializer`` is what ``initial`` gives, unless it is passed."""
         kernel = self.add_weight(
             shape=shape,
-            # A copy: an initialiser without a seed gives the same numbers whenever it is called.
-            initializer=_copy(initializer),
+            initializer=self.initial() if initializer is None else initializer,
             regularizer=self.kernel_regularizer,
             constraint=self.kernel_constraint,
             name=name,

@@ -20,9 +20,8 @@ def per_token_kernel(
     Keras would count the leading axes into the fans and start too small.
     """
     limit = math.sqrt(6.0 / (inputs + outputs))
-    return layer.add_kernel(
-        name, (*leading, inputs, outputs), keras.initializers.RandomUniform(-limit, limit)
-    )
+    start = layer.initial(keras.initializers.RandomUniform(-limit, limit))
+    return layer.add_kernel(name, (*leading, inputs, outputs), start)
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")

@@ -1,3 +1,4 @@
+# Over 400 lines: all options of one formula are documented, checked and applied in one place.
 """Segmented target attention: a long history compressed to one token per segment."""
 
 import math

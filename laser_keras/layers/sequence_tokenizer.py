@@ -42,7 +42,7 @@ class SequenceTokenizer(SequenceLayer):
             is computed. Defaults to none.
         recency: ``"add"`` the recency embedding to the token, ``"concat"`` it to the features, or
             ``"none"``. Defaults to ``"add"``.
-        recency_options: Further arguments of ``RecencyEmbedding``. Defaults to none.
+        recency_options: Further arguments of ``RecencyEmbedding``. Defaults to None.
         shared_width: Integer. The first ``shared_width`` columns of a history tensor and of a
             target tensor hold the same features (say, the item's embedding and its content
             vector); their rows of both projections start equal, so that tokens of alike items

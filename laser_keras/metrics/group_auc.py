@@ -58,7 +58,7 @@ class GroupAUC(keras.metrics.Metric):
     ) -> None:
         """Add a batch of groups."""
         scores = _rows(ops.convert_to_tensor(y_pred))
-        labels = _rows(ops.convert_to_tensor(y_true))
+        labels = _rows(ops.cast(ops.convert_to_tensor(y_true), self.dtype))
         check_rank(self.name, "y_pred", tuple(scores.shape), (2,), "[B, N]")
         check_agrees(self.name, "y_true", tuple(labels.shape), tuple(scores.shape), "[B, N]")
         weights = ops.ones(ops.shape(scores), dtype=self.dtype)

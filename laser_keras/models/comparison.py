@@ -83,7 +83,7 @@ def comparison_encoder(
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise ValueError(
-                f"`options` of system {system!r} must be of {sorted(known)}. "
+                f"`options` of `system` {system!r} must be of {sorted(known)}. "
                 f"Received: {name!r}{hint}"
             )
     encoder, preset = _ENCODERS[system]

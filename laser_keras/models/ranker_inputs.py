@@ -103,31 +103,36 @@ def serving_signature(
 def _embedded_per_candidate(specs: Mapping[str, Any], embedding: keras.layers.Layer) -> set[str]:
     """The raw inputs whose second axis is the number of candidates.
 
-    Each that has the target's number there is freed by itself: it counts if the embedding then no
-    longer knows the number of candidates of one of its outputs.
+    Those that have the target's number there are freed. One of them counts if the embedding, given
+    that number by it alone, still knows the number of candidates of one of its outputs.
     """
 
-    def outputs(free: str | None) -> Mapping[str, Any]:
+    def outputs(free: set[str]) -> Mapping[str, Any]:
         given = {
-            name: keras.KerasTensor((shape[0], None, *shape[2:]) if name == free else shape, dtype)
+            name: keras.KerasTensor((shape[0], None, *shape[2:]) if name in free else shape, dtype)
             for name, (shape, dtype) in specs.items()
         }
         result: Mapping[str, Any] = embedding(given)
         return result
 
-    known = outputs(None)
-    found = set()
-    for name, (shape, _) in specs.items():
-        if len(shape) < 2 or shape[1] is None or shape[1] != known["target"].shape[1]:
-            continue
+    def can_be_free(name: str) -> bool:
         try:
-            freed = outputs(name)
-        except ValueError:  # the embedding joins it with another that has the axis
-            found.add(name)
-            continue
+            outputs({name})
+        except ValueError:  # a width, on which weights depend
+            return False
+        return True
+
+    candidates = outputs(set())["target"].shape[1]
+    free = {
+        name
+        for name, (shape, _) in specs.items()
+        if len(shape) > 1 and shape[1] is not None and shape[1] == candidates and can_be_free(name)
+    }
+    return {
+        name
+        for name in free
         if any(
-            len(value.shape) == _RANK_WITH_CANDIDATES.get(key) and value.shape[1] is None
-            for key, value in freed.items()
-        ):
-            found.add(name)
-    return found
+            len(value.shape) == _RANK_WITH_CANDIDATES.get(key) and value.shape[1] is not None
+            for key, value in outputs(free - {name}).items()
+        )
+    }

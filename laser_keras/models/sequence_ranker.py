@@ -57,9 +57,9 @@ class SequenceRanker(keras.Model):
             Defaults to 0.
         activation: Of the output: ``"sigmoid"`` for probabilities, ``"linear"`` for logits.
             Defaults to ``"sigmoid"``.
-        recency_options: Further arguments of ``RecencyEmbedding``. Defaults to none.
+        recency_options: Further arguments of ``RecencyEmbedding``. Defaults to None.
         mixer_options: Further arguments of ``RankMixer`` or ``FeatureMLP``, for instance
-            ``{"num_experts": 4}``. Defaults to none.
+            ``{"num_experts": 4}``. Defaults to None.
         embedding: Optional layer that turns the raw inputs (any mapping of tensors) into the
             inputs below; it is part of the model. Defaults to None.
         **kwargs: Arguments of ``keras.Model``.

@@ -52,10 +52,10 @@ def test_kernels_of_one_initialiser_differ_and_a_seed_repeats_them() -> None:
             key_dim=4, kernel_initializer=keras.initializers.GlorotNormal(seed)
         )
         layer.build((None, None, 8), (None, 12, 8))
-        return [to_numpy(layer.query_kernel), to_numpy(layer.key_kernel)]
+        return [to_numpy(layer.query_kernel), to_numpy(layer.value_kernel)]
 
-    query, key = weights(None)
-    assert (query != key).any()
+    query, value = weights(None)
+    assert (query != value).any()
     np.testing.assert_array_equal(weights(3)[0], weights(3)[0])
 
 
