@@ -37,7 +37,7 @@ class LaserEncoder(SequenceLayer):
         order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``: the execution order of both
             attentions, one function and one set of weights. Defaults to ``"auto"``.
-        gamma: See ``SegmentedTargetAttention``. Defaults to 0.1, sharper than its default.
+        gamma: See ``SegmentedTargetAttention``. Sharper than that layer's own. Defaults to 0.1.
         gate_bias: See there. Defaults to ``"auto"``: gates start nearly closed.
         aligned_start: See there. Defaults to True.
         norm: See there. Defaults to ``"none"``, so that a silent segment stays small.

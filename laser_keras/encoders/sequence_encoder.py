@@ -52,6 +52,8 @@ class SequenceEncoder(SequenceLayer):
     ...         return ops.zeros_like(target)[:, :, None] + history[:, None, None, 0]
     >>> tuple(NewestEvent()(np.ones((2, 3, 8)), np.ones((2, 50, 8))).shape)
     (2, 3, 1, 8)
+
+    Source: the contract that all encoders here share; nothing of a paper's own.
     """
 
     encode: Callable[[Tensor, Tensor, Tensor, bool | None], Tensor]

@@ -107,7 +107,10 @@ def raised_messages(module: str) -> list[str]:
     return [
         ast.unparse(node.exc.args[0])
         for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args
+        if isinstance(node, ast.Raise)
+        and isinstance(node.exc, ast.Call)
+        and node.exc.args
+        and ast.unparse(node.exc.func) == "ValueError"
     ]
 
 
