@@ -11,6 +11,7 @@ import keras
 from keras import ops
 
 from laser_keras import FeedForward, LaserEncoder
+from laser_keras.encoders.laser_encoder import PRINTED
 from laser_keras.sequence import linear, masked_softmax, split_heads
 
 
@@ -20,6 +21,9 @@ class PaperForm(LaserEncoder):
     Written as well as the order allows: products over flattened rows, no copy of the history for
     a single candidate, no guard against NaN in padding, and none of the layers' own gradients.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{**PRINTED, **options})
 
     def call(
         self,

@@ -38,7 +38,7 @@ from laser_keras import (
 BACKEND = keras.backend.backend()
 WIDTH = 128
 SYSTEMS: dict[str, Callable[[], keras.layers.Layer]] = {
-    "laser": LaserEncoder,
+    "laser": LaserEncoder.as_printed,  # the same function as `paper_form`
     "paper_form": PaperForm,
     "segmented_target_attention": SegmentedTargetAttention,
     "segment_network": SegmentNetwork,

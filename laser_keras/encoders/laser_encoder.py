@@ -41,8 +41,8 @@ class LaserEncoder(SequenceLayer):
         gate_bias: See there. Defaults to ``"auto"``: gates start nearly closed.
         aligned_start: See there. Defaults to True.
         norm: See there. Defaults to ``"none"``, so that a silent segment stays small.
-        gate, use_bias, activation, epsilon, dropout: See ``SegmentedTargetAttention``.
-        value_dim, use_output_projection: see ``SegmentedTargetAttention``.
+        gate, use_bias, activation, epsilon, dropout, value_dim, use_output_projection: see
+            ``SegmentedTargetAttention``.
         stacked_norm: ``norm`` of ``GlobalStackedTargetAttention``. Defaults to ``"none"``.
         stacked_ffn_expansion: Integer, its ``ffn_expansion``. Defaults to 0. With either, a target
             without a valid event does not come back unchanged.

@@ -95,6 +95,7 @@ def _cases() -> dict[str, Case]:
                 num_recent_segments=0,
                 order="oldest_first",
                 gate="softmax",
+                gate_bias=None,  # a softmax does not see an offset
                 stacked_norm="post",
                 stacked_ffn_expansion=2,
                 **k,

@@ -29,7 +29,7 @@ def test_the_papers_form_is_the_same_function() -> None:
     history = rng.normal(size=(4, 100, 8)).astype("float32")
     mask = np.arange(100) < np.array([[100], [100], [37], [0]])  # also empty segments, also all
     mask[:2, [5, 17, 99]] = False
-    encoders = [LaserEncoder(), paper_form()()]
+    encoders = [LaserEncoder.as_printed(), paper_form()()]
     for encoder in encoders:
         encoder.build(target.shape, history.shape)
         randomise(encoder)
