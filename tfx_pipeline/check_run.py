@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pyarrow.parquet as pq
+
+from laser_features import FeatureSpec
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.plan import check_splits
@@ -24,6 +27,37 @@ def check_run(config: PipelineConfig) -> None:
             )
     check_splits(config)
     # Imported here: TensorFlow takes seconds, and whatever is wrong above is said at once.
+    from tfx_pipeline.training.labels import BINARY, columns_of, labels_of
     from tfx_pipeline.training.tower import check_model
 
+    labels = labels_of(spec, config.training)
+    binary = [label.name for label in labels if label.kind == BINARY]
+    weights = [label.weighted_by for label in labels if label.weighted_by is not None]
+    for name in (labels[0].name, *columns_of(labels)):
+        _check_label(config, spec, name, name in binary, name in weights)
     check_model(spec, config.model)
+
+
+def _check_label(
+    config: PipelineConfig, spec: FeatureSpec, name: str, is_binary: bool, is_weight: bool
+) -> None:
+    """Raise unless there is something to learn of a label in the train split."""
+    path, split = config.dataset / "impressions.parquet", config.splits["train"]
+    within = [("timestamp", ">=", split.start), ("timestamp", "<", split.end)]
+    try:
+        values = pq.read_table(path, columns=[name], filters=within)[name].drop_null().unique()
+    except (OSError, ValueError) as error:  # pyarrow's own errors are ValueErrors
+        raise PipelineError(f"{path}: label {name!r} cannot be read ({error})") from error
+    found = sorted(values.to_pylist())
+    if len(found) < 2:
+        raise PipelineError(
+            f"label {name!r} is {found[0] if found else 'missing'} in all impressions of the train "
+            f"split ({split}): there is nothing to learn"
+        )
+    if is_binary and name != next(iter(spec.labels)) and not set(found) <= {0, 1}:
+        raise PipelineError(
+            f"label {name!r} holds {found[-1]}; a binary label is 0 or 1: make it `kind: "
+            "regression`, or derive another column"
+        )
+    if is_weight and found[0] < 0:
+        raise PipelineError(f"label {name!r} weighs losses and holds {found[0]}; give 0 or more")

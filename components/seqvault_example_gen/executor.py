@@ -29,6 +29,7 @@ from components.seqvault_example_gen.impressions import (
     check_rows,
     group_requests,
     open_parquet,
+    without_some_negatives,
 )
 from components.seqvault_example_gen.join import IDS, OUTSIDE, OUTSIDE_EXAMPLE, join_requests
 from components.seqvault_example_gen.open_store import open_store
@@ -37,6 +38,8 @@ from laser_features import FeatureSpec
 
 NAMESPACE = "SeqVaultExampleGen"
 DEAD_LETTERS = "impressions.jsonl"
+TRAIN_SPLIT = "train"
+"""The split whose negatives may be sampled: the others tell how good a model is."""
 _DEAD = "dead"
 _EXAMPLES_SHOWN = 3
 
@@ -114,6 +117,7 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
             if name.startswith((IDS, OUTSIDE_EXAMPLE)):
                 continue
             artifact.set_int_custom_property(f"count_{_property_name(name)}", count)
+        artifact.set_float_custom_property("negative_rate", settings.negative_rate)
         examples_utils.set_payload_format(artifact, example_gen_pb2.FORMAT_TF_EXAMPLE)
         examples_utils.set_file_format(artifact, "tfrecords_gzip")
 
@@ -212,8 +216,16 @@ class _ReadAndCheck(beam.DoFn):
             outside &= ~within
             for number in np.unique(shard[within]):
                 rows = good.filter(pa.array(within & (shard == number)))
+                if name == TRAIN_SPLIT:
+                    rows = self._sampled(rows)
                 yield (name, int(number)), _to_bytes(rows)
         _count("dropped: outside every split", int(outside.sum()))
+
+    def _sampled(self, rows: pa.Table) -> pa.Table:
+        label = next(iter(self._spec.labels))
+        kept = without_some_negatives(rows, label, self._settings.negative_rate)
+        _count("dropped: negatives that were not drawn", rows.num_rows - kept.num_rows)
+        return kept
 
 
 class _Join(beam.DoFn):
@@ -229,6 +241,8 @@ class _Join(beam.DoFn):
     def process(self, element: tuple[tuple[str, int], Iterable[bytes]]) -> Iterator[Any]:
         (split, shard), parts = element
         table = pa.concat_tables([_from_bytes(part) for part in parts])
+        if not table.num_rows:
+            return
         requests = group_requests(table, self._spec)
         examples: list[bytes] = []
         for serialized, counts in join_requests(requests, self._store, self._spec):

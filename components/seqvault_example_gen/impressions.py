@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from components.seqvault_example_gen.errors import ImpressionsError
 from laser_features.arrow_columns import to_type
 from laser_features.errors import ColumnTypeError
+from laser_features.ids import splitmix64
 from laser_features.spec import FeatureSpec
 from laser_features.time import EARLIEST_MS, LATEST_MS
 
@@ -127,6 +128,23 @@ def _reasons(table: pa.Table, spec: FeatureSpec) -> np.ndarray:
     for reason, wrong in reversed(checks.items()):
         reasons[wrong] = reason
     return reasons
+
+
+def without_some_negatives(table: pa.Table, label: str, rate: float) -> pa.Table:
+    """Keep all positive impressions, and about this share of the others.
+
+    Which ones follows from the row's place in the log alone: the same log gives the same rows,
+    whatever worker reads them.
+
+    Args:
+        table: ``CheckedRows.good``.
+        label: The label that is 0 or 1.
+        rate: Share to keep, above 0 and at most 1.
+    """
+    if rate >= 1:
+        return table
+    drawn = splitmix64(table.column(ROW).to_numpy()) / 2.0**64
+    return table.filter(pa.array((table.column(label).to_numpy() > 0) | (drawn < rate)))
 
 
 def _null(column: pa.ChunkedArray) -> np.ndarray:

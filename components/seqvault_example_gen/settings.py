@@ -25,6 +25,8 @@ class Settings:
         rows_per_file: Impressions per Examples file, about; files are the unit of parallel work.
         fingerprint: Of everything else that the Examples depend on (the code, the store's
             content, the items): a change makes the run join again instead of using the cache.
+        negative_rate: Share of the train split's impressions without a click that are kept; the
+            Examples artifact records it, and the served probability must be corrected by it.
     """
 
     feature_spec: dict[str, Any]
@@ -35,6 +37,7 @@ class Settings:
     max_outside_fraction: float
     rows_per_file: int
     fingerprint: str
+    negative_rate: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.splits:
@@ -47,6 +50,10 @@ class Settings:
             raise ValueError(
                 f"max_outside_fraction must lie within 0 and 1; received "
                 f"{self.max_outside_fraction}"
+            )
+        if not 0 < self.negative_rate <= 1:
+            raise ValueError(
+                f"negative_rate must be above 0 and at most 1; received {self.negative_rate}"
             )
         if self.rows_per_file < 1:
             raise ValueError(f"rows_per_file must be positive; received {self.rows_per_file}")

@@ -37,8 +37,7 @@ class LaserRanker(SequenceRanker):
             kernels. Defaults to None.
         **kwargs: ``recency``, ``num_tokens``, ``mixer_dim``, ``mixer_blocks``,
             ``mixer_expansion``, ``mixer``, ``activation``, ``recency_options``, ``mixer_options``,
-            ``shared_width``,
-            ``embedding`` of ``SequenceRanker`` and
+            ``num_outputs``, ``shared_width``, ``embedding`` of ``SequenceRanker`` and
             the arguments of ``keras.Model``.
 
     Call arguments:

@@ -60,6 +60,8 @@ class SequenceRanker(keras.Model):
         recency_options: Further arguments of ``RecencyEmbedding``. Defaults to None.
         mixer_options: Further arguments of ``RankMixer`` or ``FeatureMLP``, for instance
             ``{"num_experts": 4}``. Defaults to None.
+        num_outputs: Integer K, labels with a head each over the shared parts; with more than one
+            the output has one more axis [..., K]. Defaults to 1.
         embedding: Optional layer that turns the raw inputs (any mapping of tensors) into the
             inputs below; it is part of the model. Defaults to None.
         **kwargs: Arguments of ``keras.Model``.
@@ -123,6 +125,7 @@ class SequenceRanker(keras.Model):
         mixer_options: Mapping[str, Any] | None = None,
         embedding: keras.layers.Layer | None = None,
         shared_width: int = 0,
+        num_outputs: int = 1,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -150,7 +153,8 @@ class SequenceRanker(keras.Model):
         self.mixer = self._rank_mixer() if mixer == "rankmixer" else self._mlp()
         self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
         self._called_with: dict[str, Any] | None = None  # name -> [shape, dtype]
-        self.head = keras.layers.Dense(1, dtype=self.dtype_policy, name="head")
+        self.num_outputs = check_int(self.name, "num_outputs", num_outputs, 1)
+        self.head = keras.layers.Dense(num_outputs, dtype=self.dtype_policy, name="head")
 
     def _rank_mixer(self) -> keras.layers.Layer:
         sequence_tokens = self.encoder.num_output_tokens
@@ -257,8 +261,8 @@ class SequenceRanker(keras.Model):
         )
         if self._dropout is not None:
             mixed = self._dropout(mixed, training=training)
-        logits = ops.cast(ops.squeeze(self.head(mixed), -1), self._output_dtype)
-        scores = self.activation(logits)
+        logits = ops.cast(self.head(mixed), self._output_dtype)
+        scores = self.activation(ops.squeeze(logits, -1) if self.num_outputs == 1 else logits)
         return {"scores": scores, **found} if return_gates else scores
 
     def compute_output_spec(
@@ -277,7 +281,8 @@ class SequenceRanker(keras.Model):
         if not self.head.built:  # a plug-in embedding's output is known only now, see `build`
             self._build_tower({name: tuple(value.shape) for name, value in inputs.items()})
         self._called_with = self._called_with or input_specs(given)
-        scores = keras.KerasTensor(tuple(inputs["target"].shape)[:-1], self._output_dtype)
+        outputs = () if self.num_outputs == 1 else (self.num_outputs,)
+        scores = keras.KerasTensor((*inputs["target"].shape[:-1], *outputs), self._output_dtype)
         if not return_gates:
             return scores
         check_gates(self.name, self.encoder)
@@ -328,6 +333,7 @@ class SequenceRanker(keras.Model):
         if not training or x is None or y is None:
             return loss
         entropy = keras.losses.BinaryCrossentropy(from_logits=True)
+        y = y if self.num_outputs == 1 else y[..., 0]
         for logits in self.auxiliary_logits(x):
             # The last axis is averaged before weights apply: one label each.
             labels, logits = ops.expand_dims(y, -1), ops.expand_dims(logits, -1)
@@ -409,6 +415,7 @@ class SequenceRanker(keras.Model):
             "activation": keras.activations.serialize(self.activation),
             "recency_options": self.recency_options,
             "mixer_options": self.mixer_options,
+            "num_outputs": self.num_outputs,
             "embedding": (
                 None
                 if self.embedding is None

@@ -122,6 +122,11 @@ def runs_of(settings: CompareSettings) -> list[Run]:
         )
         if "seed" in {**settings.training, **own.training}:
             raise SettingsError(f"{where}: training.seed is given; list seeds under `seeds`")
+        if len(training.labels) > 1:
+            raise SettingsError(
+                f"{where}: training.labels holds several; systems are compared by "
+                "the feature spec's first label alone"
+            )
         made.append((name, model, training, own.length or settings.length))
     return [
         Run(name, seed, model, _with_seed(training, seed), length)

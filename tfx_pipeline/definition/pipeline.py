@@ -99,6 +99,7 @@ def create_pipeline(
             "training": plain(config.training),
             "fingerprint": fingerprints.training,
             "checkpoints": str(config.work / "training" / fingerprints.training),
+            "negative_rate": config.negative_rate,
         },
     )
     for node in (transform, trainer):
@@ -191,5 +192,6 @@ def _join_settings(config: PipelineConfig, spec: FeatureSpec, fingerprint: str) 
         max_bad_fraction=config.max_bad_fraction,
         max_outside_fraction=config.max_outside_fraction,
         rows_per_file=config.rows_per_file,
+        negative_rate=config.negative_rate,
         fingerprint=fingerprint,
     )

@@ -103,6 +103,13 @@ class PipelineSettings:
         description="features of the Examples whose anomalies (StatisticsGen and "
         "ExampleValidator) do not end the run",
     )
+    negative_rate: Real = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="share of the train split's impressions without a click that is kept; the "
+        "served probability is corrected for it",
+    )
     rows_per_file: Integer = Field(
         default=16384,
         ge=1,

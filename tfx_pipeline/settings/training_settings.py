@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from pydantic.dataclasses import dataclass
 
-from tfx_pipeline.settings.section import CONFIG, Integer, Real
+from tfx_pipeline.settings.section import CONFIG, Integer, Real, empty_is_default
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
+class LabelSettings:
+    """How one of several labels is trained on."""
+
+    weight: Real = Field(default=1.0, gt=0, description="of its loss in the sum of all")
+    kind: Literal["binary", "regression"] = Field(
+        default="binary", description="cross entropy of 0 and 1, or squared error of a number"
+    )
+    weighted_by: str | None = Field(
+        default=None, description="label whose value weighs the loss of each impression"
+    )
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -25,6 +38,14 @@ class TrainingSettings:
         128
     """
 
+    labels: Annotated[
+        dict[str, Annotated[LabelSettings, BeforeValidator(empty_is_default)]],
+        BeforeValidator(empty_is_default),
+    ] = Field(
+        default_factory=dict,
+        description="labels with a head each over the shared parts, by name: `weight`, `kind` "
+        "(`binary`, `regression`), `weighted_by`; without it the first one alone",
+    )
     batch_size: Integer = Field(default=128, ge=1, description="requests per step")
     epochs: Integer = Field(default=1, ge=1, description="passes over the training files")
     dense_learning_rate: Real = Field(
@@ -68,6 +89,11 @@ class TrainingSettings:
         default=0.0,
         ge=0,
         description="decoupled decay of the dense weights per unit of learning rate",
+    )
+    calibration: Literal["none", "platt", "isotonic"] = Field(
+        default="none",
+        description="fitted to the eval split and exported with the model; metrics of that same "
+        "split flatter it then",
     )
     seed: Integer = Field(
         default=17,

@@ -42,6 +42,7 @@ def batches_of_file(
     label: str | None,
     seed: tf.Tensor | None,
     fixed: bool = False,
+    more: Sequence[str] = (),
 ) -> tf.data.Dataset:
     """Batches of one GZIP TFRecord file.
 
@@ -52,6 +53,7 @@ def batches_of_file(
         label: Label to read, if any.
         seed: Scalar int64 of the shuffled order; None keeps the file's order.
         fixed: Keep histories at the spec's length.
+        more: Further labels to read.
 
     Returns:
         A dataset of what ``parse_examples`` returns, histories cut to the longest of a batch
@@ -64,6 +66,6 @@ def batches_of_file(
         )
 
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        return without_padding(spec, parse_examples(serialized, spec, label), fixed)
+        return without_padding(spec, parse_examples(serialized, spec, label, more), fixed)
 
     return dataset.batch(settings.batch_size).map(parse, num_parallel_calls=2).prefetch(2)

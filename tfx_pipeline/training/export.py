@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from laser_features import FeatureSpec, ModelInput
+from tfx_pipeline.training.calibration import Calibration
 from tfx_pipeline.training.content_vectors import CONTENT
+from tfx_pipeline.training.labels import Label
 from tfx_pipeline.training.parsing import CANDIDATE_COUNT, parse_examples, without_padding
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.tower import Tower
@@ -27,6 +29,9 @@ class ServingModel(tf.Module):
         lookup: Turns raw inputs into rows.
         state: The variables.
         content: Frozen content vectors, if the spec has any.
+        logit_offset: Added to the logits, see ``RankingStep``.
+        calibration: Maps the first label's probabilities; None leaves them as they are.
+        labels: Those of the tower's heads, in their order.
     """
 
     def __init__(
@@ -36,13 +41,18 @@ class ServingModel(tf.Module):
         lookup: RowLookup,
         state: TrainingState,
         content: tf.Variable | None,
+        logit_offset: float = 0.0,
+        calibration: Calibration | None = None,
+        labels: Sequence[Label] = (),
     ) -> None:
         super().__init__(name="laser_ranker")
+        self._offset, self._calibration = logit_offset, calibration
+        self._labels = tuple(labels)
         self._spec, self._lookup = spec, lookup
         self._tower = tower
         # Keras objects are not tracked: the SavedModel must not depend on them.
-        self._logits = tf.autograph.experimental.do_not_convert(
-            lambda weights, carried, inputs: tower(weights, carried, inputs).logits
+        self._heads = tf.autograph.experimental.do_not_convert(
+            lambda weights, carried, inputs: tower(weights, carried, inputs).heads
         )
         self.tables = {name: table.values for name, table in state.tables.items()}
         if content is not None:
@@ -54,7 +64,10 @@ class ServingModel(tf.Module):
         self.carried = [tf.Variable(value, trainable=False) for value in state.carried.read()]
 
     def rank(self, inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        """``probability`` float32 [B, N] of the arrays of ``spec.model_inputs()``."""
+        """``probability`` float32 [B, N] of the arrays of ``spec.model_inputs()``.
+
+        Further labels answer as ``probability_<label>``, or ``value_<label>`` of a regression.
+        """
         inputs = without_padding(self._spec, inputs, self._tower.fixed_length)
         rows = self._lookup.table_rows(self._spec, inputs)
 
@@ -64,8 +77,14 @@ class ServingModel(tf.Module):
         weights, carried = (
             [tf.convert_to_tensor(each) for each in kept] for kept in (self.weights, self.carried)
         )
-        logits = self._logits(weights, carried, self._tower.inputs(rows, embed))
-        return {"probability": tf.sigmoid(logits)}
+        first, *others = self._heads(weights, carried, self._tower.inputs(rows, embed))
+        probability = tf.sigmoid(first + self._offset)
+        if self._calibration is not None:
+            probability = self._calibration.apply(probability)
+        outputs = {"probability": probability}
+        for label, head in zip(self._labels[1:], others, strict=True):
+            outputs[label.output] = label.answer(head)
+        return outputs
 
     def rank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """``probability`` float32 [B, N] of serialized Examples [B], N the most candidates."""

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.example_files import batches_of_file, epoch_order, file_seed
+from tfx_pipeline.training.labels import columns_of
 from tfx_pipeline.training.learning_rate import rate_of_progress
 from tfx_pipeline.training.ranking_step import RankingStep, cross_entropy, valid_candidates
 from tfx_pipeline.training.running_totals import BINS, RunningTotals, Totals, probability_histogram
@@ -28,8 +29,7 @@ class TrainingLoop:
 
     Args:
         step: The step, with its model and variables.
-        label: Name of the label.
-        totals: Where the closures add up loss and AUC.
+        totals: Where the closures add up loss and AUC, one per label of the step.
         checkpoints: Where the state is saved; None saves nothing.
         coordinator: Schedules closures on workers; None runs them here.
         report: Takes one line of progress.
@@ -39,14 +39,14 @@ class TrainingLoop:
     def __init__(
         self,
         step: RankingStep,
-        label: str,
-        totals: RunningTotals,
+        totals: Sequence[RunningTotals],
         checkpoints: Checkpoints | None = None,
         coordinator: Any = None,
         report: Callable[[str], None] = print,
         log_dir: str | None = None,
     ) -> None:
-        self._step, self._label, self._totals = step, label, totals
+        self._step, self._totals, self._more_totals = step, totals[0], totals[1:]
+        self._label, self._more = step.labels[0].name, columns_of(step.labels)
         self._fixed_length = step.tower.fixed_length
         self._checkpoints, self._coordinator, self._report = checkpoints, coordinator, report
         self._writer = tf.summary.create_file_writer(log_dir) if log_dir else None
@@ -95,18 +95,21 @@ class TrainingLoop:
 
     def evaluate(self, files: Sequence[str]) -> Totals:
         """Loss and AUC of the present weights over files."""
-        self._totals.reset()
+        for each in (self._totals, *self._more_totals):
+            each.reset()
         for path in files:
             self._run(self._evaluate_file, path)
         self._join()
         totals = self._totals.read()
         self._write("eval", totals, self._step.settings.epochs)
+        for label, more in zip(self._step.labels[1:], self._more_totals, strict=True):
+            self._write(f"eval {label.name}", more.read(), self._step.settings.epochs)
         return totals
 
     def _train_on_file(self, path: tf.Tensor, seed: tf.Tensor, rate: tf.Tensor) -> None:
         step = self._step
         batches = batches_of_file(
-            path, step.spec, step.settings, self._label, seed, self._fixed_length
+            path, step.spec, step.settings, self._label, seed, self._fixed_length, self._more
         )
         histogram = tf.zeros([2, BINS], tf.int64)
         loss_sum = tf.zeros([], tf.float64)
@@ -125,14 +128,21 @@ class TrainingLoop:
     def _evaluate_on_file(self, path: tf.Tensor) -> None:
         step = self._step
         batches = batches_of_file(
-            path, step.spec, step.settings, self._label, None, self._fixed_length
+            path, step.spec, step.settings, self._label, None, self._fixed_length, self._more
         )
         histogram = tf.zeros([2, BINS], tf.int64)
         loss_sum = tf.zeros([], tf.float64)
         for batch in iter(batches):
-            logits, valid = step.predict(batch), valid_candidates(batch)
+            (logits, *others), valid = step.predict_heads(batch), valid_candidates(batch)
             histogram += probability_histogram(tf.sigmoid(logits), batch["label"], valid)
             loss_sum += tf.cast(cross_entropy(logits, batch["label"], valid), tf.float64)
+            for label, head, totals in zip(step.labels[1:], others, self._more_totals, strict=True):
+                value = batch[f"label_{label.name}"]
+                losses = tf.where(valid, label.losses(head, value), 0.0)
+                totals.add(
+                    probability_histogram(label.answer(head), value, valid),
+                    tf.cast(tf.reduce_sum(losses), tf.float64),
+                )
         self._totals.add(histogram, loss_sum)
 
     def _run(self, closure: Any, path: str, *arguments: tf.Tensor) -> None:
@@ -154,8 +164,9 @@ class TrainingLoop:
         self._report(f"{split}: {describe(totals)}")
         if self._writer is not None:
             with self._writer.as_default(step=epoch):
-                tf.summary.scalar(f"{split}/loss", totals.loss)
-                tf.summary.scalar(f"{split}/auc", totals.auc)
+                name = split.replace(" ", "/")
+                for metric in ("loss", "auc", "normalised_entropy", "calibration"):
+                    tf.summary.scalar(f"{name}/{metric}", getattr(totals, metric))
             self._writer.flush()
 
     @contextmanager

@@ -6,7 +6,7 @@ Examples hold histories and candidates without padding. What comes out here is, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -16,8 +16,10 @@ from laser_features import FeatureSpec, ModelInput
 CANDIDATE_COUNT = "candidate_count"
 
 
-def example_features(spec: FeatureSpec, label: str | None = None) -> dict[str, Any]:
-    """What ``tf.io.parse_example`` needs to read the model's inputs, and a label if named.
+def example_features(
+    spec: FeatureSpec, label: str | None = None, more: Sequence[str] = ()
+) -> dict[str, Any]:
+    """What ``tf.io.parse_example`` needs to read the model's inputs, and labels if named.
 
     Example:
         >>> spec = FeatureSpec.from_dict({
@@ -36,14 +38,14 @@ def example_features(spec: FeatureSpec, label: str | None = None) -> dict[str, A
             features[model_input.name] = tf.io.FixedLenFeature([], stored)
         else:
             features[model_input.name] = tf.io.RaggedFeature(stored, row_splits_dtype=tf.int64)
-    if label is not None:
-        stored = tf.float32 if spec.labels[label].is_float else tf.int64
-        features[f"label_{label}"] = tf.io.RaggedFeature(stored, row_splits_dtype=tf.int64)
+    for name in (() if label is None else (label,)) + tuple(more):
+        stored = tf.float32 if spec.labels[name].is_float else tf.int64
+        features[f"label_{name}"] = tf.io.RaggedFeature(stored, row_splits_dtype=tf.int64)
     return features
 
 
 def parse_examples(
-    serialized: tf.Tensor, spec: FeatureSpec, label: str | None = None
+    serialized: tf.Tensor, spec: FeatureSpec, label: str | None = None, more: Sequence[str] = ()
 ) -> dict[str, tf.Tensor]:
     """Parse and pad a batch of Examples.
 
@@ -51,17 +53,18 @@ def parse_examples(
         serialized: string [B].
         spec: Says which features there are, their dtypes and paddings, and L.
         label: Name of a label to read too.
+        more: Further labels.
 
     Returns:
         The arrays of ``spec.model_inputs()`` ([B, L], [B, N] with N the largest number of
         candidates in the batch, or [B]; with a further axis [V] where a field holds several
         values), ``candidate_count`` int32 [B], and with a label
-        ``label`` float32 [B, N].
+        ``label`` float32 [B, N]; likewise ``label_<name>`` for further ones.
 
     Raises:
         tf.errors.InvalidArgumentError: An Example lacks a feature of the spec.
     """
-    parsed = tf.io.parse_example(serialized, example_features(spec, label))
+    parsed = tf.io.parse_example(serialized, example_features(spec, label, more))
     batch: dict[str, tf.Tensor] = {}
     for model_input in spec.model_inputs():
         value = parsed[model_input.name]
@@ -82,6 +85,8 @@ def parse_examples(
     batch[CANDIDATE_COUNT] = tf.cast(parsed[CANDIDATE_COUNT], tf.int32)
     if label is not None:
         batch["label"] = tf.cast(parsed[f"label_{label}"], tf.float32).to_tensor()
+    for name in more:
+        batch[f"label_{name}"] = tf.cast(parsed[f"label_{name}"], tf.float32).to_tensor()
     return batch
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import tensorflow as tf
@@ -10,6 +11,7 @@ from laser_features import FeatureSpec
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.content_vectors import CONTENT
 from tfx_pipeline.training.embedding_tables import gather_rows, shards_of
+from tfx_pipeline.training.labels import labels_of, weighted_loss
 from tfx_pipeline.training.learning_rate import warm_up
 from tfx_pipeline.training.parsing import CANDIDATE_COUNT
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -44,6 +46,8 @@ class RankingStep:
         lookup: Turns raw inputs into rows.
         state: The variables.
         content: Frozen content vectors [rows of the item's table, width], if the spec has any.
+        negative_rate: Share of negatives that training sees. Odds are learned too high by its
+            inverse: predictions add its logarithm to the logits.
     """
 
     def __init__(
@@ -54,8 +58,11 @@ class RankingStep:
         lookup: RowLookup,
         state: TrainingState,
         content: tf.Variable | None,
+        negative_rate: float = 1.0,
     ) -> None:
+        self.logit_offset = math.log(negative_rate)
         self.spec, self.settings, self.tower = spec, settings, tower
+        self.labels = labels_of(spec, settings)
         self.lookup, self.state, self.content = lookup, state, content
 
     def train(
@@ -64,8 +71,8 @@ class RankingStep:
         """Take one step on a parsed batch, with both learning rates multiplied by ``rate``.
 
         Returns:
-            Logits float32 [B, N] before the step, the mask of real candidates bool [B, N], and
-            the sum of their losses float32.
+            The first label's logits float32 [B, N] before the step, the mask of real candidates
+            bool [B, N], and the sum of their losses float32.
         """
         settings, state = self.settings, self.state
         step = state.step.assign_add(1)
@@ -79,11 +86,15 @@ class RankingStep:
             output = self._pass(rows, distinct, {**values, **frozen}, weights, step)
             logits, valid = output.logits, valid_candidates(batch)
             loss_sum = cross_entropy(logits, batch["label"], valid)
+            losses = [
+                label.weight * weighted_loss(label, self.labels, batch, each, valid)
+                for label, each in zip(self.labels, output.heads, strict=True)
+            ]
             count = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32)), 1.0)
             auxiliary = [
                 cross_entropy(each, batch["label"], valid) for each in output.auxiliary_logits
             ]
-            loss = tf.add_n([loss_sum, *auxiliary]) / count + output.penalty
+            loss = tf.add_n([*losses, *(each / count for each in auxiliary), output.penalty])
         weight_gradient, table_gradients = tape.gradient(loss, (weights, values))
         by_row = {
             name: tf.convert_to_tensor(gradient) + settings.table_l2 * values[name]
@@ -106,12 +117,20 @@ class RankingStep:
         return logits, valid, loss_sum
 
     def predict(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
-        """Logits float32 [B, N] of a parsed batch, without dropout."""
+        """The first of what ``predict_heads`` returns."""
+        return self.predict_heads(batch)[0]
+
+    def predict_heads(self, batch: Mapping[str, tf.Tensor]) -> list[tf.Tensor]:
+        """Logits float32 [B, N] of a parsed batch by label, without dropout.
+
+        Those of the first label are for all negatives there are, sampled or not.
+        """
         rows = self.lookup.table_rows(self.spec, batch)
         distinct = self._distinct_rows(rows)
         values = {name: self.state.tables[name].gather(each.ids) for name, each in distinct.items()}
         values.update(self._frozen_rows(distinct))
-        return self._pass(rows, distinct, values, self.state.dense.read(), None).logits
+        first, *others = self._pass(rows, distinct, values, self.state.dense.read(), None).heads
+        return [first + self.logit_offset, *others]
 
     def _distinct_rows(self, rows: Mapping[str, tf.Tensor]) -> dict[str, DistinctRows]:
         by_table: dict[str, dict[str, tf.Tensor]] = {}

@@ -12,13 +12,22 @@ from laser_features import FeatureSpec
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.section import check
 from tfx_pipeline.settings.training_settings import TrainingSettings
+from tfx_pipeline.training.calibration import fit_calibration
 from tfx_pipeline.training.cluster import Cluster, exit_when_server_lost
 from tfx_pipeline.training.content_vectors import content_vectors
 from tfx_pipeline.training.example_files import find_files
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.trainer import Trainer
 
-_CONFIG_KEYS = {"feature_spec", "items", "model", "training", "fingerprint", "checkpoints"}
+_CONFIG_KEYS = {
+    "feature_spec",
+    "items",
+    "model",
+    "training",
+    "negative_rate",
+    "fingerprint",
+    "checkpoints",
+}
 
 
 def run_fn(fn_args: Any) -> None:
@@ -30,6 +39,7 @@ def run_fn(fn_args: Any) -> None:
         fn_args: TFX's ``FnArgs``. Its ``custom_config`` holds ``feature_spec`` (a path or the
             spec's content), ``items`` (the items' Parquet file, needed for content vectors),
             ``model`` and ``training`` (see ``ModelSettings`` and ``TrainingSettings``),
+            ``negative_rate`` (share of negatives that the join kept),
             ``checkpoints`` (folder of the checkpoints and logs while training goes on; named by
             all that they depend on, so that whoever runs the same again goes on from the last
             one; they move to ``model_run_dir`` at the end) and ``fingerprint`` (ignored here; it
@@ -56,10 +66,12 @@ def run_fn(fn_args: Any) -> None:
             directory=os.path.join(progress, "checkpoints"),
             log_dir=os.path.join(progress, "logs"),
             cluster=Cluster.from_environment(),
+            negative_rate=float(config.get("negative_rate", 1.0)),
         )
         trainer.train(train_files)
-        trainer.evaluate(eval_files)
-        trainer.export(fn_args.serving_model_dir)
+        found = trainer.evaluate(eval_files)
+        calibration = fit_calibration(settings.calibration, found.histogram)
+        trainer.export(fn_args.serving_model_dir, calibration)
     if progress != fn_args.model_run_dir:
         _move(progress, fn_args.model_run_dir)
 

@@ -40,6 +40,21 @@ class Totals:
         """Area under the ROC curve, ties counted half."""
         return auc_of_histogram(self.histogram)
 
+    @property
+    def normalised_entropy(self) -> float:
+        """Loss over that of the constant rate; NaN unless both classes are there."""
+        rate = self.histogram[1].sum() / max(self.impressions, 1)
+        if not 0 < rate < 1:
+            return float("nan")
+        return self.loss / float(-rate * np.log(rate) - (1 - rate) * np.log1p(-rate))
+
+    @property
+    def calibration(self) -> float:
+        """Sum of predicted (to half a bin) over sum of observed positives; NaN without any."""
+        predicted = (self.histogram.sum(axis=0) * (np.arange(BINS) + 0.5)).sum() / BINS
+        positives = self.histogram[1].sum()
+        return float(predicted / positives) if positives else float("nan")
+
     def __sub__(self, earlier: Totals) -> Totals:
         return Totals(self.histogram - earlier.histogram, self.loss_sum - earlier.loss_sum)
 

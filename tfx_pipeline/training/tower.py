@@ -36,7 +36,8 @@ class TowerOutput:
     """What one pass through the tower gives.
 
     Attributes:
-        logits: float32 [B, N].
+        logits: float32 [B, N] of the first label.
+        heads: Those of all labels, in their order; the first is ``logits``.
         auxiliary_logits: Further logits [B, N] to be trained on the labels; empty but in training.
         penalty: Scalar that layers add to the mean loss; zero but in training.
         carried: New values of the state that training carries, in the order of
@@ -44,6 +45,7 @@ class TowerOutput:
     """
 
     logits: tf.Tensor
+    heads: list[tf.Tensor]
     auxiliary_logits: list[tf.Tensor]
     penalty: tf.Tensor
     carried: list[tf.Tensor]
@@ -58,6 +60,7 @@ class Tower:
         seed: Initial weights and dropout follow from it.
         implementation: Of encoders that compute the same in several orders and were not given
             one: ``"absorb"`` is fastest for few candidates and with gradients, ``"auto"`` for many.
+        outputs: Labels, with a head each.
 
     Raises:
         SettingsError: A system or an option that does not exist or does not fit, or an input that
@@ -65,14 +68,19 @@ class Tower:
     """
 
     def __init__(
-        self, spec: FeatureSpec, settings: ModelSettings, seed: int, implementation: str = "auto"
+        self,
+        spec: FeatureSpec,
+        settings: ModelSettings,
+        seed: int,
+        implementation: str = "auto",
+        outputs: int = 1,
     ) -> None:
         self.spec, self.settings, self.seed = spec, settings, seed
         keras.utils.set_random_seed(seed)
         try:
             encoder = _encoder(settings, implementation)
             self.interactions = _interactions(spec, settings, encoder)
-            self.model = _ranker(spec, settings, encoder, self.interactions)
+            self.model = _ranker(spec, settings, encoder, self.interactions, outputs)
         except (TypeError, ValueError) as error:
             if isinstance(error, SettingsError):
                 raise
@@ -108,12 +116,13 @@ class Tower:
         values = [*zip(self.model.trainable_variables, weights, strict=True)]
         values += [*zip(variables, carried, strict=True), *self._seeds(step)]
         with keras.StatelessScope(state_mapping=values, collect_losses=training) as scope:
-            logits = self.model.call(inputs, training=training)
+            answer = self.model.call(inputs, training=training)
             auxiliary = self.model.auxiliary_logits(inputs) if training else []
         penalty = tf.add_n([tf.zeros([]), *(scope.losses if training else [])])
         new = [scope.get_current_value(variable) for variable in variables]
         changed = [old if value is None else value for value, old in zip(new, carried, strict=True)]
-        return TowerOutput(logits, auxiliary, penalty, changed)
+        heads = [answer] if self.model.num_outputs == 1 else tf.unstack(answer, axis=-1)
+        return TowerOutput(heads[0], heads, auxiliary, penalty, changed)
 
     def _seeds(self, step: tf.Tensor | None) -> list[tuple[keras.Variable, tf.Tensor]]:
         """States of the seed generators: they follow from the seed and the step alone."""
@@ -198,6 +207,7 @@ def _ranker(
     settings: ModelSettings,
     encoder: keras.layers.Layer,
     interactions: Collection[str],
+    outputs: int,
 ) -> SequenceRanker:
     widths = tower_widths(spec)
     ranker = SequenceRanker(
@@ -217,6 +227,7 @@ def _ranker(
         ),
         dropout=settings.dropout,
         activation="linear",
+        num_outputs=outputs,
         shared_width=widths["target"],  # all of it leads the history's columns, too
         name="ranker",
     )

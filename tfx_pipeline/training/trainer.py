@@ -12,10 +12,12 @@ from numpy.typing import NDArray
 from laser_features import FeatureSpec
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.training_settings import TrainingSettings
+from tfx_pipeline.training.calibration import Calibration
 from tfx_pipeline.training.checkpoint import Checkpoints
 from tfx_pipeline.training.cluster import Cluster
 from tfx_pipeline.training.embedding_tables import shards_of
 from tfx_pipeline.training.export import ServingModel, as_variable
+from tfx_pipeline.training.labels import labels_of
 from tfx_pipeline.training.loop import TrainingLoop
 from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -28,7 +30,7 @@ class Trainer:
     """Trains, evaluates and exports a ranker, in this process or over a cluster.
 
     Args:
-        spec: The feature spec; its first label is trained on.
+        spec: The feature spec; its first label is trained on, or those of the settings.
         model_settings: The ranker and its sizes.
         settings: Batches, epochs and optimisers.
         lookup: What Transform found; empty for a spec that asks for nothing.
@@ -38,6 +40,8 @@ class Trainer:
         log_dir: For TensorBoard; None writes nothing.
         cluster: The parameter-server cluster; None trains in this process.
         report: Takes one line of progress.
+        negative_rate: Share of negatives that the training files hold; predictions are corrected
+            for it.
     """
 
     def __init__(
@@ -52,21 +56,25 @@ class Trainer:
         log_dir: str | None = None,
         cluster: Cluster | None = None,
         report: Callable[[str], None] = print,
+        negative_rate: float = 1.0,
     ) -> None:
         self.spec, self.settings, self.lookup = spec, settings, lookup
         self.model_settings = model_settings
         self._content, self._directory = content, directory
         # Connecting drops what was made on this process's devices before, so it comes first.
         strategy = None if cluster is None else cluster.connect()
-        self.tower = Tower(spec, model_settings, settings.seed, implementation="absorb")
+        self.labels = labels_of(spec, settings)
+        self.tower = Tower(spec, model_settings, settings.seed, "absorb", outputs=len(self.labels))
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             # Tables first: the partitioner counts on whole rounds over the servers.
             self._frozen = as_variable(content)
             self.state = TrainingState(spec, settings, self.tower)
-            totals = RunningTotals()
+            totals = [RunningTotals() for _ in self.labels]
             self._checkpoints = Checkpoints(directory, self.state) if directory else None
         self._is_distributed = strategy is not None
-        self.step = RankingStep(spec, settings, self.tower, lookup, self.state, self._frozen)
+        self.step = RankingStep(
+            spec, settings, self.tower, lookup, self.state, self._frozen, negative_rate
+        )
         coordinator = (
             None
             if strategy is None
@@ -74,7 +82,6 @@ class Trainer:
         )
         self._loop = TrainingLoop(
             self.step,
-            next(iter(spec.labels)),
             totals,
             self._checkpoints,
             coordinator,
@@ -107,8 +114,12 @@ class Trainer:
         """Loss and AUC over files."""
         return self._loop.evaluate(files)
 
-    def export(self, directory: str) -> None:
+    def export(self, directory: str, calibration: Calibration | None = None) -> None:
         """Write the SavedModel.
+
+        Args:
+            directory: Where to.
+            calibration: Maps its probabilities; None leaves them as they are.
 
         Raises:
             ValueError: Tables that lie on servers can only be exported from a checkpoint.
@@ -122,5 +133,15 @@ class Trainer:
             state = TrainingState(self.spec, self.settings, self.tower)
             content = as_variable(self._content)
             Checkpoints(self._directory, state).restore()
-        tower = Tower(self.spec, self.model_settings, self.settings.seed)
-        ServingModel(self.spec, tower, self.lookup, state, content).save(directory)
+        seed, outputs = self.settings.seed, len(self.labels)
+        tower = Tower(self.spec, self.model_settings, seed, outputs=outputs)
+        ServingModel(
+            self.spec,
+            tower,
+            self.lookup,
+            state,
+            content,
+            self.step.logit_offset,
+            calibration,
+            self.labels,
+        ).save(directory)
