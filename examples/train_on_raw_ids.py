@@ -105,6 +105,7 @@ def main(folder: str | None = None) -> float:
 #
 # * the same with DIN or HSTU in LASER's place: `compare_encoders.py`
 # * the trained ranker behind a REST interface: `export_and_serve.py`
+# * which past events it looked at: `gates.py`
 
 # %%
 if __name__ == "__main__":

@@ -55,6 +55,13 @@ def test_encoders_are_swapped_by_one_line(load: Load) -> None:
     assert all(0 < auc < 1 for auc in found.values())
 
 
+def test_gates_are_drawn(load: Load, tmp_path: Path) -> None:
+    picture = tmp_path / "gates.svg"
+    averages = load("gates")["main"](str(picture), epochs=1)
+    assert all(0 < average < 1 for average in averages)
+    assert picture.read_text().count("<rect") > 40
+
+
 def test_a_custom_encoder_gets_the_contracts_tests(load: Load) -> None:
     assert load("custom_encoder")["main"]().startswith("padding never matters")
 
