@@ -190,6 +190,26 @@ def test_model_that_was_never_pushed(spec, store, ranker_server):
     assert next(gateway, None) is None
 
 
+def test_model_in_the_gateways_own_process(spec, store, ranker_model, basic_model):
+    from serving.gateway.in_process_model import InProcessModel
+
+    gateway = run_gateway(spec, store, InProcessModel(ranker_model, "ranker"))
+    client = next(gateway)
+    wait_for(
+        lambda: client.call("GET", "/readyz") == (200, {"status": "ok", "model_versions": [7]})
+    )
+    status, answer = client.rank(user_id=404, candidates=[3, 5])
+    assert (status, answer["model_version"]) == (200, 7)
+    assert [entry["score"] for entry in answer["ranked"]] == pytest.approx([0.2689414] * 2)
+    assert next(gateway, None) is None
+    other = run_gateway(spec, store, InProcessModel(basic_model, "basic"))
+    client = next(other)
+    wait_for(lambda: client.call("GET", "/readyz")[0] == 200)
+    status, answer = client.rank(user_id=404, candidates=[3])
+    assert status == 502 and "does not take" in answer["error"]
+    assert next(other, None) is None
+
+
 def test_deadline(spec, store, ranker_server):
     gateway = run_gateway(spec, store, ranker_server.grpc_address, deadline_seconds=0.0)
     client = next(gateway)
