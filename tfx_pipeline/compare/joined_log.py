@@ -81,6 +81,10 @@ class JoinedLog:
         (folder / _DONE).write_text(text, encoding="utf-8")
         return cls(folder, spec, fingerprint)
 
+    def __reduce__(self) -> tuple[type[JoinedLog], tuple[Path, FeatureSpec, str]]:
+        # What is mapped stays here: another process maps the files itself.
+        return JoinedLog, (self.folder, self.spec, self.fingerprint)
+
     def requests(self, split: str) -> int:
         """Number of requests of a split."""
         return len(self.of_request(split, "request_user_id"))

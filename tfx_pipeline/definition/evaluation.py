@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -18,10 +18,26 @@ from numpy.typing import NDArray
 from tensorflow_model_analysis import constants
 from tensorflow_model_analysis.metrics import metric_types, metric_util
 
-from tfx_pipeline.ranking_metrics import auc, calibration, group_auc, log_loss
+from tfx_pipeline.ranking_metrics import (
+    auc,
+    calibration,
+    group_auc,
+    log_loss,
+    normalised_entropy,
+)
 
 HISTORY_BUCKET = "history_bucket"
-METRICS = ("auc", "gauc", "log_loss", "calibration", "impressions", "click_rate")
+METRICS = (
+    "auc",
+    "gauc",
+    "log_loss",
+    "normalised_entropy",
+    "calibration",
+    "impressions",
+    "click_rate",
+)
+"""Of the first label; those of a further one have its name behind theirs: ``auc_like``."""
+OUTPUT = "probability"
 _BUCKETS = ((0, "0"), (10, "1-10"), (50, "11-50"), (200, "51-200"), (1000, "201-1000"))
 _USER = "request_user_id"
 
@@ -42,6 +58,7 @@ def make_eval_config(
     min_auc: float,
     max_auc_drop: float,
     code_fingerprint: str,
+    more_labels: Sequence[str] = (),
 ) -> tfma.EvalConfig:
     """The Evaluator's configuration.
 
@@ -51,6 +68,7 @@ def make_eval_config(
         min_auc: A model is blessed only above it.
         max_auc_drop: By how much AUC may lie below the last blessed model's.
         code_fingerprint: Enters the cache key, so that changed metrics are computed again.
+        more_labels: Further binary labels; the model's outputs are ``probability_<label>``.
     """
     threshold = tfma.MetricThreshold(
         value_threshold=tfma.GenericValueThreshold(lower_bound={"value": min_auc}),
@@ -68,7 +86,13 @@ def make_eval_config(
     metric = tfma.MetricConfig(
         class_name="RankingMetrics",
         module="tfx_pipeline.definition.evaluation",
-        config=json.dumps({"code_fingerprint": code_fingerprint}),
+        config=json.dumps(
+            {
+                "label": label,
+                "more_labels": list(more_labels),
+                "code_fingerprint": code_fingerprint,
+            }
+        ),
     )
     slices = [[], [HISTORY_BUCKET], *([name] for name in slice_features)]
     return tfma.EvalConfig(
@@ -77,7 +101,7 @@ def make_eval_config(
                 model_type="tf_generic",
                 signature_name="serving_examples",
                 label_key=f"label_{label}",
-                prediction_key="probability",
+                prediction_key=OUTPUT,
             )
         ],
         slicing_specs=[tfma.SlicingSpec(feature_keys=keys) for keys in slices],
@@ -117,12 +141,25 @@ class RankingMetrics(tfma.metrics.Metric):
     Exact means that scores are kept, not binned: 13 bytes per impression of a slice.
 
     Args:
+        label: The first label.
+        more_labels: Further ones, see ``make_eval_config``.
         code_fingerprint: Ignored; it makes the Evaluator's cache key change with the code.
     """
 
-    def __init__(self, name: str = "ranking", code_fingerprint: str = "") -> None:
+    def __init__(
+        self,
+        name: str = "ranking",
+        label: str = "click",
+        more_labels: Sequence[str] = (),
+        code_fingerprint: str = "",
+    ) -> None:
         del code_fingerprint
-        super().__init__(metric_util.merge_per_key_computations(_computations), name=name)
+        super().__init__(
+            metric_util.merge_per_key_computations(_computations),
+            name=name,
+            label=label,
+            more_labels=list(more_labels),
+        )
 
 
 def _computations(
@@ -130,37 +167,45 @@ def _computations(
     eval_config: tfma.EvalConfig | None = None,
     model_name: str = "",
     output_name: str = "",
+    label: str = "click",
+    more_labels: Sequence[str] = (),
     **_: Any,
 ) -> list[Any]:
     # Thresholds are looked up under keys with example_weighted=None, which is not the default.
-    keys = {
-        metric: metric_types.MetricKey(
-            name=metric,
-            model_name=model_name,
-            output_name=output_name,
-            example_weighted=None,
+    computations = []
+    for each in (label, *more_labels):
+        keys = {
+            metric: metric_types.MetricKey(
+                name=metric if each == label else f"{metric}_{each}",
+                model_name=model_name,
+                output_name=output_name,
+                example_weighted=None,
+            )
+            for metric in METRICS
+        }
+        output = OUTPUT if each == label else f"{OUTPUT}_{each}"
+        computations.append(
+            metric_types.MetricComputation(
+                keys=list(keys.values()),
+                preprocessors=[_Requests(model_name, f"label_{each}", output)],
+                combiner=_Combine(keys),
+            )
         )
-        for metric in METRICS
-    }
-    return [
-        metric_types.MetricComputation(
-            keys=list(keys.values()),
-            preprocessors=[_Requests(model_name)],
-            combiner=_Combine(keys),
-        )
-    ]
+    return computations
 
 
 class _Requests(metric_types.Preprocessor):
     """A request's extracts in, its users, labels and scores out: arrays [n]."""
 
-    def __init__(self, model_name: str) -> None:
-        super().__init__(name=f"requests_of_{model_name}")
-        self._model_name = model_name
+    def __init__(self, model_name: str, label: str, output: str) -> None:
+        super().__init__(name=f"requests_of_{model_name}_{output}")
+        self._model_name, self._label, self._output = model_name, label, output
 
     def process(self, extracts: dict[str, Any]) -> Iterator[tuple[NDArray, NDArray, NDArray]]:
-        labels = _of_model(extracts[constants.LABELS_KEY], self._model_name)
+        labels = extracts[constants.FEATURES_KEY][self._label]
         scores = _of_model(extracts[constants.PREDICTIONS_KEY], self._model_name)
+        # A model of one label answers with it alone, one of several by their names.
+        scores = scores[self._output] if isinstance(scores, dict) else scores
         labels = np.asarray(labels, np.int8).reshape(-1)
         # The model answers as many columns as the batch's longest request has candidates.
         scores = np.asarray(scores, np.float32).reshape(-1)[: len(labels)]
@@ -197,6 +242,7 @@ class _Combine(beam.CombineFn):
             "auc": auc(labels, scores),
             "gauc": group_auc(users, labels, scores),
             "log_loss": log_loss(labels, scores),
+            "normalised_entropy": normalised_entropy(labels, scores),
             "calibration": calibration(labels, scores),
             "impressions": float(len(labels)),
             "click_rate": float(np.mean(labels)),

@@ -70,7 +70,7 @@ def make_fingerprints(
         items,
         store_fingerprint(config.store),
         spec.fingerprint(),
-        json.dumps([splits, config.rows_per_file]),
+        json.dumps([splits, config.rows_per_file, config.negative_rate]),
     )
     transform = combine(_code_of(preprocessing_fn), spec.fingerprint())
     settings = json.dumps([plain(config.model), plain(config.training)], sort_keys=True)

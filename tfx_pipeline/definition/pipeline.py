@@ -116,6 +116,7 @@ def create_pipeline(
             min_auc=config.min_auc,
             max_auc_drop=config.max_auc_drop,
             code_fingerprint=fingerprints.evaluation,
+            more_labels=_more_binary_labels(config, spec),
         ),
         module_path="tfx_pipeline.definition.evaluation",
     )
@@ -155,6 +156,13 @@ def create_pipeline(
         metadata_connection_config=metadata.sqlite_metadata_connection_config(str(config.metadata)),
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _more_binary_labels(config: PipelineConfig, spec: FeatureSpec) -> list[str]:
+    """Labels with a probability of their own, beside the first."""
+    labels = config.training.labels
+    first = next(iter(spec.labels))
+    return [name for name, each in labels.items() if name != first and each.kind == "binary"]
 
 
 def _slice_features(config: PipelineConfig, spec: FeatureSpec) -> list[str]:

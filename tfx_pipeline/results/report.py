@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -77,21 +78,27 @@ def read_evaluation(uri: str) -> list[tuple[tuple[tuple[str, Any], ...], dict[st
     # With a baseline TFX names the two models candidate and baseline.
     compared = len(tfma.load_eval_result(uri).config.model_specs) > 1
     candidate = tfma.load_eval_result(uri, model_name="candidate" if compared else None)
-    names = (*METRICS, *(f"{metric}_diff" for metric in METRICS))
     return [
         (
             key,
             {
                 # Protobuf as JSON spells what a slice of one class has no value for "NaN".
                 name: float(metrics[""][""][name]["doubleValue"])
-                for name in names
-                if name in metrics[""][""]
+                for name in _in_order(metrics[""][""])
             },
         )
         for key, metrics in sorted(
             candidate.slicing_metrics, key=lambda entry: slice_order(entry[0])
         )
     ]
+
+
+def _in_order(metrics: Iterable[str]) -> list[str]:
+    """The first label's metrics, their differences to a baseline's, then those of other labels."""
+    known = [*METRICS, *(f"{metric}_diff" for metric in METRICS)]
+    present = list(metrics)
+    ours = [name for name in present if name.startswith(METRICS) and name not in known]
+    return [*(name for name in known if name in present), *sorted(ours)]
 
 
 def slice_order(key: tuple[tuple[str, Any], ...]) -> list[tuple[str, int]]:

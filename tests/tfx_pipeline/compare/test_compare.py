@@ -1,6 +1,7 @@
 """A comparison from its YAML file: joined as the pipeline joins, resumed, summed up, checked."""
 
 import json
+import pickle
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -53,6 +54,8 @@ def test_the_joined_log_holds_what_the_pipelines_examples_hold(dataset, store, t
     shorter = log.batch("eval", np.array([3, 1]), 7)
     longest = found["history_item_id"][[3, 1], :7]
     np.testing.assert_array_equal(shorter["history_item_id"], longest)
+    sent = pickle.dumps(log)  # to another process: the folder, not what is mapped
+    assert len(sent) < 20_000 and pickle.loads(sent).requests("eval") == len(examples)
     again = JoinedLog.make(dataset, None, tmp_path / "joined", 30, "f")  # nothing is read
     assert again.spec.max_history == 40
 
