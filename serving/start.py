@@ -9,14 +9,17 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from serving.healthcheck import healthy
 from serving.model_server.versions import list_versions
 from serving.ready_file import write_ready_file
 from serving.supervisor import Child
 
 _POLL_SECONDS = 0.1
+_ANSWERS_SECONDS = 10.0
 _STOP_SECONDS = 10.0
 _SHOWN = {
     "gateway": "rank requests   http://",
@@ -160,6 +163,12 @@ def _wait_until_ready(
                     return None
         content = json.loads(ready.read_text(encoding="utf-8"))
         addresses |= {key: content[key] for key in _SHOWN if key in content}
+    # The gateway listens before its channel has found the model server: it may still wait out the
+    # back-off of a first attempt, and a caller that comes now would be refused.
+    until = time.monotonic() + _ANSWERS_SECONDS
+    while not healthy(f"http://{addresses['gateway']}/readyz") and time.monotonic() < until:
+        if stop.wait(_POLL_SECONDS):
+            return None
     return addresses
 
 
