@@ -263,7 +263,7 @@ def test_overload_leaves_goodput_and_no_work_behind(serve):
     client = serve(model, deadline_seconds=1.0, threads=4)
     calm = answered(client.port, clients=4, seconds=1.5, patience=0.3)
     storm = answered(client.port, clients=64, seconds=1.5, patience=0.3)
-    assert storm >= 0.2 * calm, (storm, calm)
+    assert storm >= 0.5 * calm, (storm, calm)
     wait_for(lambda: "laser_gateway_running_requests 0.0" in metrics(client), 2)
     assert "laser_gateway_waiting_requests 0.0" in metrics(client)
     begun = model.begun
