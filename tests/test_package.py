@@ -65,7 +65,7 @@ def test_the_metadata_say_what_a_person_looks_for(wheel: Path) -> None:
     always = re.findall(r"^Requires-Dist: (\w+)[^;\n]*$", metadata, re.MULTILINE)
     assert always == ["keras", "numpy"]
     extras = set(re.findall(r"^Provides-Extra: (\w+)$", metadata, re.MULTILINE))
-    assert extras == {"seqvault", "kafka", "serving", "pipeline", "docs", "dev"}
+    assert extras == {"seqvault", "kafka", "gateway", "serving", "pipeline", "docs", "dev"}
 
 
 def test_every_room_is_typed(wheel: Path) -> None:

@@ -38,9 +38,9 @@ class LaserEncoder(SequenceLayer):
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``: the execution order of both
             attentions, one function and one set of weights. Defaults to ``"auto"``.
         gamma: See ``SegmentedTargetAttention``. Sharper than that layer's own. Defaults to 0.1.
-        gate_bias: See there. Defaults to ``"auto"``: gates start nearly closed.
+        gate_bias: See there: gates start nearly closed. Defaults to ``"auto"``.
         aligned_start: See there. Defaults to True.
-        norm: See there. Defaults to ``"none"``, so that a silent segment stays small.
+        norm: See there: without it a silent segment stays small. Defaults to ``"none"``.
         gate, use_bias, activation, epsilon, dropout, value_dim, use_output_projection: see
             ``SegmentedTargetAttention``.
         stacked_norm: ``norm`` of ``GlobalStackedTargetAttention``. Defaults to ``"none"``.

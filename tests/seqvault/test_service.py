@@ -354,7 +354,7 @@ def test_health_and_reflection_answer_in_the_standard_way(server):
         published = {method.name for service in told.service for method in service.method}
         assert published == {
             "Describe", "Append", "Read", "PutItems", "ReadItems", "Merge", "Verify", "Stats",
-            "Snapshot", "UserIds",
+            "Snapshot", "UserIds", "Fingerprint",
         }  # fmt: skip
 
 

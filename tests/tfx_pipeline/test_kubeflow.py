@@ -31,11 +31,11 @@ DAY = 86_400_000
 
 
 def write_log(folder, clicks):
-    """Impressions of two days; the file's size and time do not depend on the labels."""
+    """Two impressions on each of two days; the file's size and time do not depend on labels."""
     columns = {
-        "user_id": pa.array([1, 2]),
-        "timestamp": pa.array([10**12, 10**12 + DAY]),
-        "item_id": pa.array([0, 1]),
+        "user_id": pa.array([1, 2, 1, 2]),
+        "timestamp": pa.array([10**12, 10**12 + 1, 10**12 + DAY, 10**12 + DAY + 1]),
+        "item_id": pa.array([0, 1, 0, 1]),
         "click": pa.array(clicks, pa.int8()),
     }
     path = folder / "impressions.parquet"
@@ -57,7 +57,7 @@ def config(tmp_path):
         }
     )
     spec.save(tmp_path / "features.yaml")
-    write_log(tmp_path, [0, 1])
+    write_log(tmp_path, [0, 1, 0, 1])
     pq.write_table(pa.table({"item_id": [0, 1]}), tmp_path / "items.parquet")
     SeqVault.open(tmp_path / "store", schema=Schema.from_arrow(spec.event_schema())).close()
     splits = {
@@ -102,10 +102,10 @@ def test_another_label_another_event_or_another_setting_is_another_pipeline(conf
     size = (tmp_path / "impressions.parquet").stat().st_size
     before = compiled()
     assert compiled() == before
-    assert write_log(tmp_path, [1, 0]) == size
+    assert write_log(tmp_path, [1, 0, 0, 1]) == size
     flipped = compiled()
     assert flipped != before
-    write_log(tmp_path, [0, 1])
+    write_log(tmp_path, [0, 1, 0, 1])
     assert compiled() == before
     assert compiled(training={"seed": 5}) != before
     with SeqVault.open(tmp_path / "store") as vault:

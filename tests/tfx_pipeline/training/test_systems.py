@@ -179,8 +179,8 @@ def test_interactions_are_what_they_say():
     tags, used = rows["history_tags"].numpy(), tables["tag"][rows["history_tags"].numpy()]
     count = np.maximum((tags > 0).sum(-1), 1)[..., None]
     mean = (used * (tags > 0)[..., None]).sum(2) / count
-    # Item, category, tags, action and scene follow one another as in ``inputs_of``.
-    np.testing.assert_allclose(inputs["history"].numpy()[..., 11:14], mean, atol=1e-6)
+    # Item (4 wide), category (2) and tags (3), which the target has too; then action and scene.
+    np.testing.assert_allclose(inputs["history"].numpy()[..., 6:9], mean, atol=1e-6)
 
 
 @pytest.mark.parametrize(
