@@ -55,12 +55,12 @@ def connect(
     compress: bool = False,
     hedge_seconds: float = 0.1,
 ) -> "SeqVaultClient | ShardedClient":
-    """Connects to a SeqVault server; the answer has the interface of ``SeqVault``.
+    """Connects to one or more SeqVault servers; returns a client with the methods of ``SeqVault``.
 
     Args:
-        target: ``host:port``; of several shards with commas between, of several
-            replicas of a shard with bars: ``a1:7420|a2:7420,b1:7420|b2:7420``. The
-            order of shards must stay; for one more see ``docs/seqvault/operations.md``.
+        target: ``host:port``; shards are separated by commas, replicas of a shard by bars:
+            ``a1:7420|a2:7420,b1:7420|b2:7420``. The order of shards must not change; to add one,
+            follow ``docs/seqvault/operations.md``.
         token: bearer token, if the server asks for one.
         ca: PEM of the authority that signed the server's certificate; None: plain text.
         key, certificate: PEM of the client's own, for mutual TLS.

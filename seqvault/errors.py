@@ -1,4 +1,4 @@
-"""Everything that SeqVault raises on purpose, as types that a caller can tell apart.
+"""The exceptions of SeqVault, one type per kind of failure that callers handle differently.
 
 Each error says what was wrong, what was received and what to do. ``retryable``
 tells a client whether the same call may succeed later.
@@ -62,7 +62,7 @@ class NewerFormatError(SeqVaultError):
 
 
 class DamagedFileError(SeqVaultError):
-    """A file does not have the content that its checksum promises."""
+    """A file is corrupt: its content does not match its checksum."""
 
 
 class DiskFullError(SeqVaultError, OSError):
@@ -72,7 +72,7 @@ class DiskFullError(SeqVaultError, OSError):
 
 
 class StoreFailedError(SeqVaultError):
-    """A write to disk failed in a way after which no write can be trusted.
+    """A write to disk failed and its on-disk state is unknown; the store refuses further writes.
 
     Reads go on. Reopen the store (better: restart the process) to write again;
     everything acknowledged before is still there.
@@ -86,10 +86,10 @@ class LimitError(SeqVaultError):
 
 
 class SourceConflictError(SeqVaultError):
-    """The source is not where the caller of a conditional append believed: nothing was stored.
+    """A conditional append expected another offset of its source: nothing was stored.
 
-    Another one appended from the same source, or an append whose answer was lost had
-    arrived. Ask ``stats()["sources"]`` and go on behind that offset.
+    Another writer appended from the same source, or an earlier append whose reply was lost
+    succeeded. Read ``stats()["sources"]`` and continue after that offset.
     """
 
     retryable = True
@@ -117,7 +117,7 @@ class AccessDeniedError(SeqVaultError):
 
 
 class TlsError(AccessDeniedError, ServerUnavailableError):
-    """Client and server do not come together over TLS; the message says which part is wrong."""
+    """The TLS handshake between client and server fails; the message says which part is wrong."""
 
     retryable = False
 
@@ -133,7 +133,7 @@ class UnknownTopicError(InvalidRequestError):
 
 
 class LogGapError(SeqVaultError):
-    """The event log does not go on where the store ends: going on would lose events."""
+    """The event log no longer holds the events that follow those in the store."""
 
 
 class MissingPackageError(SeqVaultError, ImportError):

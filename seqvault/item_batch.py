@@ -1,4 +1,4 @@
-"""The answer of ``read_items``: side information aligned with the ids' shape."""
+"""The result of ``read_items``: side information in the shape of the ids."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

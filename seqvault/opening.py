@@ -1,4 +1,4 @@
-"""Opens a store wherever it is: in a directory, or behind servers."""
+"""Opens a store by directory or by server address."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Progress callbacks of long calls."""
+"""The ``Progress`` callback of long calls."""
 
 from collections.abc import Callable
 

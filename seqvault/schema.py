@@ -19,7 +19,7 @@ DTYPES = (
     "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64",
     "float16", "float32", "float64",
 )  # fmt: skip
-# Looked up here: NumPy works the name of a type out anew each time.
+# Cached: NumPy computes the name of a type on every access.
 DTYPE_NAMES = {np.dtype(name): name for name in DTYPES}
 
 

@@ -1,4 +1,4 @@
-"""The answer of a read: histories of a batch of users as padded arrays."""
+"""The result of a read: histories of a batch of users as padded arrays."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,9 +18,9 @@ class SequenceBatch:
         user_ids: int64 [B], as asked for.
         lengths: int32 [B], number of events of each row.
         columns: arrays [B, L] by field name; L is the ``last_n`` of the read.
-        version: int64 [B], what each history held when it was read: the number of
-            events that had ever arrived for the user. Handed back as
-            ``read(..., version=)`` it repeats the very same read, whatever came since.
+        version: int64 [B], the number of events that had arrived for each user when the history was
+            read. Passed to ``read(..., version=)`` it repeats exactly the same read, whatever
+            arrived since.
     """
 
     user_ids: np.ndarray

@@ -1,5 +1,5 @@
 # Over 400 lines: the public store; nearly all of it is the documentation of its calls.
-"""The public class ``SeqVault``: delegates to the rooms and holds no logic of its own."""
+"""The public class ``SeqVault``: the interface of the store, which delegates to its subpackages."""
 
 import os
 import time
@@ -82,12 +82,12 @@ class SeqVault:
             schema: fields of an event. For an existing store: the store's own, or one
                 that extends it by new fields at the end or by wider types, which
                 then becomes the store's. None takes the store's.
-            read_only: see what is on disk as of now (and of each ``refresh``) while
-                another process may be writing.
-            retention_ms: events older than this are not read, and dropped when a merge
-                rewrites them; 0: kept for ever. None: as the store has it.
-            max_events: a merge that rewrites a user keeps only that many of the newest
-                events; 0: all. None: as the store has it.
+            read_only: open a view of what is on disk now (and at each ``refresh``); another process
+                may be writing.
+            retention_ms: events older than this are not returned, and are dropped when a merge
+                rewrites them; 0: no limit. None: the setting of the store.
+            max_events: a merge that rewrites a user keeps only that many of the newest events; 0:
+                all. None: the setting of the store.
             files, clock: file layer and seconds since 1970, for tests.
 
         Raises:
@@ -130,10 +130,9 @@ class SeqVault:
     def close(self) -> None:
         """Closes the store; everything appended is already durable.
 
-        A merge, bulk load, snapshot or item write under way gives up with
-        ``StoreClosedError``, and the store is as it was before it. Calls that come later
-        raise it, too. In a child of the process that opened the store nothing but the
-        child's own memory changes.
+        A merge, bulk load, snapshot or item write in progress aborts with ``StoreClosedError`` and
+        leaves the store as it was before. Later calls raise it, too. In a forked child process this
+        only releases the child's memory.
         """
         state = self._state
         if state.closed or state.forked:
@@ -162,10 +161,10 @@ class SeqVault:
         self.close()
 
     def refresh(self) -> bool:
-        """Has a read-only store see what has been written since; returns whether anything was.
+        """Makes a read-only store see later writes; returns whether there were any.
 
-        Reads go on meanwhile and see the store as it was until all is loaded, and after an
-        error still. A store that is open for writing always sees what is there.
+        Meanwhile reads use the previous state, also after an error. Call it periodically in readers
+        of a store that another process writes; a store open for writing needs no refresh.
         """
         self._state.check_open()
         if not self.read_only:
@@ -182,7 +181,7 @@ class SeqVault:
             events: Arrow table or record batch, pandas data frame or dict of arrays
                 with ``user_id``, ``timestamp`` (int64, ms) and all fields. Any order;
                 events of one user and time keep their order.
-            source: name of what the events come from, for instance a log partition.
+            source: name of the events' origin, for instance a log partition.
             offset: position in the source. Events of a source at an offset that was
                 stored before are left out, so that a replay changes nothing. A source needs one.
 
@@ -252,7 +251,7 @@ class SeqVault:
         fields: Sequence[str] | None = None,
         version: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-        """``read`` without padding, as it goes over a network.
+        """Reads as ``read`` does, without padding: use it where most histories are short.
 
         Returns:
             int32 [B] lengths, int64 [B] version, and by field name flat arrays of one
@@ -274,7 +273,8 @@ class SeqVault:
         fields: Sequence[str] | None = None,
         version: np.ndarray | None = None,
     ) -> bytes:
-        """``read`` as stored chunks, for ``seqvault.read.packed_answer.unpack_batch`` elsewhere."""
+        """Reads as ``read`` does and returns bytes; ``unpack_batch`` decodes them, in any
+        process."""
         request = ReadRequest.of(
             self.schema, user_ids, before, last_n, scenarios, actions, fields, version
         )
@@ -336,10 +336,10 @@ class SeqVault:
         return Merger(self._state, self._log, self._reader, bytes_per_second)
 
     def bulk_load(self, source: Any) -> int:
-        """Loads life-cycle history past the log; durable when it returns.
+        """Loads history straight into segments, bypassing the log; durable when it returns.
 
-        Much faster than ``append`` for large amounts, which wait meanwhile. All events are
-        stored or, after an error or a crash, none.
+        Use it for large amounts: it is much faster than ``append``, which waits meanwhile. After an
+        error or a crash, either all events are stored or none.
 
         Args:
             source: path or paths of Parquet files, or Arrow tables or record batches,
@@ -462,11 +462,11 @@ class SeqVault:
         return stats(self._state)
 
     def fingerprint(self) -> str:
-        """A hash of all that reads can see: segments, events of the log, items and their schemas.
+        """Hashes everything that reads can return: segments, events of the log, items, schemas.
 
-        Two stores with one fingerprint answer every read alike. The opposite does not hold:
-        a merge may change it, as it packs the same events in other files. It reads every
-        segment once, as fast as the disk does; later calls read only new ones.
+        Two stores with equal fingerprints answer every read alike. The converse does not hold: a
+        merge may change the fingerprint, as it packs the same events into other files. The first
+        call reads every segment, at the speed of the disk; later ones only new segments.
         """
         self._state.check_open()
         return fingerprint(self._state)

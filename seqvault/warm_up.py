@@ -1,4 +1,4 @@
-"""Compiles the kernels, or loads them from numba's cache, before a caller has to wait for them."""
+"""Compiles the kernels, or loads them from numba's cache, ahead of the first call."""
 
 import sys
 import tempfile
@@ -14,11 +14,11 @@ _QUIET_SECONDS = 2.0
 
 
 def warm_up() -> None:
-    """Runs every kernel once, on a store that is gone afterwards.
+    """Compiles every kernel by running it once on a temporary store.
 
-    The first time in an environment this compiles for half a minute to two minutes, and says so
-    on stderr; after that it takes a fraction of a second. ``seqvault warm-up`` does it when an
-    image is built.
+    Call it before serving, or run ``seqvault warm-up`` when building an image. The first run in an
+    environment compiles for half a minute to two minutes, with a notice on stderr; later ones only
+    load the cache.
     """
     notice = threading.Timer(_QUIET_SECONDS, _say_why_it_takes_long)
     notice.daemon = True

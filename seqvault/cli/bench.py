@@ -1,4 +1,4 @@
-"""``seqvault bench``: how long calls take, in this process or over the network."""
+"""``seqvault bench``: latency of calls, in this process or over the network."""
 
 import argparse
 import time
@@ -20,7 +20,7 @@ WARM_UP_CALLS = 3
 
 
 def bench(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Times reads of one user and of a batch, and appends; prints a table, or answers JSON."""
+    """Measures the latency of single-user reads, batch reads and appends."""
     if arguments.batch < 1 or arguments.last_n < 1 or arguments.seconds <= 0:
         raise InvalidRequestError("--batch, --last-n and --seconds must be above 0.")
     rng = np.random.default_rng(0)
@@ -57,11 +57,11 @@ def _users(arguments: argparse.Namespace, store: Any) -> np.ndarray:
     if arguments.users:
         low, _, high = arguments.users.partition(":")
         if not (low.lstrip("-").isdigit() and high.lstrip("-").isdigit() and int(low) < int(high)):
-            raise InvalidRequestError(f"--users {arguments.users} is not LOW:HIGH, as 1:20000.")
+            raise InvalidRequestError(f"--users {arguments.users} is not LOW:HIGH, e.g. 1:20000.")
         size = min(1_000_000, int(high) - int(low))
         return np.random.default_rng(1).integers(int(low), int(high), size)
     if is_address(arguments.path):
-        raise InvalidRequestError("a server does not tell its users; give --users LOW:HIGH.")
+        raise InvalidRequestError("bench cannot list the users of a server; give --users LOW:HIGH.")
     assert isinstance(store, SeqVault)
     users = stored_users(store)
     if not len(users):
@@ -70,7 +70,7 @@ def _users(arguments: argparse.Namespace, store: Any) -> np.ndarray:
 
 
 def timed(call: Callable[[], int], seconds: float) -> dict[str, float]:
-    """Runs the call for so long; milliseconds are of the wall clock, around each call.
+    """Repeats a call for a given time and measures the wall-clock time of each.
 
     Returns:
         ``calls``, ``p50_ms``, ``p99_ms``, ``cpu_ms`` (mean, this process) and ``events_per_s``.

@@ -1,4 +1,4 @@
-"""``seqvault ingest``: a Kafka topic into a store until a signal ends it."""
+"""``seqvault ingest``: consumes a Kafka topic into a store until a signal ends it."""
 
 import argparse
 import logging
@@ -28,7 +28,7 @@ from seqvault.warm_up import warm_up
 
 
 def ingest(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Consumes until SIGTERM or SIGINT (or, with ``--once``, the end); tells what was stored."""
+    """Consumes until SIGTERM or SIGINT, or with ``--once`` to the end; prints what was stored."""
     start = time.perf_counter()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     if not is_address(arguments.path):
@@ -86,7 +86,7 @@ def _dead_letters_of(arguments: argparse.Namespace) -> str:
 
 
 def default_group(target: str) -> str:
-    """A group of the store's own: two replicas in one group would each get half of the log."""
+    """The default consumer group, one per store: replicas must not share a group."""
     if is_address(target):
         return f"seqvault-{target}"
     return f"seqvault-{socket.gethostname()}-{Path(target).resolve()}"

@@ -1,4 +1,4 @@
-"""Runs a command and turns what went wrong into a line of text and an exit code."""
+"""Runs a command and reports errors as one line of text and an exit code."""
 
 import importlib
 import json
@@ -16,8 +16,8 @@ BAD_REQUEST, DAMAGED, TRY_AGAIN, INTERRUPTED = 2, 3, 4, 130
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit code.
 
-    0: done. 2: the request or the store is bad. 3: a file is damaged. 4: the same command may
-    succeed later (server down, store locked, disk full). 130: interrupted.
+    0: success. 2: invalid arguments or store. 3: a file is damaged. 4: retryable, the same command
+    may succeed later (server down, store locked, disk full). 130: interrupted.
 
     Example:
         >>> main(["warm-up", "--json"])  # doctest: +ELLIPSIS
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _is_expected(error: Exception) -> bool:
-    """Whether a message says enough; anything else is a fault of ours and shows its place."""
+    """Whether an error needs no traceback: expected errors explain themselves, others are bugs."""
     arrow = sys.modules.get("pyarrow")
     from_arrow = arrow is not None and isinstance(error, arrow.ArrowInvalid)
     return from_arrow or isinstance(error, SeqVaultError | OSError | json.JSONDecodeError)

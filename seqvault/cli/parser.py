@@ -11,7 +11,7 @@ TARGET = "directory of the store, or host:port of a server"
 
 
 def parser() -> argparse.ArgumentParser:
-    """The argument parser, one subcommand per thing to do."""
+    """The argument parser, with a subparser per command."""
     whole = argparse.ArgumentParser(
         prog="seqvault",
         description="A durable store of user behaviour sequences.",
@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
 def _command(
     commands: Any, name: str, run: str, text: str, example: str, target: str | None = TARGET
 ) -> argparse.ArgumentParser:
-    """A subcommand; with a target that may be a server, the flags to reach one."""
+    """Adds a subcommand; if its target may be a server, with the connection flags."""
     sub: argparse.ArgumentParser = commands.add_parser(
         name,
         help=text,
@@ -105,7 +105,7 @@ def shard(text: str) -> tuple[int, int]:
     """
     place, _, count = text.partition("/")
     if not (place.isdigit() and count.isdigit() and int(place) < int(count)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1, as 0/3")
+        raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1, e.g. 0/3")
     return int(place), int(count)
 
 

@@ -1,4 +1,4 @@
-"""``seqvault serve``: a store behind gRPC until a signal ends it."""
+"""``seqvault serve``: serves a store over gRPC until a signal ends it."""
 
 import argparse
 import logging
@@ -17,7 +17,7 @@ _SWITCH_SECONDS = 0.0005
 
 
 def serve(arguments: argparse.Namespace) -> None:
-    """Serves until SIGTERM or SIGINT, then ends what is under way and closes the store."""
+    """Serves until SIGTERM or SIGINT, then drains calls in progress and closes the store."""
     ended = threading.Event()  # before anything slow: an early SIGTERM ends in order, too
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())

@@ -1,4 +1,4 @@
-"""Commands that make, fill, read and tend a store."""
+"""Commands that create, fill, read and maintain a store."""
 
 import argparse
 import sys
@@ -37,7 +37,7 @@ def _schema_of(arguments: argparse.Namespace) -> Schema:
 
 
 def load(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Loads Parquet files, in large amounts, past the log."""
+    """Bulk-loads Parquet files straight into segments, bypassing the log."""
     start = time.perf_counter()
     files = [file for given in arguments.parquet for file in _files_of(Path(given))]
     total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
@@ -76,7 +76,7 @@ def _batches(
     total: int,
     progress: Progress,
 ) -> Iterator[pa.RecordBatch]:
-    """The columns that the store has, of the users that are the shard's."""
+    """Reads the columns of the schema, for the users of the shard."""
     wanted, done = [*RESERVED, *schema.names], 0
     for path in files:
         file = pq.ParquetFile(path)
@@ -108,7 +108,7 @@ def append(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def get(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Prints a user's history as a table, or answers it for JSON."""
+    """Prints a user's history as a table, or returns it for JSON."""
     with open_target(arguments, read_only=True) as store:
         batch = store.read(
             [arguments.user],
@@ -154,7 +154,7 @@ def table(columns: dict[str, list[str]]) -> str:
 
 
 def users(arguments: argparse.Namespace) -> dict[str, Any] | None:
-    """Prints the ids of users, ascending, one a line, or answers them for JSON."""
+    """Prints the ids of users in ascending order, one per line, or returns them for JSON."""
     listed: list[int] = []
     with open_target(arguments, read_only=True) as store:
         for page in _pages(store, arguments.after, arguments.limit):

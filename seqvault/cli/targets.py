@@ -1,4 +1,4 @@
-"""What a command works on: a directory, or servers."""
+"""Opens what a command works on: a directory or servers."""
 
 import argparse
 from typing import TYPE_CHECKING

@@ -1,1 +1,1 @@
-"""How events become bytes: bit-packing, checksums, records."""
+"""The codec: bit-packing, checksums, blocks and records."""

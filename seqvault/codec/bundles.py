@@ -1,7 +1,7 @@
-"""Many arrays handed to a kernel as one: each argument that is an array costs a call 0.2 us.
+"""Passes many arrays to a kernel as one argument: each array argument costs a call 0.2 us.
 
-A bundle is an int64 array with the address and the length of each of its parts. It keeps
-nothing alive: whoever hands it to a kernel holds on to the arrays until the call is over.
+A bundle is an int64 array with the address and the length of each of its parts. It holds no
+reference to the arrays: the caller must keep them alive until the kernel returns.
 """
 
 # mypy: disable-error-code="no-untyped-def"

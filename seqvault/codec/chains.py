@@ -79,10 +79,10 @@ def summarise(row, links, times, runs, summaries, used):
 
 @njit(nogil=True, cache=True)
 def newest_in_chain(head, links, times, depths, runs, summaries, before, most, rows):
-    """The newest events of a user in memory before a time, of which there may be millions.
+    """Finds a user's newest in-memory events before a time, without visiting all of them.
 
-    Runs of which no event can be wanted are passed over by their summary, so that the work
-    follows what is wanted and, for events that came out of order, their disorder.
+    Summaries let it skip runs without a match, so that the cost grows with the events returned and
+    with how far events arrived out of order, not with the length of the history.
 
     Args:
         head: the user's newest row, -1: none.
@@ -133,7 +133,7 @@ def _older(a, b, times):
 
 @njit(nogil=True)
 def _sift(rows, at, n, times):
-    """Lets a row sink in a heap whose first is the oldest."""
+    """Sifts a row down in a min-heap ordered by age (oldest first)."""
     while True:
         child = 2 * at + 1
         if child >= n:

@@ -1,4 +1,4 @@
-"""Numba kernels of coded chunks: columns that repeat themselves, or follow another one.
+"""Numba kernels of coded chunks: run-length and dictionary coding, also by another column.
 
 Runs (128), a dictionary of the block's values (129, 130), or values that go with the
 codes of an earlier column's dictionary (131). See ``docs/seqvault/format.md``.
@@ -72,7 +72,7 @@ def _codes_of(values, n, limit, distinct, codes):
 
 @inner
 def pack_coded(values, n, end, out, position, leader, leader_codes, leader_size):
-    """Packs a chunk anew, coded, where that is smaller than the plain chunk there.
+    """Replaces the plain chunk by a coded one if that is smaller.
 
     Args:
         values, n: int64 [256] and how many of them.
@@ -268,5 +268,5 @@ def put_column(data, places, column, n, low, high, out, target, size, room):
 
 @inner
 def begin_block(room):
-    """Forgets the codes of the block before; to be called before ``put_column`` of each."""
+    """Clears the codes of the previous block, before the first ``put_column`` of the next."""
     store_u64(room, _HELD, np.uint64(0))

@@ -140,7 +140,7 @@ def records_bound(users: int, events: int, columns: int) -> int:
 
 @inner
 def check_record(data, position, length, user):
-    """Number of blocks of the record, or -1 if its header is not what it must be."""
+    """Number of blocks of the record, or -1 if its header is invalid."""
     if length < 16:
         return -1
     count = np.int64(load_u64(data, position + 8) & MASK32)

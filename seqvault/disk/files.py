@@ -1,4 +1,4 @@
-"""The one place that touches files, so that tests can put faults in its way."""
+"""The file layer: all file access goes through it, so that tests can inject faults."""
 
 import errno
 import fcntl
@@ -13,14 +13,14 @@ from seqvault.errors import DiskFullError
 
 
 class SyncError(OSError):
-    """A sync failed: what was written since the one before may or may not be on the disk."""
+    """A sync failed: whether writes since the last successful one are on disk is unknown."""
 
 
 class Files:
     """Thin layer over ``os``: every write, sync, rename and unlink of a store.
 
-    Args of all methods are plain paths and descriptors, as in ``os``. Short
-    reads and writes and EINTR are dealt with here, once.
+    Args of all methods are plain paths and descriptors, as in ``os``. Short reads and writes and
+    EINTR are handled here.
     """
 
     def open_read(self, path: str) -> int:
@@ -60,11 +60,11 @@ class Files:
         os.ftruncate(fd, size)
 
     def fdatasync(self, fd: int) -> None:
-        """Returns when all written to the file is on the disk."""
+        """Flushes the data of a file to disk (``fdatasync``)."""
         os.fdatasync(fd)
 
     def rename(self, old: str, new: str) -> None:
-        """Gives a file the name ``new``, in place of what had it."""
+        """Renames a file to ``new``, replacing a file of that name."""
         os.replace(old, new)
 
     def unlink(self, path: str) -> None:
@@ -72,7 +72,7 @@ class Files:
         os.unlink(path)
 
     def link(self, old: str, new: str) -> None:
-        """Gives a file a second name."""
+        """Creates a hard link."""
         os.link(old, new)
 
     def exists(self, path: str) -> bool:
@@ -84,7 +84,7 @@ class Files:
         return os.listdir(path)
 
     def sync_directory(self, path: str) -> None:
-        """Returns when names made or removed there are on the disk."""
+        """Makes created, renamed and removed names in a directory durable."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
@@ -92,7 +92,7 @@ class Files:
             os.close(fd)
 
     def make_directory(self, path: str) -> None:
-        """Makes a directory and those above it; they are on the disk when this returns."""
+        """Creates a directory and its parents, durably."""
         if os.path.isdir(path):
             return
         parent = os.path.dirname(path)
@@ -119,7 +119,7 @@ class Files:
             return False
 
     def free_bytes(self, path: str) -> int:
-        """Room on the disk; much where there is no way to know."""
+        """Free bytes of the file system; a large number if unknown."""
         try:
             found = os.statvfs(path)
         except OSError:
@@ -180,7 +180,7 @@ class Files:
             out: uint8. starts: int64 [R], where each piece goes.
         """
         first = 0
-        if type(self).preadv is Files.preadv:  # nobody wants to see each call
+        if type(self).preadv is Files.preadv:  # not overridden: no one observes single calls
             first = read_pieces(fds, offsets, sizes, out, starts)
         view = memoryview(out)  # type: ignore[arg-type]
         for r in range(first, len(fds)):
@@ -190,7 +190,7 @@ class Files:
         return -1
 
     def temporary_of(self, path: str) -> str:
-        """A name that nobody else uses, for a file on its way to ``path``."""
+        """A unique temporary name, for a file that will be renamed to ``path``."""
         return f"{path}.{os.urandom(6).hex()}.tmp"
 
     def publish(

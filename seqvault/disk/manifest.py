@@ -1,4 +1,4 @@
-"""The manifest: one small checked file that says which files make up the store."""
+"""The manifest: a small checksummed file that lists the files of the store."""
 
 import json
 from dataclasses import asdict, dataclass, field
@@ -48,7 +48,7 @@ class Manifest:
     wal_last: int = 0
 
     def save(self, files: Files, directory: str) -> None:
-        """Replaces the manifest file; after a crash the old or the new one is there."""
+        """Replaces the manifest file atomically."""
         plain = asdict(self)
         # versions before format 3 would take float32 bits for those of a float64
         form = 3 if self.wal_last or self._has_widened_floats() else 2 if self.covers else 1
@@ -118,7 +118,7 @@ class Manifest:
         return manifest
 
     def fault(self) -> str:
-        """Says which value is impossible, or "": the rest of the store uses them unchecked."""
+        """Names the first invalid value, or "": the rest of the store relies on this check."""
         for name in ("wal_start", "next_file", "edition", "retention_ms", "max_events", "wal_last"):
             value, least = getattr(self, name), 1 if name in ("wal_start", "next_file") else 0
             if not _is_number(value) or value < least:

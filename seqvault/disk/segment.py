@@ -130,7 +130,7 @@ def write(
 
 
 class Footer(NamedTuple):
-    """What a segment says of its records: int64 [U] each, in file order.
+    """The footer of a segment, decoded: int64 [U] per column, in file order.
 
     The arguments of ``Index.add_records``, and last the time of each record's last event.
     """
@@ -145,9 +145,9 @@ class Footer(NamedTuple):
 
 
 class Segment:
-    """An open segment file; closed when the last reader lets go of it.
+    """An open segment file; closed when the last reference is gone.
 
-    The footer is read when it is asked for, and not held: the index has what reads need.
+    The footer is read on demand and not cached: the index holds what reads need.
 
     Attributes:
         columns: columns per record; schema_id: their schema.
@@ -164,7 +164,7 @@ class Segment:
             raise self._damaged("it is too short")
         header = files.read_all(self.fd, HEADER.itemsize, 0).view(HEADER)[0]
         if header["magic"] != MAGIC.rstrip(b"\x00"):
-            raise self._damaged("it does not start as a segment does")
+            raise self._damaged("it does not start with the segment magic")
         if header["format"] > FORMAT:
             raise NewerFormatError(
                 f"{self.path} has format {header['format']}; this version reads up to {FORMAT}. "
@@ -197,9 +197,9 @@ class Segment:
         offsets = HEADER.itemsize + np.cumsum(lengths) - lengths
         footer = Footer(np.cumsum(steps), offsets, lengths, *others)
         if not _is_sound(footer):
-            raise self._damaged("its footer says what no record can be")
+            raise self._damaged("its footer describes impossible records")
         if int(lengths.sum()) != self.record_bytes or int(footer.counts.sum()) != self.events:
-            raise self._damaged("its records do not add up")
+            raise self._damaged("its records do not fill the file")
         return footer
 
     def expired_bytes(self, oldest: int) -> int:
@@ -220,7 +220,7 @@ class Segment:
         padded = np.concatenate([footer, np.zeros(PADDING, np.uint8)])
         count = int.from_bytes(padded[:8].tobytes(), "little")
         if count > BLOCK * (len(footer) // CHUNK_BYTES):
-            raise self._damaged("its footer says more records than it can hold")
+            raise self._damaged("its footer lists more records than it can hold")
         listed, position = [], 8
         for _ in FOOTER_COLUMNS:
             size = int.from_bytes(padded[position : position + 8].tobytes(), "little")
@@ -261,9 +261,9 @@ class Segment:
 
 
 def _is_sound(footer: Footer) -> bool:
-    """Whether kernels, which check no bounds, may go by the footer.
+    """Whether the footer is consistent, so that kernels can use it without bounds checks.
 
-    Each bound comes before a sum that it keeps from running over.
+    Each bound is checked before a sum that could overflow without it.
     """
     counts, lengths = footer.counts, footer.lengths
     if ((counts < 0) | (counts >= MOST) | (lengths < 0) | (lengths >= MOST)).any():

@@ -1,4 +1,4 @@
-"""The write-ahead log: what makes an append durable before it is in a segment."""
+"""The write-ahead log (WAL): makes appends durable before they are in a segment."""
 
 import os
 import struct
@@ -69,8 +69,8 @@ def _file_header(number: int, life: int) -> bytes:
 def life_of(data: np.ndarray, number: int) -> int:
     """The file's generation, which all of its frames carry; -1 if its header is damaged.
 
-    It is drawn anew whenever a file is used again, so that frames of an earlier life,
-    which stay behind the new ones, are never taken for those of the present one.
+    A new random number each time a file is reused, so that stale frames of its previous use, which
+    remain behind the new ones, are never read as current.
     """
     life = int.from_bytes(data[16:24].tobytes(), "little")
     return life if data[:FIRST].tobytes() == _file_header(number, life) else -1
@@ -113,7 +113,7 @@ def prepare(
 
 
 def empty_frame() -> Append:
-    """A frame without events: a seal, or the word that the log goes on."""
+    """A frame without events: a seal, or the mark that a next file exists."""
     return Append(0, b"", -1, 0, np.zeros(FRAME.itemsize, np.uint8), 0, checksum(b""))
 
 
@@ -149,8 +149,8 @@ def scan(
 ) -> Iterator[Frame]:
     """Frames of a log file, in order.
 
-    Ends quietly at the first bad frame of an unsealed file if nothing shows that it
-    was ever acknowledged: that is where a crash cut an append short.
+    In an unsealed file, stops without an error at the first invalid frame if nothing proves that it
+    was acknowledged: that is an append torn by a crash.
 
     Args:
         sealed: whether the file must be whole and end in a seal.
@@ -197,7 +197,7 @@ def scan(
 
 
 def malformed(path: str, position: int, what: str) -> DamagedFileError:
-    """The error for a frame whose checksum is right and whose content is not."""
+    """The error for a frame with a valid checksum and invalid content."""
     return DamagedFileError(
         f"{path} is damaged at byte {position}: the frame there {what}, though its checksum "
         "fits. Restore the store from a snapshot or a replica."
@@ -211,7 +211,7 @@ def is_sealed(data: np.ndarray, end: int, number: int) -> bool:
 
 
 def goes_on(data: np.ndarray, end: int, number: int) -> bool:
-    """Whether the file says, behind its seal at ``end``, that there is a next one."""
+    """Whether the file has the mark of a next file behind its seal at ``end``."""
     head = _frame_at(data, end + FRAME.itemsize, life_of(data, number))
     return is_sealed(data, end, number) and head is not None and int(head["kind"]) == NEXT
 
@@ -266,7 +266,7 @@ class WalWriter:
         self.sealed = False
 
     def begin(self) -> None:
-        """Gives the file its name: the file before it must be sealed by now."""
+        """Renames the file into the log; the previous file must be sealed."""
         self._files.rename(self._origin, self.path)
         try:
             self._files.sync_directory(f"{self._directory}/wal")
@@ -274,7 +274,7 @@ class WalWriter:
             raise LogSyncError(error.errno, error.strerror, self.path) from error
 
     def discard(self) -> None:
-        """Gives up a file that was not begun."""
+        """Deletes a file whose ``begin`` was not called."""
         self._files.close(self.fd)
         with suppress(OSError):
             self._files.unlink(self._origin)
@@ -289,7 +289,7 @@ class WalWriter:
         self.position = self._files.write_all(self.fd, frame, self.position)
 
     def _zeros_up_to(self, end: int) -> None:
-        """Writes zeros where nothing was, some way beyond ``end``."""
+        """Extends the zero-filled region some way beyond ``end``."""
         if end > self._written:
             upto = max(end, min(FILE_SIZE, self._written + ZEROS_AHEAD))
             self._written = self._files.write_all(
@@ -320,9 +320,9 @@ class WalWriter:
         self.sealed = True
 
     def hand_over(self) -> None:
-        """Says behind the seal that the next file is there; returns when that is durable.
+        """Marks, durably, behind the seal that the next file exists.
 
-        Only then may the next file take frames: from now on its loss is noticed.
+        Only after this may the next file take frames: from here on, its loss is detected.
         """
         position = self.position
         try:
@@ -339,8 +339,8 @@ class WalWriter:
 def repair(files: Files, directory: str, number: int, data: np.ndarray, end: int) -> None:
     """Replaces a log file that a crash left open by its sound part, sealed.
 
-    Copying also makes sure that what was read is really on disk, should the crash
-    have been a failed sync.
+    The copy also guarantees that what was read is on disk, in case the crash followed a failed
+    sync.
     """
     life = life_of(data, number)
     seal = encode(SEAL, life, end, empty_frame())

@@ -1,4 +1,4 @@
-"""Where messages go that cannot be stored."""
+"""The dead-letter file: messages that cannot be stored, with the reason."""
 
 import base64
 import fcntl
@@ -17,12 +17,12 @@ class DeadLetters:
     """A file with a JSON line for every malformed message, each once.
 
     A line has ``topic``, ``partition``, ``offset``, ``reason``, ``time`` (ms) and, in base64,
-    ``key`` and ``value``. The content of at most ``KEPT_PER_MINUTE`` messages a minute is kept, so
-    that a producer gone mad does not fill the disk; a line without ``value`` has
+    ``key`` and ``value``. At most ``KEPT_PER_MINUTE`` messages a minute keep their content, so that
+    a faulty producer cannot fill the disk; a line without ``value`` has
     ``"omitted": true``, and the message is still in the log at that place.
 
     Args:
-        path: the file; it is gone on with. A torn last line of a crash is cut off.
+        path: the file, appended to if it exists. A last line torn by a crash is cut off.
         clock: seconds since 1970, for tests.
 
     Raises:
@@ -47,7 +47,7 @@ class DeadLetters:
             raise
 
     def _take_in(self, path: Path) -> int:
-        """Learns what was written before a restart; returns where the sound part ends."""
+        """Scans the lines of earlier runs; returns the end of the last whole line."""
         end = 0
         with path.open("rb") as file:
             for line in file:
@@ -59,7 +59,7 @@ class DeadLetters:
                     self._last[place] = max(self._last.get(place, -1), entry["offset"])
                 except (ValueError, KeyError, TypeError):
                     raise InvalidRequestError(
-                        f"{path} is no file of dead letters, or was changed; name another."
+                        f"{path} is not a dead-letter file, or was modified; name another."
                     ) from None
                 end += len(line)
         return end

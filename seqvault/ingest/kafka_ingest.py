@@ -45,10 +45,10 @@ def source_of(topic: str, partition: int) -> str:
 class KafkaIngest:
     """Appends every event of a topic to a store, each exactly once.
 
-    The offsets are the store's: an append stores a partition's events and their last offset
-    together, and at the start and at every rebalance consumption goes on behind what
-    ``stats()["sources"]`` tells. What the broker knows of offsets (they are committed for tools
-    that show the lag) is never read. Nothing here may be called from several threads.
+    Offsets are kept in the store: an append stores a partition's events and their last offset
+    atomically, and at the start and after every rebalance consumption resumes after the offsets in
+    ``stats()["sources"]``. Offsets committed to the broker (for tools that show the lag) are never
+    read. Not thread-safe, except for ``stop``.
 
     Args:
         store: a store open for writing, or a client of one server.
@@ -127,7 +127,7 @@ class KafkaIngest:
             )
 
     def _assigned(self, consumer: Any, partitions: list[Any]) -> None:
-        """Goes on behind what the store has, in every partition that is now ours."""
+        """Seeks every partition assigned to this consumer to just after what the store has."""
         self._next, self._known, self._ends, self._quiet = {}, {}, {}, {}
         if partitions:
             sources = self._patiently(lambda: self._store.stats()["sources"])
@@ -150,7 +150,7 @@ class KafkaIngest:
         if done >= high:
             raise LogGapError(
                 f"the store has {source_of(self.topic, number)} up to offset {done}, but the log "
-                f"ends before {high}: the topic was made anew or lost messages. Use another topic "
+                f"ends before {high}: the topic was recreated or lost messages. Use another topic "
                 "name, or begin a new store."
             )
         if 0 <= done < low - 1:
@@ -170,7 +170,7 @@ class KafkaIngest:
         )  # fmt: skip
 
     def _go_back(self) -> None:
-        """Takes the positions from the store again, for all partitions that are ours."""
+        """Resets the positions of all assigned partitions to those of the store."""
         partitions = [self._kafka.TopicPartition(self.topic, number) for number in self._next]
         self._assigned(self._consumer, partitions)
 
@@ -312,7 +312,7 @@ class KafkaIngest:
             )
 
     def _commit(self, partition: int, offset: int) -> None:
-        """Tells the broker where we are, for tools that show the lag."""
+        """Commits offsets to the broker, only for tools that show the lag."""
         place = self._kafka.TopicPartition(self.topic, partition, offset)
         try:
             self._consumer.commit(offsets=[place], asynchronous=True)
@@ -322,7 +322,7 @@ class KafkaIngest:
     # ---- waiting
 
     def _patiently(self, call: Callable[[], Answer]) -> Answer:
-        """The call's answer, tried again while what fails may mend by itself."""
+        """Retries a call with backoff as long as its errors are retryable."""
         tries = 0
         while True:
             try:

@@ -55,9 +55,9 @@ def columns_of_json(value: bytes, schema: Schema) -> Columns:
         try:
             row = json.loads(line)
         except ValueError as error:
-            raise InvalidRequestError(f"line {number} is no JSON: {error}.") from error
+            raise InvalidRequestError(f"line {number} is not JSON: {error}.") from error
         if not isinstance(row, dict):
-            raise WrongTypeError(f"line {number} is no JSON object.")
+            raise WrongTypeError(f"line {number} is not a JSON object.")
         rows.append(row)
     if not rows:
         raise InvalidRequestError("the message has no events.")
@@ -95,7 +95,7 @@ def _columns_of_arrow(value: bytes, schema: Schema) -> Columns:
     try:
         with pa.ipc.open_stream(value) as reader:
             table = reader.read_all()
-        table.validate(full=True)  # the bytes are a stranger's: offsets may lie
+        table.validate(full=True)  # untrusted input: offsets may be invalid
     except (pa.ArrowInvalid, OSError) as error:
         raise InvalidRequestError(f"not an Arrow IPC stream: {error}.") from error
     if not len(table):

@@ -1,4 +1,4 @@
-"""What happens to open stores when the process forks."""
+"""Handles ``fork`` in a process with open stores."""
 
 import os
 import threading
@@ -13,13 +13,13 @@ _held: list[State] = []  # whose locks the thread that forks has
 
 
 def watch_forks(state: State) -> None:
-    """Has the store told of forks, for as long as it lives."""
+    """Registers the store for fork handling, by weak reference."""
     with _guard:
         _stores.add(state)
 
 
 def _before() -> None:
-    """No thread is amid a change of what readers see while the process is copied."""
+    """Holds all stores' locks during the fork, so that the child gets a consistent copy."""
     _guard.acquire()
     _held[:] = sorted(_stores, key=id)
     for state in _held:

@@ -47,9 +47,8 @@ def _empty_table(places: int) -> np.ndarray:
 def _slot_of(table, keys, key):
     """Place in ``table`` where ``key`` is, or where it would go.
 
-    Every bit of the key counts for every bit of the place (the finaliser of splitmix64), and
-    nobody outside knows the seed, which is in the last two words of the table: no choice of
-    ids, by accident or on purpose, makes long runs.
+    The hash is the finaliser of splitmix64 with a random seed, kept in the last two words of the
+    table: neither regular nor adversarial ids cause long probe sequences.
     """
     mask = len(table) - SEED_WORDS - 1
     low, high = np.uint64(np.uint32(table[mask + 1])), np.uint64(np.uint32(table[mask + 2]))
@@ -149,7 +148,7 @@ class KeyTable:
 
 
 def for_kernel(array: np.ndarray) -> np.ndarray:
-    """int64 [n], contiguous and writable: of others numba would compile a kernel anew."""
+    """int64 [n], contiguous and writable: another layout would need a second kernel."""
     return np.require(array, np.int64, ["C", "W"])
 
 
@@ -197,7 +196,7 @@ def _chain(latest, previous, slots, starts, out):
 
 @njit(cache=True)  # holds the GIL: it is short, and whoever waits for the lock needs the GIL
 def find_rows(users, store, room, last_n, version):
-    """Takes what an ordinary read of the users needs, as of one moment.
+    """Looks up the users of an ordinary read, as a consistent snapshot.
 
     Args:
         users: int64 [B].

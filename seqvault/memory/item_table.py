@@ -1,4 +1,4 @@
-"""Side information of items in memory: stored once per item, joined on read."""
+"""The in-memory table of item side information: stored once per item, joined on read."""
 
 import threading
 from collections.abc import Sequence
@@ -55,8 +55,8 @@ class ItemVersion:
 class Items:
     """The item table in memory: any number of readers, and one writer at a time.
 
-    A write puts its rows behind those that are there, also of items that are known, while
-    readers go on with the version before; what they wait for is one reference that changes.
+    A write appends rows, for known items too, while readers use the previous version; readers only
+    ever wait for the swap of one reference.
     """
 
     def __init__(self) -> None:
@@ -92,11 +92,11 @@ class Items:
             )
 
     def apply(self, table: pa.Table, version: int) -> None:
-        """Takes in a checked table: new items are added, known ones replaced."""
+        """Applies a checked table: adds new items and replaces known ones."""
         self.show(self.prepared(table, version))
 
     def show(self, fresh: ItemVersion) -> None:
-        """Has readers see what ``prepared`` returned."""
+        """Makes the result of ``prepared`` visible to readers."""
         with self._lock:
             self._now = fresh
 
@@ -126,7 +126,7 @@ class Items:
         return ItemVersion(table.schema, version, places, columns, used + len(numbers), items)
 
     def _number(self, ids: np.ndarray) -> np.ndarray:
-        """int64 number of each item, new ones added; readers wait for a few at a time."""
+        """int64 number of each item, adding new ones in small batches under the lock."""
         keys = self._keys.with_room(len(ids))  # copied without the lock: only this thread adds
         with self._lock:
             self._keys = keys

@@ -1,4 +1,4 @@
-"""What an ordinary read needs to know of a store, as one array for the kernels."""
+"""The view of a store that kernels read from, as one array."""
 
 import numpy as np
 
@@ -9,10 +9,10 @@ from seqvault.memory.memtable import Memtable
 
 
 class ReadView:
-    """The arrays of the index, the open segments and the memtable, for as long as they last.
+    """The arrays of the index, the open segments and the memtable at one moment.
 
-    While somebody holds the view, its arrays and descriptors stay valid: what is replaced
-    later is another one's.
+    Its arrays and descriptors stay valid as long as a reference to the view exists; later changes
+    make a new view.
 
     Args:
         index, memtable, segments: of the store, under its lock.
@@ -43,7 +43,7 @@ class ReadView:
         self.words = bundle(self._held)
 
     def is_of(self, index: Index, memtable: Memtable, segments: dict[int, Segment]) -> bool:
-        """Whether nothing of these was replaced since."""
+        """Whether the view is still current for these."""
         return (
             self._memtable is memtable
             and self._memtable_revision == memtable.revision

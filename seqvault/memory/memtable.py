@@ -26,7 +26,7 @@ def _number(slots, first_row, arrivals, counters):
 
 @njit(nogil=True, cache=True)
 def _link(slots, first_row, heads, links, times, depths, runs, summaries, used):
-    """Hooks rows to the chains of their users; returns the number of summaries."""
+    """Links rows into the chains of their users; returns the number of summaries."""
     for i in range(len(slots)):
         row, slot = first_row + i, slots[i]
         before = heads[slot]
@@ -62,12 +62,12 @@ def _chain_starts(heads, links, starts):
 class Memtable:
     """Columns that only grow; a row never changes once it is there.
 
-    Events are *staged* first: copied behind the visible ones, where no reader finds them.
-    To *show* them, once they are durable, takes little. Both are the store's business to
-    serialise. A reader that got rows under the store's lock may go on reading them without it.
+    Events are *staged* first: copied into the memtable, not yet visible to readers. Once they are
+    durable, ``show`` makes them visible in little time. The store serialises both. Rows obtained
+    under the store's lock may be read without it.
 
-    A user's events are a chain: its newest row by slot, and from each row the one before. Of
-    each ``RUN`` events of a chain there is a summary, by which reads pass over them.
+    A user's events are a chain: its newest row by slot, and from each row the one before. Every
+    ``RUN`` events of a chain have a summary, which lets reads skip them.
 
     Attributes:
         size: events that readers see.
@@ -98,7 +98,7 @@ class Memtable:
         self.heads = np.full(1024, EMPTY, np.int64)
 
     def _grow(self, capacity: int) -> None:
-        """Makes room; arrays that readers have got stay as they are."""
+        """Grows the arrays; those that readers hold are not changed."""
         self._capacity = capacity
         self.revision += 1
         columns = {}
@@ -134,7 +134,7 @@ class Memtable:
         self.show(len(slots), counters)
 
     def stage(self, slots: np.ndarray, columns: dict[str, np.ndarray], file: int) -> None:
-        """Lays down events of the users ``slots``, from the log file ``file``."""
+        """Copies events into the memtable, not yet visible to readers."""
         first, need = self.staged, self.staged + len(slots)
         self.make_room(need)
         for name, column in self.columns.items():
@@ -144,12 +144,11 @@ class Memtable:
         self.staged = need
 
     def unstage(self, count: int) -> None:
-        """Gives up all but the first ``count`` staged events."""
+        """Drops all but the first ``count`` staged events."""
         self.staged = min(self.staged, self.size + count)
 
     def show(self, count: int, counters: np.ndarray) -> None:
-        """Makes the first ``count`` staged events visible, and counts up the arrival
-        ``counters`` of their users."""
+        """Makes the first ``count`` staged events visible and advances the arrival ``counters``."""
         first, end = self.size, self.size + count
         assert end <= self.staged, (first, end, self.staged)
         self._grow_heads(len(counters))

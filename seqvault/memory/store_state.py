@@ -1,4 +1,4 @@
-"""What an open store consists of at one moment, and the locks that guard it."""
+"""The state of an open store and the locks that guard it."""
 
 import errno
 import os
@@ -35,7 +35,7 @@ Appended = tuple[int, str, int]  # number of events, their source, their offset 
 
 
 class State:
-    """The manifest and all that it names, loaded, with the events of the log.
+    """The state of an open store: manifest, segments, index, items and the events of the log.
 
     Four locks, taken in this order where several are needed: ``merging``, ``writing_items``,
     the log's own (see ``group_commit``), ``owner``, ``lock``.
@@ -127,7 +127,7 @@ class State:
         return self.version.items
 
     def load(self, manifest: Manifest, opened: Mapping[int, Segment] | None = None) -> np.ndarray:
-        """Takes in the files that the manifest names, but not the log.
+        """Loads the files that the manifest names, but not the log.
 
         Args:
             manifest: as it is on disk.
@@ -171,14 +171,14 @@ class State:
         return covered
 
     def replace(self, **parts: Any) -> None:
-        """Puts another version, with these parts new, in place of the present one.
+        """Replaces the current version by a copy with these parts changed.
 
         The caller holds ``lock``.
         """
         self.version, self.view = replace(self.version, **parts), None
 
     def adopt(self, fresh: "State") -> None:
-        """Takes over, at once, what another state has loaded."""
+        """Atomically takes over what another state has loaded."""
         with self.lock:
             self.version, self.view = fresh.version, None
             self.sources = fresh.sources
@@ -187,8 +187,7 @@ class State:
     def stage(self, columns: dict[str, np.ndarray], file: int, waiting: int = 0) -> None:
         """Copies events of the log file ``file`` into the memtable, not yet visible to readers.
 
-        They come behind the first ``waiting`` events that are staged already; others that were
-        staged are dropped.
+        They follow the first ``waiting`` staged events; other staged events are dropped.
         """
         with self.lock:
             self.memtable.unstage(waiting)
@@ -220,7 +219,7 @@ class State:
 
     @contextmanager
     def owned(self) -> Iterator[None]:
-        """Keeps the store this object's for the block, which publishes or removes files.
+        """Guarantees ownership of the store during the block, which publishes or removes files.
 
         ``close`` waits for the block, so it must be short.
 
@@ -252,14 +251,14 @@ class State:
         """Makes ``change`` of the present manifest the store's manifest.
 
         Args:
-            change: takes the present manifest; numbers of the edition and the next file are
-                put in here.
-            show: has readers see the change, under ``lock``.
+            change: takes the present manifest; the numbers of the edition and of the next file are
+                set here.
+            show: makes the change visible to readers, under ``lock``.
 
         Raises:
-            OSError: it is not the store's; everything is as it was.
-            StoreFailedError: it may or may not be, or readers do not see all of it; or another
-                process has written one.
+            OSError: the manifest was not replaced; nothing has changed.
+            StoreFailedError: whether it was replaced is unknown, or readers see only a part of it,
+                or another process has written one.
         """
         with self.owned():
             old = self.manifest
@@ -281,7 +280,7 @@ class State:
                 raise
 
     def discard(self, *paths: str) -> None:
-        """Removes files that nothing needs; what cannot go now goes at the next open."""
+        """Removes unneeded files; those that cannot be removed now are removed at the next open."""
         for path in paths:
             with suppress(OSError, SeqVaultError), self.owned():
                 self.files.unlink(path)
@@ -290,7 +289,7 @@ class State:
 
     @contextmanager
     def watching_merge(self) -> Iterator[None]:
-        """Notes how a merge ended, for those who wait for it."""
+        """Records the outcome of a merge, for callers that wait for it."""
         try:
             yield
         except BaseException as error:
@@ -300,7 +299,7 @@ class State:
 
     @contextmanager
     def writing(self, what: str, to_log: bool = False) -> Iterator[None]:
-        """Types the errors of the disk; after a sync that failed writes are refused.
+        """Turns disk errors into typed ones; after a failed sync, writes are refused.
 
         Args:
             what: the call does, for the message.
@@ -324,7 +323,8 @@ class State:
             self.fail(error.__cause__ or error)
 
     def mark_failed(self, error: BaseException) -> None:
-        """Refuses writes from now on, because the state on disk is unknown; the first counts."""
+        """Refuses writes from now on, because the on-disk state is unknown; keeps the first
+        cause."""
         self.failed = self.failed or error
 
     def fail(self, error: BaseException) -> NoReturn:
@@ -334,7 +334,7 @@ class State:
         raise error
 
     def give_up_lock(self) -> None:
-        """Lets others open the store for writing; nothing is published or removed from now on."""
+        """Releases the writer's lock; nothing is published or removed from now on."""
         with self.owner:
             self.closed = True
             if self.lock_fd >= 0:

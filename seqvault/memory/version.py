@@ -1,4 +1,4 @@
-"""What reads see of a store: one version of everything, replaced as a whole."""
+"""An immutable version of everything that reads see, replaced as a whole."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ from seqvault.schema import Schema
 
 @dataclass(frozen=True)
 class Version:
-    """Everything that a read needs, as of one moment.
+    """A consistent snapshot of everything that a read needs.
 
     A version is never changed in part: whoever replaces segments, the memtable or the
     manifest makes another version and puts it in place of this one under the store's

@@ -1,4 +1,4 @@
-"""Moves the log into segments while a process writes."""
+"""Merges the log into segments in a background thread."""
 
 import json
 import logging
@@ -20,24 +20,24 @@ UNHEALTHY_SECONDS = 60.0  # of failing
 
 
 class Mergeable(Protocol):
-    """What is needed of a ``SeqVault``."""
+    """The methods of ``SeqVault`` that the thread uses."""
 
     @property
     def events_in_log(self) -> int:
-        """See there."""
+        """See ``SeqVault.events_in_log``."""
 
     def merge(self, hold_small: bool, bytes_per_second: float | None) -> dict[str, int]:
-        """See there."""
+        """See ``SeqVault.merge``."""
 
 
 class BackgroundMerge:
-    """A thread that merges when the log has ``MERGE_AT`` new events, and about so often.
+    """A thread that merges periodically, and as soon as the log has ``MERGE_AT`` new events.
 
     The first merge comes after a random part of that time: where many servers start at
     once, with full logs, they would all merge at the same moment.
 
-    Whatever a merge raises, the thread goes on: it counts the failure, logs it (the same one
-    again and again once), and tries again after a pause that doubles. It ends with ``stop``,
+    The thread survives any exception of a merge: it counts the failure, logs it (a repeated one
+    once) and retries with exponential backoff. It ends with ``stop``,
     or when the store is closed.
 
     Args:
@@ -73,8 +73,7 @@ class BackgroundMerge:
 
     @property
     def failing_seconds(self) -> float:
-        """Time since the first of the failures in a row that the last merge ended; 0: it went
-        well."""
+        """Seconds since merges began to fail; 0 if the last one succeeded."""
         since = self._failing_since
         return 0.0 if since is None else time.monotonic() - since
 
@@ -84,7 +83,7 @@ class BackgroundMerge:
         return self.failing_seconds < self._unhealthy_seconds
 
     def stop(self) -> None:
-        """Lets a merge under way end; closing the store before ends it at once."""
+        """Stops the thread and waits for a merge in progress; closing the store first aborts it."""
         self._stopping.set()
         if self._thread.is_alive():
             self._thread.join()

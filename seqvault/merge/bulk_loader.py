@@ -1,4 +1,4 @@
-"""Bulk loading: life-cycle history goes into segments past the log, all of it or nothing."""
+"""Bulk loading: writes history straight into segments, bypassing the log, all or nothing."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -39,7 +39,7 @@ class Staging:
         self.events = Memtable(state.schema)
 
     def add(self, columns: dict[str, np.ndarray]) -> None:
-        """Takes in events, numbered on from those that the store has."""
+        """Adds events, with arrival numbers that continue those of the store."""
         known = len(self._users)
         slots = self._users.add(columns["user_id"])
         self._counters = grown(self._counters, len(self._users), 0)
@@ -51,7 +51,7 @@ class Staging:
         self.events.append(slots, columns, self._counters, 0)
 
     def take(self) -> Iterator[tuple[Found, np.ndarray]]:
-        """Gives the events away: users in parts, and how many ever arrived for each."""
+        """Yields the events in parts of users, with how many ever arrived for each."""
         events, self.events = self.events, Memtable(self._state.schema)
         slots, counts = np.unique(events.slots[: events.size], return_counts=True)
         order = np.argsort(self._users.keys[slots])
@@ -120,7 +120,7 @@ def _write(merger: Merger, staging: Staging) -> Segment:
 
 
 def _publish(state: State, written: list[Segment]) -> None:
-    """Makes all segments part of the store at once."""
+    """Publishes all segments atomically."""
     footers = [segment.footer() for segment in written]
     numbers = [segment.number for segment in written]
 

@@ -1,9 +1,9 @@
-"""Whom a merge writes and how: plain functions over counts, no files and no locks.
+"""The merge policy: which users a merge rewrites, as pure functions over counts.
 
 A user's history is a base and at most ``MAX_EXTENTS`` extents behind it, so that a cold
-read touches few places. Every byte that is written again costs: new events of a user wait
-in the log until they are worth a record (``HOLD_BELOW``), extents are written as one when
-there are too many, and the base only when the rest has reached a share of it.
+read touches few places. To limit write amplification, new events of a user wait in the log until
+there are enough for a record (``HOLD_BELOW``), extents are compacted into one when there are too
+many, and the base is rewritten only when the extents have reached a share of it.
 """
 
 from dataclasses import dataclass

@@ -30,7 +30,7 @@ MANY = 1 << 40  # more than there are
 
 @dataclass(frozen=True)
 class MergePlan:
-    """Whom a merge writes, ascending by user id, and how.
+    """What a merge will write: users in ascending order and the kind of record of each.
 
     Args:
         users, kinds, arrivals: int64 [U], see ``segment.Packed``.
@@ -80,7 +80,7 @@ class Merger:
 
         Args:
             hold: leave few new events of a user in the log, see ``merge_policy``.
-            tidy: write users with too many records anew, though nothing is new of them.
+            tidy: also rewrite users with too many records, even without new events.
             progress: told of events, as they were counted beforehand, after each part.
         """
         end, limit, sources = self._log.rotate()
@@ -121,7 +121,7 @@ class Merger:
         return self._state.files.free_bytes(self._state.path) >= size
 
     def write(self, parts: Iterable[Packed]) -> Segment:
-        """Writes a segment file, which is not part of the store yet."""
+        """Writes a segment file; it is not yet part of the store."""
         state = self._state
         number = state.take_number()
         path = segment_files.path_of(state.path, number)
@@ -136,13 +136,13 @@ class Merger:
                 state.files.sync_names(f"{state.path}/segments")
             return Segment(state.files, state.path, number)
         except BaseException:
-            with suppress(OSError):  # nobody else knows this name
+            with suppress(OSError):  # the name is unique to this merge
                 state.files.unlink(temporary)
             state.discard(path)
             raise
 
     def _slowed(self, parts: Iterable[Packed]) -> Iterator[Packed]:
-        """The parts, no faster than the rate."""
+        """Yields the parts, limited to the rate."""
         start, done = time.monotonic(), 0
         for part in parts:
             yield part
@@ -277,8 +277,8 @@ class Merger:
     def _find(self, users: np.ndarray, slots: np.ndarray, kinds: np.ndarray, limit: int) -> Found:
         """Users' events in memory and the records that their new one replaces.
 
-        Almost without the lock, which readers need: nobody else changes records, and what is
-        in memory below the limit stays as it is.
+        It holds the lock, which readers need, only briefly: only merges change records, and rows
+        below the limit never change.
         """
         state = self._state
         version = state.version
@@ -332,7 +332,7 @@ class Merger:
 
 @njit(nogil=True, cache=True)
 def _oldest_first(values, starts, out):
-    """Turns each user's events, newest first in ``values``, around."""
+    """Reverses each user's events, which are newest first in ``values``."""
     for b in range(len(starts) - 1):
         turned = starts[b] + starts[b + 1] - 1
         for i in range(starts[b], starts[b + 1]):

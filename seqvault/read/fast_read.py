@@ -26,7 +26,7 @@ _INT64, _INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
 
 class _Room(threading.local):
-    """What each thread keeps from read to read.
+    """The buffers that a thread reuses between reads.
 
     Attributes:
         words: bundle of the rows and records found and the bytes of a user's records.
@@ -50,10 +50,10 @@ class _Room(threading.local):
         self.words = bundle((self.rows, self.records, self.buffer))
 
     def output(self, size: int) -> np.ndarray:
-        """Room for an answer: that of an earlier one that nobody holds any more.
+        """A buffer for an answer: that of an earlier one that is no longer referenced, if any.
 
-        Fresh memory has its pages faulted in and cleared, a third of the time of a read.
-        A loop that holds an answer until it has the next one goes back and forth between two.
+        Page faults of fresh memory would cost a third of a read. A loop that holds each answer
+        until the next alternates between two buffers.
         """
         kept = self.kept
         for place in range(len(kept)):
@@ -72,8 +72,8 @@ class _Room(threading.local):
 class DirectReader:
     """Answers reads without filters and versions. Any number of threads may use one.
 
-    Whatever is out of the ordinary (damage, a short file, a very long record or answer) is
-    left to the ``Reader``, which finds out what it is.
+    Anything unusual (damage, a short file, a very long record or answer) falls back to the
+    ``Reader``, which diagnoses it.
 
     Args:
         state: what there is to read.
@@ -84,7 +84,7 @@ class DirectReader:
         self._room = _Room()
 
     def prepare(self) -> None:
-        """Works out what reads of all fields need, so that the first one need not."""
+        """Prepares reads of all fields, so that the first read is not slower."""
         state = self._state
         with state.lock:
             self._view_of_state()

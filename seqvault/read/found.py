@@ -1,4 +1,4 @@
-"""What a read found in memory, and its plan."""
+"""What a read looked up in memory, and its plan."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""A read as it travels: the stored chunks, unpacked only where the answer is needed.
+"""The packed encoding of a read: stored chunks, unpacked only by the receiver.
 
     "SEQVPCK\\1" | u32 CRC of all behind it | u32 bytes of the description | description (JSON)
     | int64 arrays: users, before, version [B], records of each row [B], schemas, lengths [R]
@@ -35,9 +35,9 @@ MAGIC = b"SEQVPCK\x01"
 def pack_batch(reader: Reader, request: ReadRequest) -> bytes:
     """The answer of ``Reader.read`` to the same request, packed.
 
-    An ordinary read hands out the stored chunks without unpacking them. Where events are
-    left out one by one (filters, a version), the rest is packed anew, and so are fields that
-    were made wider from float32 to float64.
+    An ordinary read copies the stored chunks without unpacking them. If single events are left out
+    (filters, a version), the others are packed again, and so are fields that were widened from
+    float32 to float64.
 
     Args:
         reader: of an open store.
@@ -191,7 +191,7 @@ def unpack_batch(message: bytes) -> SequenceBatch:
     data = np.frombuffer(message, np.uint8).copy()
     start = len(MAGIC) + 4
     if len(data) < start + 4 + PADDING or data[: len(MAGIC)].tobytes() != MAGIC:
-        raise _damaged("it does not start as one does")
+        raise _damaged("it does not start with its magic")
     if checksum(data[start:]) != int.from_bytes(message[start - 4 : start], "little"):
         raise _damaged("its checksum does not fit")
     size = int.from_bytes(message[start : start + 4], "little")
@@ -199,7 +199,7 @@ def unpack_batch(message: bytes) -> SequenceBatch:
     rows, many, last_n = told["rows"], told["records"], told["last_n"]
     at = start + 4 + size
     if at + 8 * (4 * rows + 2 * many) + PADDING > len(data):
-        raise _damaged("its parts do not add up")
+        raise _damaged("the sizes of its parts do not match its length")
     numbers = np.frombuffer(message, "<i8", 4 * rows + 2 * many, at).astype(np.int64)
     users, before, version, per_row = (numbers[i * rows : (i + 1) * rows] for i in range(4))
     schemas, lengths = numbers[4 * rows : 4 * rows + many], numbers[4 * rows + many :]
@@ -211,7 +211,7 @@ def unpack_batch(message: bytes) -> SequenceBatch:
         or first + int(lengths.sum()) + PADDING != len(data)
         or int(per_row.sum()) != many
     ):
-        raise _damaged("its parts do not add up")
+        raise _damaged("the sizes of its parts do not match its length")
     dtypes = [np.dtype(name) for name in told["dtypes"]]
     counts, columns = _unpack_records(
         data, first, users, before, np.concatenate([[0], np.cumsum(per_row)]), lengths,

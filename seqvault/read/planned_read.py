@@ -35,7 +35,7 @@ class Reader:
         self._direct = DirectReader(state) if plain else None
 
     def prepare(self) -> None:
-        """Works out beforehand what the first read of a store just opened would have to."""
+        """Does work ahead of time that the first read after opening would otherwise do."""
         if self._direct:
             self._direct.prepare()
 
@@ -80,7 +80,7 @@ class Reader:
         return plan, answer
 
     def find(self, users: np.ndarray, request: ReadRequest | None = None) -> Found:
-        """Takes what a read of these users needs, as of one moment.
+        """Looks up these users, as a consistent snapshot.
 
         Args:
             users: int64 [B].

@@ -1,4 +1,4 @@
-"""Checks what callers ask for: ids, bounds on time, limits, filters, batches of events."""
+"""``ReadRequest``: the checked arguments of a read (ids, time bounds, limits, filters)."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ _INT64 = np.dtype(np.int64)
 
 
 class ReadRequest(NamedTuple):
-    """A read, checked: what ``SeqVault.read`` is asked for.
+    """The checked arguments of ``SeqVault.read``.
 
     Args:
         users: int64 [B].
@@ -68,7 +68,7 @@ class ReadRequest(NamedTuple):
 
     @property
     def plain(self) -> bool:
-        """Whether it asks for the newest events before a time, and leaves out none of them."""
+        """Whether it reads the newest events before a time, without filters and version."""
         return not self.filters and self.version is None
 
     def bounds(self) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Tells the address of servers from the folder of a store."""
+"""Distinguishes server addresses from store directories."""
 
 import os
 import re
@@ -8,7 +8,7 @@ _ADDRESS = re.compile(r"[^/\s|,]+:\d{1,5}")
 
 
 def is_address(where: str | os.PathLike[str]) -> bool:
-    """Whether ``where`` is something for ``seqvault.connect``; a folder of that name comes first.
+    """Whether ``where`` is a server address; an existing directory of that name takes precedence.
 
     Example:
         >>> [is_address(each) for each in ("localhost:7420", "a:1|b:1,c:1", "vault", "/data/v:1")]

@@ -1,4 +1,4 @@
-"""A bound on the memory that messages of calls under way take."""
+"""Limits the memory of requests and replies in progress."""
 
 import threading
 
@@ -6,11 +6,11 @@ from seqvault.errors import LimitError
 
 
 class BytesInFlight:
-    """Counts the bytes of requests and replies until their calls have ended.
+    """Counts the bytes of requests and replies in progress, and refuses calls beyond a limit.
 
     Args:
-        most: bytes; a call that comes while so many are held is refused. One that comes while
-            none are is taken, however large.
+        most: bytes; a call that would exceed them is refused. When none are held, a call of any
+            size is accepted.
 
     Example:
         >>> flight = BytesInFlight(most=100)
@@ -28,10 +28,10 @@ class BytesInFlight:
         self._lock = threading.Lock()
 
     def hold(self, size: int) -> "_Held":
-        """Takes in a request of ``size`` bytes.
+        """Admits a request of ``size`` bytes.
 
         Raises:
-            LimitError: too much is under way.
+            LimitError: the limit would be exceeded.
         """
         with self._lock:
             if self.held and self.held + size > self.most:
@@ -66,17 +66,17 @@ class _Held:
         self._lock = threading.Lock()
 
     def add(self, size: int) -> None:
-        """Counts the reply in, too, unless nobody waits for it any more."""
+        """Adds the bytes of the reply, unless the call has ended."""
         with self._lock:
             if not self._ended:
                 self._size += size
                 self._flight._change(size)
 
     def make_room(self, size: int) -> None:
-        """Counts in what an answer that is to be built can take at most.
+        """Reserves an upper bound of the bytes of an answer before it is built.
 
         Raises:
-            LimitError: that is too much with what is under way, or even alone.
+            LimitError: it would exceed the limit, together with other calls or alone.
         """
         with self._lock:
             if not self._ended:
@@ -85,7 +85,7 @@ class _Held:
                 self._room += size
 
     def built(self, size: int) -> None:
-        """Counts an answer of this size in, in place of the room that was made for it."""
+        """Replaces the reservation by the actual size of the answer."""
         with self._lock:
             if not self._ended:
                 self._flight._change(size - self._room)
@@ -93,7 +93,7 @@ class _Held:
                 self._room = 0
 
     def end(self) -> None:
-        """Gives the bytes back; a second time does nothing."""
+        """Releases the bytes; calling it again does nothing."""
         with self._lock:
             if not self._ended:
                 self._ended = True

@@ -1,4 +1,4 @@
-"""One call under way: who asked for what, by when, and how it went."""
+"""One call in progress: caller, deadline, outcome and its log line."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ REQUEST_ID = "x-request-id"
 
 @dataclass
 class Call:
-    """What the log line of a call tells.
+    """A call in progress, with what its log line contains.
 
     Args:
         method: name of the method, for instance ``Read``.

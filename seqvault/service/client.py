@@ -1,4 +1,4 @@
-"""The client: the store's interface over gRPC."""
+"""The client of one server: the interface of ``SeqVault`` over gRPC."""
 
 import json
 import os
@@ -115,11 +115,11 @@ class SeqVaultClient:
 
         Args:
             events, source, offset: as there.
-            after: store only if this is the source's highest offset so far (-1: none), so that
-                batches of a source that overlap never store an event twice. None: not checked.
+            after: expected highest offset of the source so far (-1: none); otherwise the append is
+                refused, so that overlapping batches never store an event twice. None: not checked.
 
         Raises:
-            SourceConflictError: the source is elsewhere; nothing was stored.
+            SourceConflictError: the source is at another offset; nothing was stored.
         """
         check_source(source, offset)
         table = pa.table(to_columns(events, self.schema))
@@ -158,7 +158,7 @@ class SeqVaultClient:
         return batch_of(reply, users, int(last_n))
 
     def _encoding_for(self, users: int, last_n: int) -> int:
-        """What takes the least: fewest bytes for a link, else the least time."""
+        """The best encoding: the fewest bytes with compression, else the least CPU time."""
         if self._compress:
             return int(pb.DENSE_ZSTD)
         large = last_n >= PACKED_FROM and users * last_n >= PACKED_EVENTS
@@ -200,7 +200,7 @@ class SeqVaultClient:
         return sum(self.append(batch) for batch in batches_of(source))
 
     def _work(self, method: str, request: Any, progress: Progress) -> dict[str, Any]:
-        """The answer of a call that may take long, and says meanwhile how far it is."""
+        """Makes a long call that streams its progress; returns its result."""
         request.tell_progress = progress is not no_progress
         call = self._channel.unary_stream(
             f"/{wire.NAME}/{method}",
@@ -224,7 +224,7 @@ class SeqVaultClient:
         return answer
 
     def merge(self, progress: Progress = no_progress) -> dict[str, int]:
-        """See ``SeqVault.merge``; an error of ``progress`` ends the waiting, not the merge."""
+        """See ``SeqVault.merge``; an exception of ``progress`` stops waiting, not the merge."""
         return self._work("Merge", pb.MergeRequest(), progress)
 
     def verify(self, progress: Progress = no_progress) -> dict[str, int]:

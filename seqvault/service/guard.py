@@ -1,4 +1,4 @@
-"""What every call passes before and after the method that answers it."""
+"""Interceptor of every call: authorisation, limits, typed errors, metrics and logging."""
 
 import json
 import logging
@@ -22,10 +22,10 @@ LOG = logging.getLogger("seqvault.server")
 
 
 class Guard(grpc.GenericRpcHandler):
-    """The service behind access, limits, errors with their type, metrics and the log.
+    """Wraps the service in authorisation, limits, typed errors, metrics and logging.
 
-    Each kind of call has workers of its own, so that none waits for another kind; a call that
-    comes when its kind has too many is refused with a retryable ``LimitError``.
+    Each kind of call has its own workers, so that no kind delays another; a call beyond the limit
+    of its kind is refused with a retryable ``LimitError``.
 
     Args:
         service: what answers.
@@ -112,7 +112,7 @@ class Guard(grpc.GenericRpcHandler):
     def _around(
         self, method: str, request: Any, context: grpc.ServicerContext
     ) -> Iterator[tuple[Call, Callable[[int], None]]]:
-        """Gives the call, and what the size of its answer is to be told to."""
+        """Yields the call and the reservation for the bytes of its answer."""
         call = Call.of(method, context)
         try:
             if self._tokens is not None:
@@ -120,7 +120,7 @@ class Guard(grpc.GenericRpcHandler):
                 self._tokens.check(str(given), "write" if method in WRITES else "read")
             remaining = context.time_remaining()
             if not context.is_active() or (remaining is not None and remaining <= 0):
-                # waited too long for a worker: nobody listens any more
+                # waited too long for a worker: the caller has gone away
                 call.outcome = grpc.StatusCode.DEADLINE_EXCEEDED.name
                 context.abort(
                     grpc.StatusCode.DEADLINE_EXCEEDED, "the deadline passed before the call."
@@ -151,7 +151,7 @@ class Guard(grpc.GenericRpcHandler):
             call.log(seconds)
 
     def close(self) -> None:
-        """Lets the workers go once they have nothing to do."""
+        """Shuts the workers down once they are idle."""
         for pool in {*self._pool_of.values(), self._refusing}:
             pool.shutdown(wait=False)
 

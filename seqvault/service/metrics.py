@@ -16,7 +16,7 @@ GAUGES = ("users", "events", "events_in_log", "segments", "segment_bytes", "live
 
 
 class Metrics:
-    """What was called, how it went and how long it took."""
+    """Counters of calls, their outcomes and latencies."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -78,7 +78,7 @@ def _histogram(method: str, buckets: list[int], seconds: float) -> Iterator[str]
 
 
 class _BoundedServer(ThreadingHTTPServer):
-    """Answers few at a time; a connection beyond them is closed at once."""
+    """An HTTP server with few connections at a time; any beyond them is closed at once."""
 
     def __init__(self, *arguments: Any) -> None:
         self._room = threading.BoundedSemaphore(METRICS_CONNECTIONS)

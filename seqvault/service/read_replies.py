@@ -1,4 +1,4 @@
-"""The encodings of a read's answer: how each is made, and taken apart again."""
+"""The encodings of a read reply: how each is built and decoded."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Reads of one shard: whichever of its replicas answers."""
+"""Reads from the replicas of one shard, with failover and hedging."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -14,9 +14,9 @@ Answer = TypeVar("Answer")
 class Replicas:
     """The replicas of one shard.
 
-    A read goes to the replica that answered last. If that fails in a way that another may
-    not (it is down, has too much to do, finds a damaged file), or has not answered after
-    ``hedge_seconds``, the read goes to the next one as well; the first answer counts.
+    A read goes to the replica that answered last. If that one fails in a way that is particular to
+    it (down, overloaded, a damaged file), or has not answered after ``hedge_seconds``, the read is
+    sent to the next one as well; the first answer is used.
 
     Args:
         makers: connects to each.

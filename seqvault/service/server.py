@@ -33,7 +33,7 @@ BYTES_IN_FLIGHT = 1 << 30  # of requests being worked on and replies not yet sen
 
 @dataclass(frozen=True)
 class Tls:
-    """PEM bytes: the server's key and certificate, and whose clients it trusts (mutual TLS)."""
+    """TLS settings, as PEM bytes; ``client_ca`` turns on mutual TLS."""
 
     key: bytes
     certificate: bytes
@@ -148,23 +148,23 @@ class Server:
         self._set_health()
 
     def _found_damage(self) -> None:
-        """A replica may be well, so callers should go there: health says so until a restart."""
+        """Reports unhealthy until a restart, so that callers use a replica."""
         self.metrics.count_damage()
         self._damaged = True
         self._set_health()
 
     def _set_health(self) -> None:
-        """Tells health checks whether all is well; calls are answered in any case."""
+        """Sets the health status; calls are answered in any case."""
         status = health_pb2.HealthCheckResponse
         good = self._merges_well and not self._damaged
         for name in ("", wire.NAME):
             self._health.set(name, status.SERVING if good else status.NOT_SERVING)
 
     def stop(self, grace: float = 10.0) -> None:
-        """Takes no more calls, lets those under way end, and closes the store.
+        """Refuses new calls, drains those in progress and closes the store.
 
-        Merges and snapshots that go on after ``grace`` seconds are given up: the store is as it
-        was before them.
+        Merges and snapshots still running after ``grace`` seconds are aborted, which leaves the
+        store as it was before them.
         """
         self._health.enter_graceful_shutdown()
         self._server.stop(grace).wait()

@@ -1,4 +1,4 @@
-"""Several servers as one store: users are spread by hash, reads fail over."""
+"""A client of several servers as one store: users sharded by hash, reads with failover."""
 
 import hashlib
 import os

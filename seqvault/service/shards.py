@@ -1,4 +1,4 @@
-"""Which server has a user: virtual shards by hash, spread over the servers."""
+"""Sharding: maps users to virtual shards by hash, and virtual shards to servers."""
 
 from functools import lru_cache
 

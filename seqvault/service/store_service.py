@@ -1,4 +1,4 @@
-"""What each method of the service does with the store."""
+"""The methods of the service, as calls of the store."""
 
 import json
 import os
@@ -34,7 +34,7 @@ WRITES = {"Append", "PutItems", "Merge", "Snapshot"}
 
 @dataclass(frozen=True)
 class Pools:
-    """Workers that do what may have to wait: item writes for each other, long calls too."""
+    """Thread pools for calls that may wait: item writes and long calls."""
 
     items: WorkPool
     long_calls: WorkPool
@@ -88,11 +88,11 @@ class StoreService:
         if not request.HasField("after"):
             stored = self._vault.append(table, source=request.source, offset=request.offset)
             return _appended(stored, call)
-        with self._sources[request.source]:  # nobody else may move the source meanwhile
+        with self._sources[request.source]:  # no other call may advance the source meanwhile
             present = self._vault.stats()["sources"].get(request.source, -1)
             if present != request.after:
                 raise SourceConflictError(
-                    f"source {request.source!r} is at offset {present}, the caller believed "
+                    f"source {request.source!r} is at offset {present}, the caller expected "
                     f'{request.after}; ask stats()["sources"] and go on behind it.'
                 )
             stored = self._vault.append(table, source=request.source, offset=request.offset)
@@ -185,10 +185,10 @@ class StoreService:
         return work.replies(what, request.tell_progress, self._pools.long_calls, call.wanted)
 
     def _target_of(self, path: str) -> str:
-        """Where a snapshot goes that a caller wants at a path."""
+        """Checks and resolves the path of a snapshot that a caller asked for."""
         if self._snapshots is None:
             raise InvalidRequestError(
-                "this server makes no snapshots for callers; start it with --snapshots DIRECTORY, "
+                "this server does not allow snapshots; start it with --snapshots DIRECTORY, "
                 "or run `seqvault snapshot` where the store is."
             )
         target = os.path.realpath(os.path.join(self._snapshots, path))

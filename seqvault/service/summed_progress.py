@@ -1,4 +1,4 @@
-"""How far several servers are together."""
+"""Combines the progress of several servers."""
 
 import threading
 from collections import defaultdict
@@ -7,7 +7,7 @@ from seqvault.progress import Progress, no_progress
 
 
 class SummedProgress:
-    """Tells one ``Progress`` the sum of its parts, from whichever thread a part is told in.
+    """Reports the sum of several parts to one ``Progress``; thread-safe.
 
     Example:
         >>> summed = SummedProgress(print)

@@ -1,4 +1,4 @@
-"""Diagnoses TLS connections that failed: gRPC's own errors hardly say which part is wrong."""
+"""Diagnoses failed TLS connections: errors of gRPC rarely say which part is wrong."""
 
 import os
 import re
@@ -60,8 +60,9 @@ def fault_of_client(
 
 
 def _is_refused(secure: ssl.SSLSocket) -> bool:
-    """Whether the server hangs up behind the handshake: with TLS 1.3 the moment in which it
-    refuses a client's certificate, or that there is none."""
+    """Whether the server disconnects after the handshake.
+
+    With TLS 1.3 that is when it refuses a missing or unknown client certificate."""
     try:
         secure.sendall(_PREFACE)
         return not secure.recv(1)

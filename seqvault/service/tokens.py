@@ -1,4 +1,4 @@
-"""Who may call: bearer tokens with scopes and an end."""
+"""Bearer tokens with scopes and expiry."""
 
 import hashlib
 import json
@@ -88,7 +88,7 @@ class Tokens:
 
 
 def _digest(token: str) -> bytes:
-    """What is looked up instead of the secret, so that the time it takes tells nothing of it."""
+    """A digest to look up instead of the secret, so that timing reveals nothing about it."""
     return hashlib.sha256(token.encode()).digest()
 
 
@@ -96,7 +96,7 @@ def _read(file: Path) -> Mapping[str, Any]:
     try:
         content = json.loads(file.read_text())
     except json.JSONDecodeError as error:
-        raise InvalidRequestError(f"the token file {file} is no JSON: {error}") from error
+        raise InvalidRequestError(f"the token file {file} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InvalidRequestError(f"the token file {file} must hold one JSON object.")
     return content
@@ -127,6 +127,6 @@ def _grant_of(entry: Any) -> _Grant:
         moment = None
     if moment is None or moment.tzinfo is None:
         raise InvalidRequestError(
-            f"a token's 'expires' is a time with zone, as 2030-01-31T00:00:00Z; got {expires!r}."
+            f"a token's 'expires' is a time with zone, e.g. 2030-01-31T00:00:00Z; got {expires!r}."
         )
     return _Grant(tuple(scopes), moment.timestamp())

@@ -1,4 +1,4 @@
-"""What server and client share: arrays and errors as messages."""
+"""Serialisation that server and client share: arrays, tables and errors."""
 
 import inspect
 from typing import Any
@@ -109,6 +109,6 @@ def array_from_bytes(data: bytes, dtype: Any, what: str) -> np.ndarray:
     kind = np.dtype(dtype).newbyteorder("<")
     if len(data) % kind.itemsize:
         raise errors.InvalidRequestError(
-            f"{what} has {len(data)} bytes, no multiple of {kind.itemsize}."
+            f"{what} has {len(data)} bytes, not a multiple of {kind.itemsize}."
         )
     return np.frombuffer(data, kind)

@@ -1,4 +1,4 @@
-"""A long call on the server, answered with how far it is and then with what came of it."""
+"""A long call on the server: streams progress, then the result."""
 
 import json
 import queue
@@ -20,19 +20,18 @@ Messages = queue.SimpleQueue[pb.WorkReply | BaseException]
 def replies(
     work: Work, tell_progress: bool, pool: WorkPool, wanted: Callable[[], bool]
 ) -> Iterator[pb.WorkReply]:
-    """Has a worker do the work; what it returns is in the last message, what it raises is raised.
+    """Runs the work in a worker; yields progress, then the result, or raises its exception.
 
-    A caller who goes away does not end work that has begun; it gives back the thread that waits
-    for it.
+    If the caller disconnects, work that has begun continues, but the waiting thread is released.
 
     Args:
-        work: is told where to tell how far it is.
-        tell_progress: whether the caller wants to know.
+        work: called with the ``Progress`` to report to.
+        tell_progress: whether the caller asked for progress.
         pool: whose worker does it.
         wanted: whether the caller is still there.
 
     Raises:
-        LimitError: too much is under way already.
+        LimitError: too many calls are in progress.
         ServerUnavailableError: the caller went away.
     """
     pool.check_room()

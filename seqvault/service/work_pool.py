@@ -1,4 +1,4 @@
-"""Workers of one kind of call, with a bound on the calls that they have."""
+"""A thread pool for one kind of call, with a limit on queued calls."""
 
 import threading
 from collections.abc import Callable
@@ -12,7 +12,7 @@ LOOK_SECONDS = 0.1  # between two looks whether the caller is still there
 
 
 class WorkPool(ThreadPoolExecutor):
-    """A thread pool that knows how many calls it has, under way and waiting.
+    """A thread pool that counts its calls, running and queued.
 
     Args:
         workers: threads.
@@ -55,14 +55,14 @@ class WorkPool(ThreadPoolExecutor):
             self.held -= 1
 
     def answer(self, call: Callable[[], Answer], wanted: Callable[[], bool]) -> Answer:
-        """What a call returns, done by a worker here, while somebody wants it.
+        """Runs a call in a worker and returns its result, as long as the caller waits.
 
-        The thread that waits is given back when nobody does any more; a call that has not begun
-        by then never does, one that has goes on by itself.
+        When the caller has gone away, the waiting thread is released; a queued call is dropped, a
+        running one continues.
 
         Raises:
             LimitError: too many calls are under way and waiting.
-            ServerUnavailableError: nobody wants it any more.
+            ServerUnavailableError: the caller went away.
         """
         self.check_room()
         future = self.submit(call)

@@ -1,1 +1,1 @@
-"""A file layer with faults and the crash run: how SeqVault is tested against its disk."""
+"""Fault injection and the crash, kill and lifetime tests of SeqVault."""

@@ -1,7 +1,7 @@
 """``kill -9`` of a real process that writes to a real disk, and what is there afterwards.
 
-The process dies by its own hand before or behind its n-th write, sync, rename or unlink,
-or from outside at any moment. What the kernel has taken survives, so this tests the
+The process kills itself before or after its n-th write, sync, rename or unlink, or is killed from
+outside at a random moment. What the kernel has taken survives, so this tests the
 process and the real file layer; lost writes are the part of ``crash_run``.
 """
 

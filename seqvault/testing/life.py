@@ -1,4 +1,4 @@
-"""A store at work in threads, and what it must hold: see ``lifetime_run``."""
+"""Concurrent load on a store and the expected contents, for ``lifetime_run``."""
 
 import random
 import shutil
@@ -23,7 +23,7 @@ LAST_N = 1 << 16
 
 
 class SlowFiles(Files):
-    """The real file layer, which now and then takes its time between two operations."""
+    """The real file layer with random delays between operations."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -117,7 +117,7 @@ class Life:
         return SeqVault.open(self.path, schema=SCHEMA, files=files)
 
     def reopen(self, wait: float) -> None:
-        """Closes the store, amid whatever goes on, and opens it with another object."""
+        """Closes the store under load and opens it with a new object."""
         store_module.CLOSE_SECONDS = wait
         self.vault.close()
         self.vault = self._open()

@@ -102,7 +102,7 @@ def second_opener(path: str) -> None:
 
 
 def check(path: str, expected: Expected) -> None:
-    """Checks a store that nobody has open."""
+    """Checks a store that is not open."""
     for read_only in (True, False):
         with SeqVault.open(path, read_only=read_only) as vault:
             vault.verify()
@@ -165,7 +165,7 @@ def _work(path: str, expected: Expected, seed: str, writer: int) -> int:
 
 
 def lifetime_run(seconds: float, seed: int) -> int:
-    """Lives, in processes and in threads, for about so many seconds.
+    """Runs the process and the thread test alternately for about ``seconds``.
 
     Returns:
         How many stores were ended.

@@ -1,4 +1,4 @@
-"""A file system in memory that crashes, tears, drops and reorders as disks do."""
+"""An in-memory file system that simulates crashes with torn, lost and reordered writes."""
 
 import errno
 import os
@@ -13,7 +13,7 @@ from seqvault.disk.files import Files
 
 
 class Crash(BaseException):
-    """The process ends here."""
+    """A simulated crash."""
 
 
 class _File:
@@ -228,7 +228,7 @@ class MemoryFiles(Files):
         return fd in self._open
 
     def flip_bit(self, path: str, bit: int) -> None:
-        """Turns one bit of a file over."""
+        """Flips one bit of a file."""
         file = self.names[path]
         file.current[bit >> 3] ^= 1 << (bit & 7)
         file.durable = bytearray(file.current)

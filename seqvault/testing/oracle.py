@@ -1,4 +1,4 @@
-"""What a store must answer, kept beside it in plain Python."""
+"""A reference model of a store in plain Python."""
 
 from collections import defaultdict
 from typing import Any

@@ -1,4 +1,4 @@
-"""A hash of all that reads of a store can see."""
+"""A hash of everything that reads of a store can return."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def fingerprint(state: State) -> str:
 
 
 def _of_segment(segment: Segment) -> bytes:
-    """Hash of a segment's records and footer; its number in the header says nothing of them.
+    """Hash of a segment's records and footer, without the header, which holds the file number.
 
     A segment never changes, so its hash is worked out once.
     """

@@ -1,4 +1,4 @@
-"""Opening a store: what the manifest names is loaded, the log replayed, leftovers removed."""
+"""Recovery at open: loads what the manifest names, replays the log, removes orphaned files."""
 
 import os
 from collections.abc import Mapping
@@ -54,7 +54,7 @@ def lock_for_writing(files: Files, path: str, schema: Schema | None) -> int:
 def open_for_writing(
     state: State, schema: Schema | None, retention_ms: int | None, max_events: int | None
 ) -> tuple[wal.WalWriter, list[str]]:
-    """Loads the store, made if it is not there, and begins a log file. Needs the lock.
+    """Loads or creates the store and starts a log file. The caller holds the writer's lock.
 
     Returns:
         The log's present file, and files that the log may use again.
@@ -72,7 +72,7 @@ def open_for_writing(
         last, end, data = replay(state, covered)
         number = max(last + 1, state.manifest.wal_start)
         if data is not None and end == wal.FIRST:
-            number = last  # a file without events is begun anew
+            number = last  # a file without events is rewritten
         elif data is not None and not wal.is_sealed(data, end, last):
             wal.repair(files, path, last, data, end)
         names = [name for name in files.list_directory(f"{path}/wal") if name.endswith(SPARE)]
@@ -92,7 +92,7 @@ def open_for_writing(
 
 
 def open_for_reading(state: State, opened: Mapping[int, Segment] | None = None) -> None:
-    """Loads the store as it is on disk now; a writer may be at work on it.
+    """Loads the store as it is on disk now; another process may be writing to it.
 
     Args:
         state: to be filled.
@@ -112,10 +112,10 @@ def open_for_reading(state: State, opened: Mapping[int, Segment] | None = None) 
 
 
 def refresh(state: State) -> bool:
-    """Replaces what a read-only store shows by what is on disk now; returns whether they differ.
+    """Updates a read-only store to what is on disk now; returns whether anything changed.
 
-    Everything is loaded aside and then takes the place of what readers see, so that they see
-    the store as it was, or as it is, and after an error as it was. The caller holds
+    The new state is loaded separately and then swapped in, so that readers see either the old or
+    the new one, and the old one after an error. The caller holds
     ``state.merging``.
     """
     fresh = State(state.path, state.files, True, state.clock)
@@ -134,7 +134,7 @@ def configured(
     retention_ms: int | None,
     max_events: int | None,
 ) -> Manifest:
-    """The manifest, with a schema and limits that are new put into force."""
+    """Applies a new schema and new limits to the manifest, if they differ."""
     old = Manifest.load(files, path)
     new = replace(
         old,
@@ -152,7 +152,7 @@ def configured(
 
 
 def replay(state: State, covered: np.ndarray) -> tuple[int, int, np.ndarray | None]:
-    """Takes in the log; returns the last file's number, sound length and bytes.
+    """Replays the log; returns the last file's number, valid length and bytes.
 
     Args:
         state: what ``State.load`` has filled.
@@ -198,15 +198,15 @@ def replay(state: State, covered: np.ndarray) -> tuple[int, int, np.ndarray | No
         if number == numbers[-1] and goes_on:
             if not files.exists(wal.path_of(state.path, number + 1)):
                 raise DamagedFileError(
-                    f"{wal.path_of(state.path, number + 1)} is missing: the file before it says "
-                    "that the log goes on there. Restore the store from a snapshot or a replica."
+                    f"{wal.path_of(state.path, number + 1)} is missing: the previous log file "
+                    "refers to it. Restore the store from a snapshot or a replica."
                 )
             numbers.append(number + 1)
     return number, end, data
 
 
 def _linked_by_now(state: State, number: int) -> bool:
-    """Whether a log file says that the log goes on; a writer may have added that just now."""
+    """Re-reads whether a log file has a successor; a writer may have just added it."""
     data, end = wal.read_file(state.files, state.path, number), wal.FIRST
     for frame in wal.scan(data, number, wal.path_of(state.path, number), sealed=True):
         end = frame.end
@@ -216,7 +216,7 @@ def _linked_by_now(state: State, number: int) -> bool:
 def not_covered(
     state: State, columns: dict[str, np.ndarray], covered: np.ndarray, number: int
 ) -> dict[str, np.ndarray]:
-    """Of events in the log file ``number`` those that are not in segments already."""
+    """Mask of the events of log file ``number`` that are not yet in segments."""
     if not len(covered):
         return columns
     slots = state.index.users.find(columns["user_id"])
@@ -256,7 +256,7 @@ def decode_frame(frame: wal.Frame, schemas: list[Schema], path: str) -> dict[str
 
 
 def remove_orphaned_files(state: State, last_log: int, spares: set[str]) -> None:
-    """Removes what a crash left behind: files that the manifest does not name."""
+    """Removes orphaned files of a crash: those that the manifest does not name."""
     manifest = state.manifest
     for name in state.files.list_directory(state.path):
         if name.startswith(f"{MANIFEST_NAME}.") and name.endswith(".tmp"):

@@ -68,8 +68,8 @@ def _verify_log(state: State, start: int) -> None:
             following = wal.path_of(state.path, number + 1)
             if wal.goes_on(data, end, number) and not state.files.exists(following):
                 raise DamagedFileError(
-                    f"{following} is missing: the file before it says that the log goes on "
-                    "there. Restore the store from a snapshot or a replica."
+                    f"{following} is missing: the previous log file "
+                    "refers to it. Restore the store from a snapshot or a replica."
                 )
         except FileNotFoundError:
             return
@@ -103,5 +103,5 @@ def _verify_records(
     every = np.full(rows, NO_BOUND, np.int64)
     plan = reader.plan(found, every, every, np.full(rows, -1, np.int64), [])
     if not oldest and (plan.counts != part.counts).any():
-        raise DamagedFileError(f"{segment.path}: records do not hold what they say.")
+        raise DamagedFileError(f"{segment.path}: records do not match their headers.")
     return int(plan.counts.sum())

@@ -1,4 +1,4 @@
-"""Takes events as callers have them and makes checked, typed columns of them."""
+"""Converts events as callers pass them to checked, typed columns."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,7 +17,7 @@ from seqvault.times import check_times
 
 
 def to_dtype(values: Any, dtype: np.dtype[Any], what: str) -> np.ndarray:
-    """Casts to a field's type if no value changes (floats may be rounded).
+    """Casts to the type of a field without changing values (floats may be rounded).
 
     Raises:
         WrongTypeError: text, missing values, fractions for an integer field.
@@ -56,8 +56,9 @@ def to_dtype(values: Any, dtype: np.dtype[Any], what: str) -> np.ndarray:
 
 
 def check_source(source: str, offset: int) -> None:
-    """Raises ``InvalidRequestError`` for a source without an offset: a mark that never moves
-    would have all its events but the first left out."""
+    """Raises ``InvalidRequestError`` for a source without an offset.
+
+    Without one, every append of the source but the first would be taken for a replay."""
     if source and offset < 0:
         raise InvalidRequestError(
             f"source {source!r} was given with offset {offset}; give the events' position in it, "
@@ -113,7 +114,7 @@ def to_columns(events: Any, schema: Schema) -> dict[str, np.ndarray]:
 
 
 def _ready_columns(events: Any, schema: Schema) -> dict[str, np.ndarray] | None:
-    """Events that are just as the schema says, else None: the usual case, told quickly."""
+    """Fast path: the columns if they already have the types of the schema, else None."""
     expected = schema.columns
     if type(events) is not dict or len(events) != len(expected):
         return None

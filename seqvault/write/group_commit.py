@@ -1,4 +1,4 @@
-"""Appends: a queue of callers behind the log, one sync for all who wait (group commit)."""
+"""Group commit: concurrent appends share one sync of the log."""
 
 import threading
 from collections.abc import Iterator
@@ -88,7 +88,7 @@ class AppendLog:
     def _check_room_for_merge(self, count: int, size: int) -> None:
         """Raises ``DiskFullError`` unless a merge would find room behind the append.
 
-        Else a full disk would stay full: only a merge makes log files free again. A merge
+        Otherwise a full disk could not recover: only a merge frees log files. A merge
         writes the new events, and of users with a base at most twice as many with them, see
         ``merge_policy.FOLD_AT``.
         """
@@ -120,7 +120,7 @@ class AppendLog:
         )
 
     def rotate(self) -> tuple[int, int, dict[str, int]]:
-        """Starts a new log file, so that all before it can become a segment.
+        """Starts a new log file, so that the events of earlier ones can be merged.
 
         Returns:
             The new file's number, how many events in memory are of files before it,
@@ -136,13 +136,13 @@ class AppendLog:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Lets appends wait until the block is left; none is under way then."""
+        """Blocks appends for the duration of the block; none is in progress inside it."""
         with self._log:
             self._drain()
             yield
 
     def retire(self, start: int) -> None:
-        """Keeps a few log files before ``start`` to be used again and removes the others.
+        """Recycles a few log files before ``start`` as spares and removes the others.
 
         The manifest must not need them any more.
         """
@@ -158,7 +158,7 @@ class AppendLog:
                     state.discard(path)
 
     def _keep(self, path: str) -> bool:
-        """Makes a log file a spare one, unless there are enough."""
+        """Keeps a log file as a spare, unless there are enough."""
         if len(self._spares) >= SPARE_FILES:
             return False
         files, spare = self._state.files, path.removesuffix(".wal") + SPARE
@@ -172,7 +172,7 @@ class AppendLog:
     def close(self, seconds: float) -> None:
         """Syncs what was written and seals the log.
 
-        A log that a bulk load holds up for longer than ``seconds`` is left without a seal.
+        If a bulk load blocks the log for longer than ``seconds``, it is left unsealed.
         """
         if not self._log.acquire(timeout=seconds):
             return  # whoever has it finds the store closed, and the next open repairs the file
@@ -202,7 +202,7 @@ class AppendLog:
         return max(marks + [offset for _, name, offset in waiting if name == source])
 
     def _sync_queue(self) -> None:
-        """Syncs the log for everybody who waits, then makes their events visible."""
+        """Syncs the log for all waiting callers, then makes their events visible."""
         writer, batch, upto = self._writer, self._queue, self._written
         self._queue, self._in_flight, self._syncing = [], batch, True
         self._log.release()

@@ -1,4 +1,4 @@
-"""Writing side information of items: one checked file per call, named by the manifest."""
+"""Writes of item side information: one checksummed file per call, listed in the manifest."""
 
 from dataclasses import replace
 from typing import Any

@@ -153,7 +153,7 @@ def test_exit_codes_tell_bad_requests_damage_and_what_may_work_later(path, capsy
 def test_append_names_the_event_that_is_wrong(path, capsys, monkeypatch):
     good = {"user_id": 9, "timestamp": NOW, "item_id": 1, "score": 0.5}
     for line, reason in (
-        ("{", "line 2 is no JSON"),
+        ("{", "line 2 is not JSON"),
         (json.dumps({**good, "item_id": "1"}), "field 'item_id'"),
         (json.dumps({**good, "more": 1}), "different fields"),
     ):
