@@ -26,7 +26,7 @@ def exact_gelu(inputs: Tensor) -> Tensor:
 
 
 def normal_distribution(x: Tensor) -> Tensor:
-    """The distribution function of the normal law; gelu(x) is x times it."""
+    """The standard normal distribution function; gelu(x) is x times it."""
     return 0.5 + 0.5 * ops.erf(x * math.sqrt(0.5))
 
 
@@ -50,7 +50,7 @@ def get_activation(identifier: Any) -> Callable[[Tensor], Tensor]:
 
 
 def activation_name(activation: Callable[[Tensor], Tensor]) -> Any:
-    """What ``get_activation`` takes to find this activation again."""
+    """The name from which ``get_activation`` finds this activation again."""
     if activation is gelu_tanh:
         return "gelu_tanh"
     return keras.activations.serialize(activation)

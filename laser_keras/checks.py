@@ -1,4 +1,4 @@
-"""Argument checks shared by the layers: every message says what was expected and what came."""
+"""Argument checks shared by the layers; messages say what was expected and what was received."""
 
 import math
 import numbers
@@ -113,8 +113,9 @@ def check_agrees(owner: str, name: str, shape: Shape, expected: Shape, layout: s
 def check_mask(owner: str, name: str, mask: Tensor, expected: Shape, layout: str) -> Tensor:
     """Return the boolean ``mask`` of shape ``expected`` or raise ``ValueError``.
 
-    int8 is taken as well (0 is False): Keras averages the inputs of a replicated model and cannot
-    average Booleans. Other masks are refused: it is too easy to pass lengths or additive masks.
+    int8 is accepted as well (0 is False), because Keras averages the inputs of a replicated model
+    and cannot average Booleans. Other dtypes are refused: they are likely lengths or additive
+    masks.
     """
     mask = keras.ops.convert_to_tensor(mask)
     dtype = keras.backend.standardize_dtype(mask.dtype)
@@ -155,9 +156,9 @@ def check_float(owner: str, name: str, dtype: Any) -> None:
 def check_inputs(layer: keras.layers.Layer, ids: Collection[str] = (), **inputs: Any) -> None:
     """Raise ``ValueError`` unless a call's ``inputs`` are float and as wide as at the build.
 
-    Backends fail far from the cause, or broadcast. The parts of a mapping of tensors must bear the
-    names of the build and agree in all dimensions but the last; parts named in ``ids`` are not
-    looked at, nor is an input that is None.
+    Without it, backends fail far from the cause or broadcast silently. The parts of a mapping of
+    tensors must have the names given to ``build`` and agree in all dimensions but the last; parts
+    named in ``ids`` are not checked, nor is an input that is None.
     """
     owner, config = layer.name, layer.get_build_config() or {}
     for name, value in inputs.items():

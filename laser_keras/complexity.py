@@ -1,4 +1,4 @@
-"""Counts of multiply-accumulates: the paper's formulas, and what the layers really do.
+"""Counts multiply-accumulates, by the paper's formulas and for the layers as implemented.
 
 The paper's "FLOPs" are multiply-accumulates (MACs); floating-point operations are twice that.
 
@@ -312,5 +312,5 @@ def longer_macs(
 def rank_mixer_macs(
     num_tokens: int = 16, dim: int = 768, num_blocks: int = 2, ffn_expansion: int = 4
 ) -> int:
-    """MACs of one sample through RankMixer's blocks; mixing costs none, parameters as many."""
+    """MACs of one sample through the blocks of RankMixer, equal to their number of parameters."""
     return 2 * ffn_expansion * num_blocks * num_tokens * dim**2

@@ -1,4 +1,4 @@
-"""Sigmoid-gated sums of the events of each segment, in as few passes over the history as can be."""
+"""Sigmoid-gated sums of the events of each segment, with few passes over the history."""
 
 from collections.abc import Callable
 from typing import Any
@@ -19,10 +19,11 @@ def gated_segment_sums(
 ) -> tuple[Tensor, Tensor]:
     """Sum the events of each segment, each gated by ``sigmoid(query . event + offset)``.
 
-    The history is long and everything else is short, so time and memory go by the passes over it.
-    Forward, two passes read (scores, sums) and none writes. The gradient is written by hand: two
-    passes read and one writes. Automatic differentiation would keep a copy of the history with
-    its masked events zeroed and write its gradient twice, then add and mask the two.
+    The history is the largest tensor by far, so the number of passes over it decides time and
+    memory. The forward computation reads it twice (scores, sums) and writes nothing of its size.
+    The gradient is written by hand: two passes read and one writes. Automatic differentiation
+    would keep a copy of the history with its masked events zeroed and write its gradient twice,
+    then add and mask the two.
 
     On TensorFlow and JAX the gradient is therefore custom (JAX: no forward-mode differentiation);
     PyTorch, where Keras has custom gradients for functions of a single output only,
@@ -32,8 +33,8 @@ def gated_segment_sums(
         queries: Float tensor [B, M, d], scaled as the scores are to be.
         offsets: Float tensor [B, M], added to the scores.
         history: Float tensor [B, L, d], L a multiple of the segment size.
-        mask: Boolean tensor [B, L], True for valid events, or None if all are valid. Masked
-            events never matter, whatever they hold (NaN too).
+        mask: Boolean tensor [B, L], True for valid events, or None if all are valid. Masked events
+            never change the result, even if they hold NaN.
         segment_size: Integer w.
 
     Returns:
@@ -145,7 +146,7 @@ def _gradients_by_request(
 
 
 def _history_gradient(queries: Tensor, gates: Tensor, by_sums: Tensor, by_scores: Tensor) -> Tensor:
-    """Events get ``gate * d sums`` and ``d score * query``: one product with both side by side."""
+    """Gradient to the events, ``gate * d sums + d score * query``, as one matrix product."""
     batch, segments, segment_size, _ = ops.shape(gates)
     queries = ops.broadcast_to(ops.expand_dims(queries, 1), ops.shape(by_sums))
     factors = ops.concatenate([gates, by_scores], axis=-1)

@@ -1,4 +1,4 @@
-"""A GELU feed-forward network that keeps little for its gradient."""
+"""A GELU feed-forward network with a memory-saving gradient."""
 
 import math
 from collections.abc import Callable
@@ -20,9 +20,9 @@ def gelu_feed_forward(
 ) -> Tensor:
     """Compute ``gelu(x W1 + b1) W2 + b2`` with the exact GELU.
 
-    The hidden layer is several times as large as the input, and automatic differentiation keeps
-    up to five tensors of its size: of all that a training step of an encoder keeps, the most.
-    The values are the same everywhere, what is kept for the gradient goes by the backend:
+    The hidden layer is several times as large as the input, and automatic differentiation keeps up
+    to five tensors of its size, most of the memory of an encoder's training step. The result is the
+    same on every backend; what is kept for the gradient depends on the backend:
 
     * JAX: the input alone. The gradient computes the hidden layer again, a part at a time (six
       products of the network's size in a step instead of five; no forward-mode differentiation).
@@ -81,7 +81,7 @@ def _gelu_from_input(inputs: Tensor) -> Tensor:
 
 
 def _density(x: Tensor) -> Tensor:
-    """The density of the normal law."""
+    """The standard normal density."""
     return ops.exp(-0.5 * x * x) / math.sqrt(2.0 * math.pi)
 
 

@@ -1,4 +1,4 @@
-"""Selecting a few events of a long history: pure functions that the two-stage encoders share."""
+"""Selection of events of a long history: pure functions shared by the two-stage encoders."""
 
 import keras
 from keras import ops

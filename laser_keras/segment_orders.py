@@ -1,4 +1,4 @@
-"""Which exact order of execution of the segmented attention costs less."""
+"""Chooses the cheaper of the equivalent execution orders of the segmented attention."""
 
 # Stands in for a history length that is unknown when the order is chosen.
 _TYPICAL_LENGTH = 1000
@@ -16,9 +16,8 @@ def cheaper_orders(
 ) -> tuple[bool, bool]:
     """Whether keys, and whether values, are better absorbed than formed.
 
-    Each is decided by its multiply-accumulates per request. Forming them is shared by the
-    candidates of a request; absorbing them costs each candidate anew. With an unknown number of
-    candidates neither is absorbed.
+    Each is decided by its multiply-accumulates per request. Forming them is done once per request;
+    absorbing them is done per candidate. With an unknown number of candidates neither is absorbed.
 
     Args:
         candidates: N, or None when unknown.

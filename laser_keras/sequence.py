@@ -30,7 +30,7 @@ def stable_dtype(dtype: str) -> str:
 
 
 def lowest(values: Tensor) -> float:
-    """The lowest finite number of the dtype of ``values``, for what must lose a comparison.
+    """The lowest finite number of the dtype of ``values``, for masking.
 
     Finite, unlike -inf: a softmax of nothing else is not NaN.
     """
@@ -41,7 +41,7 @@ def lowest(values: Tensor) -> float:
 
 
 def maximum_of(inputs: Tensor, axis: int) -> Tensor:
-    """``ops.max`` that takes an empty tensor too, and then answers with zeros or nothing.
+    """``ops.max`` that accepts empty tensors, for which it returns zeros or an empty tensor.
 
     Keras refuses to reduce a tensor without elements, even where the reduced axis is not the
     empty one.
@@ -170,7 +170,7 @@ def reverse_valid(sequence: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def restore_order(by_event: Tensor, mask: Tensor | None) -> Tensor:
-    """What ``reverse_valid`` did to the events, undone for numbers per event [B, N, heads, L].
+    """Undoes ``reverse_valid`` for numbers per event [B, N, heads, L].
 
     ``mask`` [B, L] is in the order that ``reverse_valid`` was given.
     """

@@ -16,6 +16,9 @@ from laser_keras.types import Shape, Tensor
 class CombinedEncoder(SequenceLayer):
     """Concatenates the tokens of several encoders, each with weights of its own.
 
+    Use it to put a recent window, a search or a baseline beside another encoder in one ranker. One
+    encoder alone needs no wrapper.
+
     The LASER paper's comparison gives every system a two-stage branch beside it: for instance its
     "HSTU" row is ``CombinedEncoder([HSTUEncoder(), TWINEncoder()])``.
 
@@ -27,8 +30,8 @@ class CombinedEncoder(SequenceLayer):
         target: Float tensor [B, N, d] or [B, d].
         history: Float tensor [B, L, d].
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
-        similarity, age, cross, category_match, global_features: Handed to those encoders that
-            take an argument of this name.
+        similarity, age, cross, category_match, global_features: Passed to those encoders that take
+            an argument of this name.
 
     Returns:
         Float tensor [B, N, T, d] or [B, T, d], T the sum of the encoders' tokens.
@@ -131,13 +134,13 @@ class CombinedEncoder(SequenceLayer):
 
     @property
     def has_auxiliary_loss(self) -> bool:
-        """Whether ``auxiliary_logits`` are to be trained on the labels as well."""
+        """Whether ``auxiliary_logits`` need a loss on the labels as well."""
         return any(getattr(encoder, "has_auxiliary_loss", False) for encoder in self.encoders)
 
     def auxiliary_logits(
         self, target: Tensor, history: Tensor, mask: Tensor | None = None
     ) -> list[Tensor]:
-        """Click logits of all encoders that want to be trained on the labels."""
+        """Click logits of all encoders that need an auxiliary loss on the labels."""
         return [
             logits
             for encoder in self.encoders

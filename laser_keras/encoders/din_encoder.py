@@ -1,4 +1,4 @@
-"""DIN as a sequence encoder, in both senses of the name."""
+"""DIN as a sequence encoder: target attention or activation unit."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +16,9 @@ from laser_keras.types import Shape, Tensor
 @keras.saving.register_keras_serializable(package="laser_keras")
 class DINEncoder(SequenceEncoder):
     """One interest vector per candidate.
+
+    Use it as the standard baseline, and where histories are short or the budget small: it costs one
+    attention per candidate. Prefer ``LaserEncoder`` when what matters lies hundreds of events back.
 
     Args:
         unit: ``"target_attention"``, what the LASER paper compares with under this name, or

@@ -1,4 +1,4 @@
-"""Which optional inputs an encoder takes beside target, history and mask."""
+"""The optional inputs of encoders, beside target, history and mask."""
 
 import inspect
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ EXTRAS = ("similarity", "age", "cross", "category_match", "global_features")
 
 
 def extras_for(encoder: keras.layers.Layer, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of ``given`` that ``encoder`` has a use for: its call's arguments of these names.
+    """The inputs of ``given`` that are arguments of the encoder's ``call``.
 
     >>> from laser_keras import HSTUEncoder
     >>> extras_for(HSTUEncoder(), {"age": 1, "similarity": 2})

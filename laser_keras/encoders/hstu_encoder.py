@@ -26,6 +26,9 @@ _EPSILON = 1e-6  # Keras' 1e-3 would swamp sums of the size 1/n and silence the 
 class HSTUEncoder(SequenceEncoder):
     """Layers of ``x + Wo(u * LN(A v))`` with ``A = SiLU(q k^T + bias) / n``, causal in time.
 
+    Use it where the order and the timing of events matter and the history is short enough for a
+    cost quadratic in L. It is also the baseline for generative recommenders.
+
     The two dialects of the public repository differ:
 
     * ``"research"``: input LN without affine weights; ``u, v, q, k`` all through SiLU, no bias;

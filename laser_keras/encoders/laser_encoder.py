@@ -14,18 +14,22 @@ from laser_keras.sequence import newest_first, restore_order, segment_mask
 from laser_keras.types import Shape, Tensor
 
 PRINTED = {"gamma": None, "gate_bias": None, "aligned_start": False, "norm": "post"}
-"""What the paper prints where the defaults differ: equations 5 and 6 to the letter."""
+"""Arguments of the paper's printed form, where the defaults differ: equations 5 and 6."""
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
 class LaserEncoder(SequenceLayer):
     """Encodes a long history for each candidate: STA, then GSTA, then multi-resolution fusion.
 
+    Use it for histories of hundreds to ten thousand events, where self-attention is too slow and
+    one attention per candidate loses detail. Below a hundred events ``DINEncoder`` or
+    ``TransformerEncoder`` are simpler and cost less.
+
     Its linear cost in L is dominated by the feed-forward network on the ``L / w`` segments of
     each candidate (see ``laser_keras.complexity``).
 
     The defaults are those that learn best (``docs/layers/decisions.md`` has the measurements);
-    ``LaserEncoder.as_printed()`` is the paper's letter.
+    ``LaserEncoder.as_printed()`` has the arguments that the paper prints.
 
     Args:
         num_heads: Integer, heads of both attentions. Defaults to 2.
@@ -37,10 +41,14 @@ class LaserEncoder(SequenceLayer):
         order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``: the execution order of both
             attentions, one function and one set of weights. Defaults to ``"auto"``.
-        gamma: See ``SegmentedTargetAttention``. Sharper than that layer's own. Defaults to 0.1.
-        gate_bias: See there: gates start nearly closed. Defaults to ``"auto"``.
-        aligned_start: See there. Defaults to True.
-        norm: See there: without it a silent segment stays small. Defaults to ``"none"``.
+        gamma: Scale of the gates: smaller makes them sharper, see ``SegmentedTargetAttention``,
+            whose own default is ``sqrt(key_dim)``. Defaults to 0.1.
+        gate_bias: None, or the initial value of a trainable number per head added to the scores.
+            ``"auto"`` is ``-log(segment_size)``: gates start nearly closed. Defaults to ``"auto"``.
+        aligned_start: Boolean. Whether the projections of queries and keys start equal, so that
+            scores start as similarities of target and event. Defaults to True.
+        norm: ``"post"``, ``"pre"`` or ``"none"``, around the feed-forward network. With ``"none"``
+            a segment whose gates are closed stays small. Defaults to ``"none"``.
         gate, use_bias, activation, epsilon, dropout, value_dim, use_output_projection: see
             ``SegmentedTargetAttention``.
         stacked_norm: ``norm`` of ``GlobalStackedTargetAttention``. Defaults to ``"none"``.
@@ -58,7 +66,7 @@ class LaserEncoder(SequenceLayer):
             ``history`` carries, or all valid.
         similarity: Optional float tensor [B, N, L, m] ([B, L, m] with a target [B, d]), see
             ``SegmentedTargetAttention``.
-        return_gates: Boolean. Whether to return what opened the gates as well.
+        return_gates: Boolean. Whether to return the gates and the segments' weights as well.
 
     Returns:
         Float tensor [B, N, 2 + R, d] ([B, 2 + R, d] with a target [B, d]): the refined target z,

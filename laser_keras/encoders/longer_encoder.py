@@ -47,17 +47,21 @@ class UserState(NamedTuple):
 
 @keras.saving.register_keras_serializable(package="laser_keras")
 class LONGEREncoder(SequenceEncoder):
-    """Merges adjacent events into wide tokens and attends from the newest of them and the target.
+    """Merges adjacent events into wide tokens; the newest of them and the target attend to all.
+
+    Use it where the recent events should exchange information among themselves at a cost below full
+    self-attention. Its user part is computed once per request, so it suits many candidates.
 
     A learned row for its position is added to each event. K adjacent events become one token of
     width ``K d``; a small Transformer inside each group of K lets them exchange before that. A
     cross-causal layer lets the queries (the newest ``num_queries`` merged tokens, the global
     tokens, the target) read all merged tokens; self-causal layers then work on the queries alone.
 
-    Who sees whom: a history token what is not newer than itself; a global token (learned ones as
-    ``[CLS]``, and one per row of ``global_features``) all history and all global tokens; a target
-    all of these and itself, never another target. So nothing of the user depends on a candidate:
-    ``user_state`` computes it once per request and ``read`` answers any number of targets from it.
+    Visibility: a history token attends to tokens that are not newer than itself; a global token
+    (learned ones as ``[CLS]``, and one per row of ``global_features``) to all history and all
+    global tokens; a target to all of these and itself, never to another target. So the user part
+    does not depend on a candidate: ``user_state`` computes it once per request and ``read`` scores
+    any number of targets from it.
 
     Args:
         merge_size: Integer K. Defaults to 4.
@@ -227,7 +231,7 @@ class LONGEREncoder(SequenceEncoder):
         mask: Tensor | None = None,
         global_features: Tensor | None = None,
     ) -> UserState:
-        """Everything about the user, whatever the targets; of ``target`` only the shape counts."""
+        """The user part, independent of the targets; only the shape of ``target`` is used."""
         history = ops.convert_to_tensor(history, dtype=self.compute_dtype)
         self._check_global_features(global_features, target)
         if global_features is not None:

@@ -1,4 +1,4 @@
-"""Two controls that show what a long history is worth."""
+"""Mean pooling, a control that shows what a long history is worth."""
 
 from typing import Any
 
@@ -13,7 +13,10 @@ from laser_keras.types import Shape, Tensor
 
 @keras.saving.register_keras_serializable(package="laser_keras")
 class PoolingEncoder(SequenceEncoder):
-    """The mean of the valid events, whatever the target; no weights.
+    """Averages the valid events, without looking at the target; it has no weights.
+
+    Use it as a control: a target-aware encoder that does not beat it has learned nothing from the
+    target. With ``recent_events`` it shows what the newest events alone are worth.
 
     Args:
         recent_events: Integer, only that many newest events count; None for all.

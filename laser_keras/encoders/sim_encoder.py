@@ -1,4 +1,4 @@
-"""SIM: search a long history for the target, attend over what was found."""
+"""SIM: searches a long history by the target and attends over the events found."""
 
 from typing import Any
 
@@ -20,6 +20,9 @@ from laser_keras.types import Shape, Tensor
 @keras.saving.register_keras_serializable(package="laser_keras")
 class SIMEncoder(SequenceEncoder):
     """Finds ``top_k`` events that are relevant to the target and attends over them.
+
+    Use it for histories too long to attend to in full, when a small relevant subset is enough. The
+    hard search needs a category per item; the soft search needs none but trains an extra loss.
 
     *Soft* search takes the best scores of a learned inner product (``SoftSearch``), *hard* search
     the newest events of the target's category (``HardSearch``), without weights. The two tokens
@@ -155,7 +158,7 @@ class SIMEncoder(SequenceEncoder):
 
     @property
     def has_auxiliary_loss(self) -> bool:
-        """Whether ``auxiliary_logits`` are to be trained on the labels as well."""
+        """Whether ``auxiliary_logits`` need a loss on the labels as well."""
         return self.search == "soft"
 
     def auxiliary_logits(

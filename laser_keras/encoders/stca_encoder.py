@@ -15,7 +15,11 @@ from laser_keras.types import Shape, Tensor
 
 @keras.saving.register_keras_serializable(package="laser_keras")
 class STCAEncoder(SequenceEncoder):
-    """A query that reads the whole history several times, each time through a fresh encoding.
+    """Stacks cross attentions from the target to the history, each over its own encoding of it.
+
+    Use it where one target attention is too weak and self-attention over the history too slow: its
+    cost stays linear in L. For many candidates per request prefer ``LaserEncoder``, which reads the
+    history fewer times.
 
     With ``F`` a SwiGLU feed-forward network, ``q_1 = LN(F(t))`` and per layer ``i``::
 

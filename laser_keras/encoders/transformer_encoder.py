@@ -31,6 +31,9 @@ from laser_keras.types import Shape, Tensor
 class TransformerEncoder(SequenceEncoder):
     """The LASER paper's "Transformer" row, and with ``recent_events=100`` its "Base" row.
 
+    Use it as the quality reference for histories of up to a few hundred events. Its cost grows with
+    L squared, so pass ``recent_events`` for longer ones.
+
     Self-attention (four projections, padding mask, no causal mask) over the events and the target,
     which is appended as one more token, then a target attention over its output. The target's
     presence makes the self-attention a cost per candidate; ``append_target=False`` computes it

@@ -25,13 +25,17 @@ from laser_keras.types import Shape, Tensor
 class TWINEncoder(SequenceEncoder):
     """Keeps the events with the best attention scores, then attends over them by those scores.
 
+    Use it for histories of thousands of events when the search should agree with the attention
+    behind it. Unlike ``SIMEncoder`` it needs neither a category nor an extra loss.
+
     One score serves the search (GSU) and the attention (ESU)::
 
         score_j = (h_j Wh) . (t Wq) / sqrt(d / heads) + sum_c beta_c (x_jc . w_c)
 
     The first term reads what belongs to the event's item (``h_j Wh`` can be computed once per item
     and looked up: ``project_events``), the second its *cross* features ``x_jc``, which belong to
-    the user's meeting with it: each is reduced to one number, so that it costs next to nothing.
+    the interaction of user and item: each is reduced to one number, so that it costs next to
+    nothing.
     The values of the kept events read both.
 
     With several heads the search walks down the heads' ranked lists in turn until ``top_k``

@@ -22,6 +22,9 @@ from laser_keras.types import Shape, Tensor
 class ActivationUnitAttention(SequenceLayer):
     """Sums the history weighted by a small network of each event and the target.
 
+    Use it for histories of up to about a hundred events, where the strength of an interest matters
+    and not only its share. For longer ones ``TargetAttention`` costs far less.
+
     ``sum_j a_j h_j`` with ``a_j = MLP([t, h_j, t - h_j, t * h_j])``. By default the weights are
     not normalised, so that the strength of an interest is kept.
 

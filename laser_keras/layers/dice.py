@@ -15,6 +15,10 @@ from laser_keras.types import Shape, Tensor
 class Dice(SequenceLayer):
     """``p s + (1 - p) alpha s`` with ``p = sigmoid((s - mean) / sqrt(variance + epsilon))``.
 
+    Use it as the activation of ``ActivationUnitAttention`` or of an MLP whose inputs differ in
+    scale by channel. Without large batches prefer PReLU or ReLU, because Dice depends on batch
+    statistics.
+
     Moments per channel over all other axes: of the batch in training, moving averages otherwise.
 
     Args:

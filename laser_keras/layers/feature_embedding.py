@@ -14,14 +14,16 @@ _PASSED_ON = ("history_age", "history_mask")
 
 @keras.saving.register_keras_serializable(package="laser_keras")
 class FeatureEmbedding(keras.layers.Layer):
-    """Looks up the ids of a request and puts the vectors where a ranker wants them.
+    """Embeds the raw features of a request as the inputs of ``SequenceRanker``.
 
-    The shortest way from raw ids to a trained ranker: ``LaserRanker(embedding=FeatureEmbedding(
-    {"item_id": 50_000}))``. Features are told apart by their names. ``history_x`` belongs to the
-    events and ``candidate_x`` to the candidates; both look up table ``x``. Any other name is a
-    feature of the request. Candidates' features that the history has too describe the target, the
-    others are the ``candidate`` features. For tables of many millions of rows use the pipeline's
-    parameter servers instead.
+    Use it as the shortest way from raw ids to a trained ranker:
+    ``LaserRanker(embedding=FeatureEmbedding({"item_id": 50_000}))``. For tables of many millions of
+    rows use the parameter servers of the pipeline instead.
+
+    The name of a feature says what it belongs to: ``history_x`` to the events and ``candidate_x``
+    to the candidates, and both look up table ``x``; any other name is a feature of the request.
+    Candidate features that the history has too make up the target, the others are the ``candidate``
+    features.
 
     Id 0 (after the lookup) is padding: its vector is not used, and events of it are masked.
 

@@ -17,6 +17,9 @@ from laser_keras.types import Shape, Tensor
 class FeatureMLP(KernelLayer):
     """Dense layers over the concatenation of all features: the plain alternative to RankMixer.
 
+    Use it as the head of a small model, or as the control for RankMixer. RankMixer makes better use
+    of many features and of a large budget.
+
     Args:
         dim: Integer, width of every layer. Defaults to 128.
         num_layers: Integer. Defaults to 2.

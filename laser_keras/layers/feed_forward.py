@@ -17,6 +17,9 @@ from laser_keras.types import Shape, Tensor
 class FeedForward(KernelLayer):
     """Two dense layers applied to every vector: ``activation(x W1 + b1) W2 + b2``.
 
+    Use it after an attention layer, with a residual connection of your own. For a gated network
+    without biases use ``SwiGLUFeedForward``.
+
     Args:
         expansion: Integer. Width of the hidden layer as a multiple of the input's. Defaults to 4.
         activation: Name or callable of the hidden activation. Defaults to ``"gelu"`` (exact).

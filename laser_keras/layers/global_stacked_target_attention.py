@@ -28,12 +28,16 @@ from laser_keras.types import Shape, Tensor
 class GlobalStackedTargetAttention(SequenceLayer):
     """Refines a target against a sequence with a stack of residual target attentions.
 
+    Use it after ``SegmentedTargetAttention``, on tens to hundreds of positions, to relate distant
+    parts of a history through the target. On a raw history of thousands of events it costs one full
+    attention per layer.
+
     Layer ``l`` has its own ``Wq, Wk, Wv`` [d, d]; the sequence ``H`` is the same for all::
 
         t_l = t_{l-1} + softmax((t_{l-1} Wq) (H Wk)^T / sqrt(d / num_heads)) (H Wv)
 
     By default there is no normalisation, feed-forward network or output projection, as printed.
-    ``num_heads=1`` is equation 7 to the letter.
+    ``num_heads=1`` is equation 7 exactly as printed.
 
     A target without a valid position comes back exactly as it went in.
 

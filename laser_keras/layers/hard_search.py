@@ -15,6 +15,9 @@ from laser_keras.types import Shape, Tensor
 class HardSearch(SequenceLayer):
     """Finds the newest ``top_k`` events that share the target's category.
 
+    Use it to cut a long history down to events like the target when items have a category: it needs
+    no weights and no training. Without categories use ``SoftSearch``.
+
     Args:
         top_k: Integer K; fewer are kept when the history is shorter. Defaults to 100.
         **kwargs: Arguments of ``keras.layers.Layer``.

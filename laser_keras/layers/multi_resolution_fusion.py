@@ -23,8 +23,8 @@ def _largest(inputs: Tensor) -> Tensor:
     """Maximum over axis -2, whose gradient goes to the position of the maximum.
 
     XLA may compute ``inputs`` a second time for the gradient and round differently. The usual
-    gradient of a maximum compares for equality with the first result, finds none and is lost
-    without a word; the position of the maximum is safe.
+    gradient of a maximum compares for equality with the first result, finds no match and silently
+    becomes zero; the position of the maximum is safe.
     """
     if keras.backend.backend() == "torch" or 0 in inputs.shape:
         return maximum_of(inputs, axis=-2)
@@ -45,8 +45,11 @@ def _largest(inputs: Tensor) -> Tensor:
 class MultiResolutionFusion(SequenceLayer):
     """Stacks ``[z, max over segments, s_1 .. s_R]`` as tokens; it has no weights.
 
-    Segments without a valid event count neither for the maximum nor as recent tokens (zeros take
-    their place); without any valid segment both views are zero.
+    Use it between sequence layers and a feature mixer that takes tokens, such as ``RankMixer``. It
+    keeps the recent segments apart that an average over the history would hide.
+
+    Segments without a valid event are excluded from the maximum and are zero as recent tokens;
+    without any valid segment both views are zero.
 
     Args:
         num_recent_segments: Integer R; 0 leaves the recent view out. The paper does not disclose

@@ -28,6 +28,9 @@ def per_token_kernel(
 class PerTokenFeedForward(KernelLayer):
     """``activation(x_t W1_t + b1_t) W2_t + b2_t`` for each token ``t``, on token-major tensors.
 
+    Use it where token positions have fixed meanings, such as the feature groups of ``RankMixer``.
+    For exchangeable positions, such as events, use ``FeedForward``.
+
     Args:
         expansion: Integer k, the hidden width is ``k D``. The paper does not disclose it, and no
             single integer reproduces its parameter counts. Defaults to 4.

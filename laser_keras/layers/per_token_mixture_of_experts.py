@@ -27,6 +27,9 @@ _PENALTY_STEP = 1.2
 class PerTokenMixtureOfExperts(KernelLayer):
     """Each token's feed-forward network is a gated sum of experts of its own.
 
+    Use it in place of ``PerTokenFeedForward`` to add parameters without the same growth of the
+    active ones. Start with the dense network: it is simpler and has no penalty to tune.
+
     With ``g = ReLU(router(x_t))`` the output is ``sum_j g_j expert_tj(x_t)``: gates are not
     normalised, and the number of active experts varies by token. Two routers are trained: the
     output in training averages their gates (so every expert keeps learning), inference uses the

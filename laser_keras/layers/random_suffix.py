@@ -1,4 +1,4 @@
-"""Training on random lengths, so that a model serves histories longer than it was trained on."""
+"""Random history lengths in training, so that a model can serve longer histories."""
 
 from typing import Any
 
@@ -12,6 +12,9 @@ from laser_keras.types import Shape, Tensor
 @keras.saving.register_keras_serializable(package="laser_keras")
 class RandomSuffix(keras.layers.Layer):
     """Hides the oldest events of each history, in training only.
+
+    Use it in training when a model will serve longer histories than it can be trained on. It costs
+    nothing at inference, where it passes the mask through.
 
     Per user, ``length = min_length + s (L - min_length)`` with ``s`` from a Beta distribution,
     rounded up to ``multiple``; the newest ``length`` positions stay visible. Shapes stay as they

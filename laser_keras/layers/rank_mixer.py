@@ -47,6 +47,10 @@ def _label(group: str | None) -> str:
 class RankMixer(KernelLayer):
     """Cuts concatenated features into T tokens and lets them interact.
 
+    Use it as the part of a ranker that crosses user, item, context and sequence features, in place
+    of an MLP, DCN or attention over features. It scales well with width; for a handful of features
+    ``FeatureMLP`` is enough.
+
     *Semantic tokenisation*: the features of a group are concatenated and cut into slices of equal
     width (the last one padded with zeros); each slice is projected to D by weights of its own.
     Each block then computes, with LN a layer normalisation over D::

@@ -18,6 +18,9 @@ _UNIT_SECONDS = 60
 class RecencyEmbedding(keras.layers.Layer):
     """Embeds the age of an event (request time minus event time) in logarithmic buckets.
 
+    Use it to tell an encoder how old each event is, when the order alone does not.
+    ``SequenceTokenizer`` already contains one.
+
     The bucket of an age of ``a`` seconds is ``floor(8 log2(1 + a / 60))``: about ten seconds wide
     for new events, 9 % of the age for old ones. Row 0 is for unknown ages, bucket ``k`` has row
     ``k + 1``; the last row takes everything older (more than 25 years with 192 rows). Bucket

@@ -36,15 +36,15 @@ from laser_keras.types import Shape, Tensor
 class SegmentedTargetAttention(SequenceLayer):
     """Compresses a history to one target-aware token per segment of consecutive events.
 
+    Use it for histories of hundreds to ten thousand events, ahead of layers that cannot afford all
+    of them. For fewer than a hundred, attend to the events themselves (``TargetAttention``).
+
     Per head, with the target ``t`` and the events ``h_j`` of segment ``i``::
 
         a_j = sigmoid(t Wq . h_j Wk / gamma)        s_i = sum over the segment of a_j (h_j Wv)
 
     The heads are concatenated (each is ``d / num_heads`` wide unless ``value_dim`` says otherwise)
     and refined by one feed-forward network that all segments share: ``s_i = LN(FFN(s_i) + s_i)``.
-
-    Take it for histories of hundreds to ten thousand events, ahead of layers that cannot afford
-    all of them. For fewer than a hundred, attend to the events themselves (``TargetAttention``).
 
     **Execution order.** One set of weights and one function, computed in one of several orders.
     ``"project"`` forms keys and values of every event once per request and shares them between the
@@ -53,7 +53,7 @@ class SegmentedTargetAttention(SequenceLayer):
     multiplications: with the default sizes both absorbed up to N=9, keys only up to N=17, neither
     beyond or when N is unknown.
 
-    Masked events never matter, whatever they hold (NaN too). A segment without a valid event
+    Masked events never change the output, even if they hold NaN. A segment without a valid event
     yields the constant ``LN(FFN(0))``: mask it downstream with ``laser_keras.segment_mask``.
 
     Args:

@@ -8,7 +8,7 @@ from laser_keras.types import Shape, Tensor
 
 
 class SequenceLayer(KernelLayer):
-    """A layer whose outputs no longer have the padded axis, so that no Keras mask is passed on."""
+    """Base of layers whose output lacks the padded axis, so that no Keras mask is passed on."""
 
     def compute_mask(self, *args: Any, **kwargs: Any) -> None:
         """No mask is passed on."""
@@ -16,13 +16,13 @@ class SequenceLayer(KernelLayer):
 
     @property
     def has_auxiliary_loss(self) -> bool:
-        """Whether ``auxiliary_logits`` are to be trained on the labels as well."""
+        """Whether ``auxiliary_logits`` need a loss on the labels as well."""
         return False
 
     def auxiliary_logits(
         self, target: Tensor, history: Tensor, mask: Tensor | None = None
     ) -> list[Tensor]:
-        """Click logits that an encoder's parts want to be trained on; most have none."""
+        """Click logits for an auxiliary loss on the labels; most encoders have none."""
         return []
 
     def _check_target_and_history(self, target_shape: Shape, history_shape: Shape) -> int:

@@ -1,4 +1,4 @@
-"""Sequence tokenizer: features of a history and of its targets become tokens of one width."""
+"""Sequence tokenizer: turns features of a history and its targets into tokens of one width."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,6 +23,9 @@ from laser_keras.types import Shape, Tensor
 @keras.saving.register_keras_serializable(package="laser_keras")
 class SequenceTokenizer(SequenceLayer):
     """Turns features of events and of targets into tokens ``h_j`` and ``t`` of width d.
+
+    Use it ahead of any encoder to bring the features of events and candidates to one width.
+    ``SequenceRanker`` already contains one.
 
     Per side, the features are concatenated and projected by a dense layer of that side's own; the
     recency embedding of the event's age is added to its token. A feature is either a tensor of ids

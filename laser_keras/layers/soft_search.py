@@ -17,6 +17,9 @@ from laser_keras.types import Shape, Tensor
 class SoftSearch(SequenceLayer):
     """Finds the ``top_k`` events with the best scores ``r_j = (h_j Wb) . (t Wa)``.
 
+    Use it to cut a long history down when items have no category, or one too coarse to search by.
+    It needs its own loss in training; ``HardSearch`` does not.
+
     A selection has no gradient. The search learns from a click task of its own: a small network
     predicts the click from the target and ``u = sum_j r_j h_j``. That prediction is the third
     output, a logit, to be trained on the same labels (``SequenceRanker`` does so in ``fit``)::

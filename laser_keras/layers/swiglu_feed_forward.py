@@ -15,6 +15,9 @@ from laser_keras.types import Shape, Tensor
 class SwiGLUFeedForward(KernelLayer):
     """``((x Wu) * swish(x Wv)) Wo`` on every vector, without biases.
 
+    Use it where a gated feed-forward network is wanted, as in ``STCAEncoder`` or a modern
+    Transformer. It has three kernels where ``FeedForward`` has two.
+
     Args:
         expansion: Integer r, the hidden width is ``r d``. Defaults to 4.
         units: Integer, width of the output; None for the width d of the inputs. Defaults to None.

@@ -30,6 +30,9 @@ from laser_keras.types import Shape, Tensor
 class TargetAttention(SequenceLayer):
     """``softmax((t Wq)(H Wk)^T / sqrt(key_dim)) (H Wv)`` per head, without output projection.
 
+    Use it to read a history, or tokens made of one, with each candidate as the query. Its cost is
+    linear in L; ``SegmentedTargetAttention`` keeps more detail of long histories.
+
     What the LASER paper's "DIN" row costs: ``2 L d^2 + 2 L d``. Without a valid event the output
     is zero.
 

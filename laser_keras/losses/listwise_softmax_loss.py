@@ -12,9 +12,11 @@ from laser_keras.types import Tensor
 class ListwiseSoftmaxLoss(ListLoss):
     """``-sum_i y_i log softmax(s)_i`` over the candidates of a request, labels summing to one.
 
-    For requests with few positives among many candidates, where the order counts and the
-    probability does not: adding a constant to all scores of a request changes nothing. A request
-    without a positive label costs nothing. Scores trained with it are not calibrated.
+    Use it for requests with few positives among many candidates, where only the order matters.
+    Where calibrated probabilities are needed use binary cross entropy.
+
+    Adding a constant to all scores of a request changes nothing. The loss of a request without a
+    positive label is zero. Scores trained with it are not calibrated.
 
     Args:
         from_logits: Boolean. Whether scores are logits (``activation="linear"`` of a ranker);

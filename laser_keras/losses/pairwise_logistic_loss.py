@@ -11,9 +11,11 @@ from laser_keras.types import Tensor
 class PairwiseLogisticLoss(ListLoss):
     """The mean of ``log(1 + exp(s_j - s_i))`` over the pairs with label ``y_i > y_j``.
 
-    Bounds one minus the AUC within a request, which is what gAUC measures. Takes ``N^2`` numbers
-    per request. A request whose labels are all equal costs nothing. Scores trained with it are not
-    calibrated.
+    Use it to optimise gAUC directly: it bounds one minus the AUC within a request. Where calibrated
+    probabilities are needed use binary cross entropy.
+
+    It needs ``N^2`` numbers per request. The loss of a request whose labels are all equal is zero.
+    Scores trained with it are not calibrated.
 
     Args:
         from_logits: Boolean. Whether scores are logits (``activation="linear"`` of a ranker);

@@ -13,9 +13,11 @@ from laser_keras.types import Tensor
 class GroupAUC(keras.metrics.Metric):
     """gAUC: the probability that a positive candidate of a request outscores a negative one.
 
-    Exact, ties count one half. Unlike the AUC over all candidates it does not reward a model for
-    telling active users from inactive ones. Each row is one group: put all impressions of a user
-    into one row to group by user. Groups of one class say nothing and are left out.
+    Use it to judge a ranking within requests or users. Unlike the AUC over all candidates it does
+    not reward a model for telling active users from inactive ones.
+
+    The computation is exact; ties count one half. Each row is one group: put all impressions of a
+    user into one row to group by user. Groups with one class are left out.
 
     Args:
         weighting: ``"impressions"`` weights a group by the (weighted) number of its candidates,

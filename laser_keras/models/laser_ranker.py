@@ -12,6 +12,9 @@ from laser_keras.models.sequence_ranker import SequenceRanker
 class LaserRanker(SequenceRanker):
     """Scores candidates by a long history: tokenizer, LASER encoder, RankMixer, click head.
 
+    Use it as the complete click model when histories are long; it trains with ``fit`` and exports
+    with ``export``. For another encoder in the same model use ``SequenceRanker``.
+
     Inputs, outputs and the arguments from ``recency`` on are those of ``SequenceRanker``; the
     arguments of the encoder are those of ``LaserEncoder``. ``dropout`` applies to the encoder's
     feed-forward network as well.

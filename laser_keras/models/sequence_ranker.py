@@ -34,6 +34,9 @@ from laser_keras.types import Shape, Tensor
 class SequenceRanker(keras.Model):
     """Scores the candidates of a request: tokenizer, sequence encoder, RankMixer, click head.
 
+    Use it to compare encoders with everything else equal, or to train an encoder of your own. For
+    LASER itself ``LaserRanker`` is shorter.
+
     The encoder's tokens and the other features (target, candidate and context, in this order) are
     two groups of RankMixer's tokens.
 
@@ -78,8 +81,8 @@ class SequenceRanker(keras.Model):
             * ``similarity``, ``cross``, ``global_features`` (float) and ``category_match``
               (boolean): handed to an encoder that takes an argument of this name, as is
               ``history_age`` under the name ``age``; may be absent, and are ignored by others.
-        return_gates: Boolean. Whether to return what opened the gates as well, where the encoder
-            is ``LaserEncoder``.
+        return_gates: Boolean. Whether to return the gates and the segments' weights as well, if the
+            encoder is ``LaserEncoder``.
 
     Returns:
         Tensor [B, N] ([B] with a target [B, e_t]), float32 even under a half-precision policy.
@@ -367,7 +370,7 @@ class SequenceRanker(keras.Model):
         super().export(filepath, format, verbose, input_signature, **kwargs)
 
     def quantize(self, mode: Any, *args: Any, **kwargs: Any) -> None:
-        """Refused: Keras would reach the head alone, and the saved model would not load."""
+        """Not supported: Keras would quantise the head only, and the saved model would not load."""
         raise ValueError(
             f"{self.name}: `quantize` reaches only a small part of a ranker, which could not be "
             "loaded again. Use a half-precision policy (dtype='mixed_bfloat16'), or quantise the "

@@ -1,4 +1,4 @@
-"""What the tests of your own encoders can use."""
+"""Test helpers for encoders of your own."""
 
 from laser_keras.testing.encoder_contract import check_encoder
 

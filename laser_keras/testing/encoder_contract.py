@@ -1,4 +1,4 @@
-"""The contract of a sequence encoder as checks that know nothing of what it computes."""
+"""The contract of sequence encoders, as checks that hold for any encoder."""
 
 import json
 import tempfile
@@ -18,7 +18,7 @@ _B, _N, _L, _D = 3, 4, 12, 8
 def check_encoder(make: MakeEncoder, relative: float = 1e-4, seed: int = 0) -> list[str]:
     """Checks that an encoder keeps the contract of ``laser_keras.SequenceEncoder``.
 
-    Use it in the tests of an encoder of your own. It takes some seconds.
+    Use it in the tests of an encoder of your own. It takes a few seconds.
 
     Args:
         make: The encoder's class, or a function that makes one; some checks pass ``order`` or
@@ -71,7 +71,7 @@ class _Case:
         return cls(make, relative, target, history, mask, encoder)
 
     def twin(self, **kwargs: Any) -> keras.layers.Layer:
-        """Another encoder with the same weights."""
+        """A second encoder with the same weights."""
         encoder = self.make(**kwargs)
         encoder(self.target, self.history, mask=self.mask)
         encoder.set_weights(self.encoder.get_weights())

@@ -79,6 +79,21 @@ def test_every_public_class_has_the_section(name: str, section: str) -> None:
         assert found is not None and found[1].strip()
 
 
+@pytest.mark.parametrize("name", CLASSES)
+def test_every_public_class_says_in_two_sentences_when_to_use_it(name: str) -> None:
+    """First line: what it does. Then, ahead of formulas and rules: when to use it."""
+    summary, when, *_ = (inspect.getdoc(getattr(laser_keras, name)) or "").split("\n\n")
+    assert "\n" not in summary
+    assert when.startswith("Use it "), when
+    assert len(re.findall(r"[.:](?:\s|$)", when)) >= 2, when
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_no_description_is_a_bare_reference(name: str) -> None:
+    text = inspect.getdoc(getattr(laser_keras, name)) or ""
+    assert re.search(r"\bsee there\b", text, re.IGNORECASE) is None
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_public_class_says_where_it_comes_from(name: str) -> None:
     text = inspect.getdoc(getattr(laser_keras, name)) or ""
