@@ -10,6 +10,7 @@ from laser_keras.checks import check_choice
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.activation_unit_attention import ActivationUnitAttention
 from laser_keras.layers.target_attention import TargetAttention
+from laser_keras.sequence import restore_order
 from laser_keras.types import Shape, Tensor
 
 
@@ -34,9 +35,13 @@ class DINEncoder(SequenceEncoder):
         target: Float tensor [B, N, d] or [B, d].
         history: Float tensor [B, L, d].
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
+        return_gates: Boolean. Whether to return what each event weighed as well; of
+            ``unit="target_attention"`` alone.
 
     Returns:
-        Float tensor [B, N, 1, d] or [B, 1, d]; zero without a valid event.
+        Float tensor [B, N, 1, d] or [B, 1, d]; zero without a valid event. With ``return_gates``
+        a pair of it and a dict of ``"gates"`` [B, N, num_heads, L] ([B, num_heads, L]): the
+        weights of the softmax, one per event in the order they came in, zero where masked.
 
     Raises:
         ValueError: for arguments, shapes or dtypes that do not fit.
@@ -86,6 +91,53 @@ class DINEncoder(SequenceEncoder):
         """Create the weights for inputs of these shapes."""
         self._check_target_and_history(target_shape, history_shape)
         self._attention.build(target_shape, history_shape)
+
+    def call(
+        self,
+        target: Tensor,
+        history: Tensor,
+        mask: Tensor | None = None,
+        training: bool | None = None,
+        return_gates: bool = False,
+    ) -> Any:
+        """Compute the output; the class docstring names shapes and dtypes."""
+        if not return_gates:
+            return super().call(target, history, mask=mask, training=training)
+        self._check_weights()
+        given = self._checked_mask(target, history, mask)
+        single = len(target.shape) == 2
+        target, history, valid = self._canonical(target, history, mask)
+        interest, weights = self._attention(target, history, mask=valid, return_weights=True)
+        if self.order == "oldest_first":
+            weights = restore_order(weights, given)
+        tokens = ops.expand_dims(interest, 2)
+        if single:
+            tokens, weights = ops.squeeze(tokens, 1), ops.squeeze(weights, 1)
+        return tokens, {"gates": weights}
+
+    def _check_weights(self) -> None:
+        if self.unit != "target_attention":
+            raise ValueError(
+                f"{self.name}: `return_gates` needs unit='target_attention', whose weights are "
+                f"those of a softmax. Received: unit={self.unit!r}"
+            )
+
+    def compute_output_spec(
+        self,
+        target: Any,
+        history: Any,
+        mask: Any = None,
+        training: bool | None = None,
+        return_gates: bool = False,
+    ) -> Any:
+        """Shapes and dtypes of the outputs for symbolic inputs."""
+        shape = self.compute_output_shape(target.shape, history.shape)
+        tokens = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_gates:
+            return tokens
+        self._check_weights()
+        weights = (*target.shape[:-1], self.num_heads, history.shape[1])
+        return tokens, {"gates": keras.KerasTensor(weights, dtype=self.compute_dtype)}
 
     def encode(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None

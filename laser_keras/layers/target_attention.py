@@ -55,10 +55,12 @@ class TargetAttention(SequenceLayer):
         history: Float tensor [B, L, d].
         mask: Boolean tensor [B, L], True for valid events; None for the Keras mask that
             ``history`` carries, or all valid.
+        return_weights: Boolean. Whether the attention's weights are returned as well.
 
     Returns:
         Float tensor [B, N, num_heads * value_dim] (the target's shape by default), or
-        [B, num_heads * value_dim] with a target [B, d].
+        [B, num_heads * value_dim] with a target [B, d]. With ``return_weights`` a pair of it and
+        the weights [B, N, num_heads, L] ([B, num_heads, L]), zero where masked.
 
     Raises:
         ValueError: for arguments, shapes or dtypes that do not fit.
@@ -106,7 +108,13 @@ class TargetAttention(SequenceLayer):
     def _value_width(self, width: int) -> int:
         return self.num_heads * self.value_dim if self.value_dim else width
 
-    def call(self, target: Tensor, history: Tensor, mask: Tensor | None = None) -> Tensor:
+    def call(
+        self,
+        target: Tensor,
+        history: Tensor,
+        mask: Tensor | None = None,
+        return_weights: bool = False,
+    ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""
         width = self._check_target_and_history(tuple(target.shape), tuple(history.shape))
         check_inputs(self, target=target, history=history)
@@ -133,7 +141,9 @@ class TargetAttention(SequenceLayer):
             values = split_heads(linear(history, value_kernel), heads)
             outputs = ops.einsum("bnhl,blhe->bnhe", weights, values)
         outputs = merge_heads(outputs)
-        return ops.squeeze(outputs, 1) if single else outputs
+        if single:
+            outputs, weights = ops.squeeze(outputs, 1), ops.squeeze(weights, 1)
+        return (outputs, weights) if return_weights else outputs
 
     def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         scores = ops.cast(scores, stable_dtype(self.compute_dtype))
@@ -167,6 +177,17 @@ class TargetAttention(SequenceLayer):
         """The output's shape for inputs of these shapes."""
         width = self._check_target_and_history(target_shape, history_shape)
         return (*target_shape[:-1], self._value_width(width))
+
+    def compute_output_spec(
+        self, target: Any, history: Any, mask: Any = None, return_weights: bool = False
+    ) -> Any:
+        """Shapes and dtypes of the outputs for symbolic inputs."""
+        shape = self.compute_output_shape(target.shape, history.shape)
+        outputs = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_weights:
+            return outputs
+        weights = (*target.shape[:-1], self.num_heads, history.shape[1])
+        return outputs, keras.KerasTensor(weights, dtype=self.compute_dtype)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

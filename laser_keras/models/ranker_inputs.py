@@ -43,7 +43,8 @@ def check_gates(owner: str, encoder: keras.layers.Layer) -> None:
     """Raise ``ValueError`` unless the encoder can return its gates."""
     if "return_gates" not in inspect.signature(encoder.call).parameters:
         raise ValueError(
-            f"{owner}: `return_gates` needs an encoder with gates, such as LaserEncoder. "
+            f"{owner}: `return_gates` needs an encoder with gates or weights per event, "
+            "such as LaserEncoder or DINEncoder. "
             f"Received: {type(encoder).__name__}"
         )
 

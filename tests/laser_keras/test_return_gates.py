@@ -14,6 +14,8 @@ from laser_keras import (
     LaserRanker,
     SegmentedTargetAttention,
     SequenceRanker,
+    TargetAttention,
+    TWINEncoder,
 )
 
 RNG = np.random.default_rng(0)
@@ -73,6 +75,45 @@ def test_gates_stand_with_their_events_in_either_order(side: str) -> None:
     assert_close(found["segment_weights"], expected["segment_weights"])
 
 
+@pytest.mark.parametrize("implementation", ["project", "absorb"])
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_weights_of_target_attention_equal_numpy(implementation: str, score: str) -> None:
+    layer = TargetAttention(2, key_dim=3, score=score, implementation=implementation)
+    built(layer, target=TARGET, history=HISTORY, mask=MASK)
+    outputs, weights = layer(TARGET, HISTORY, mask=MASK, return_weights=True)
+    assert_close(outputs, layer(TARGET, HISTORY, mask=MASK))
+    kernels = weights_by_name(layer)
+    query = (TARGET @ kernels["query_kernel"]).reshape(3, 2, 2, 3)
+    keys = (HISTORY @ kernels["key_kernel"]).reshape(3, 11, 2, 3)
+    scores = np.einsum("bnhe,blhe->bnhl", query, keys) / np.sqrt(3)
+    valid = MASK[:, None, None]
+    expected = np.exp(scores) if score == "softmax" else 1 / (1 + np.exp(-scores))
+    expected = np.where(valid, expected, 0)
+    if score == "softmax":
+        expected = expected / np.maximum(expected.sum(-1, keepdims=True), 1e-9)
+    assert_close(weights, expected)
+    _, single = layer(TARGET[:, 1], HISTORY, mask=MASK, return_weights=True)
+    assert_close(single, weights[:, 1])
+
+
+@pytest.mark.parametrize("order", ["newest_first", "oldest_first"])
+def test_din_returns_the_weights_of_its_attention(order: str) -> None:
+    encoder = built(DINEncoder(order=order), target=TARGET, history=HISTORY, mask=MASK)
+    tokens, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
+    assert_close(tokens, encoder(TARGET, HISTORY, mask=MASK))
+    _, expected = encoder._attention(TARGET, HISTORY, mask=MASK, return_weights=True)
+    assert_close(found["gates"], expected)
+    single, _ = encoder(TARGET[:, 0], HISTORY, mask=MASK, return_gates=True)
+    assert_close(single, tokens[:, 0])
+    symbols = keras.Input((None, 8)), keras.Input((11, 8))
+    promised, events = encoder(*symbols, return_gates=True)
+    assert promised.shape == (None, None, 1, 8)
+    assert events["gates"].shape == (None, None, 2, 11)
+    unit = DINEncoder(unit="activation_unit")
+    with pytest.raises(ValueError, match="needs unit='target_attention'"):
+        unit(TARGET, HISTORY, return_gates=True)
+
+
 def test_weights_of_segments_sum_to_one_where_there_are_any() -> None:
     encoder = LaserEncoder(num_layers=3, num_recent_segments=2, **SIZES)
     built(encoder, target=TARGET, history=HISTORY, mask=MASK)
@@ -107,7 +148,7 @@ def test_a_ranker_returns_them_with_its_scores() -> None:
     promised = ranker(symbolic, return_gates=True)
     assert promised["gates"].shape == (None, 2, 2, 11)
     assert promised["segment_weights"].shape == (None, 2, 2, 2, 3)
-    other = SequenceRanker(DINEncoder(), 8, num_tokens=4, mixer_dim=16, recency="none")
+    other = SequenceRanker(TWINEncoder(top_k=2), 8, num_tokens=4, mixer_dim=16, recency="none")
     with pytest.raises(ValueError, match="`return_gates` needs an encoder with gates"):
         other(inputs, return_gates=True)
 

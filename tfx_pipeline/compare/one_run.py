@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
 from tfx_pipeline.compare.compare_settings import Run
+from tfx_pipeline.compare.gates_of_causes import gates_auc
 from tfx_pipeline.compare.joined_log import JoinedLog, with_length
 from tfx_pipeline.compare.macs import request_macs
 from tfx_pipeline.compare.oracle_features import oracle_scores
@@ -50,6 +51,7 @@ def take_run(
     log: JoinedLog,
     content: NDArray | None,
     report: Callable[[str], None] = lambda line: None,
+    windows: Mapping[str, Sequence[int]] | None = None,
 ) -> tuple[dict[str, Any], NDArray[np.float32] | None]:
     """Train and evaluate.
 
@@ -58,6 +60,8 @@ def take_run(
         log: The joined log.
         content: Frozen content vectors, if the spec has any.
         report: Takes a line per epoch.
+        windows: Of a generated log, where the causes of its clicks lie: gates are compared with
+            them.
 
     Returns:
         The result's entries, and the scores of the eval split's impressions; None for a run that
@@ -69,7 +73,7 @@ def take_run(
         if run.model is None:
             scores = oracle_scores(log, run.length, run.seed)
         else:
-            scores, more = _train(run, log, content, report)
+            scores, more = _train(run, log, content, report, windows)
             entries.update(more)
     except Diverged as error:
         seconds = round(time.monotonic() - began, 1)
@@ -92,7 +96,11 @@ def metrics(log: JoinedLog, scores: NDArray) -> dict[str, float]:
 
 
 def _train(
-    run: Run, log: JoinedLog, content: NDArray | None, report: Callable[[str], None]
+    run: Run,
+    log: JoinedLog,
+    content: NDArray | None,
+    report: Callable[[str], None],
+    windows: Mapping[str, Sequence[int]] | None,
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     assert run.model is not None
     spec, settings = with_length(log.spec, run.length), run.training
@@ -127,6 +135,16 @@ def _train(
         batch = log.batch("eval", chosen, run.length, tower.fixed_length)
         found = predict(_tensors(batch)).numpy()
         scores.append(found[np.arange(found.shape[1]) < batch["candidate_count"][:, None]])
+    causes = None
+    if windows is not None and tower.has_gates:
+        take = tf.function(step.gates, input_signature=[signature])
+        causes = gates_auc(
+            lambda batch: take(_tensors(batch)).numpy(),
+            log,
+            windows,
+            run.length,
+            tower.fixed_length,
+        )
     weights = sum(int(np.prod(each.shape)) for each in tower.model.trainable_variables)
     lengths = np.minimum(log.of_request("eval", "history_length"), run.length)
     candidates = round(float(np.mean(log.of_request("eval", "candidate_count"))))
@@ -136,6 +154,7 @@ def _train(
         "mean_history": round(float(lengths.mean()), 1),
         "train_seconds": round(trained, 1),
         "interactions": list(tower.interactions),
+        **({} if causes is None else {"gates_auc": causes}),
     }
 
 
@@ -148,7 +167,7 @@ def _chunks(values: NDArray, size: int) -> Iterator[NDArray]:
         yield values[first : first + size]
 
 
-def _tensors(batch: dict[str, NDArray]) -> dict[str, tf.Tensor]:
+def _tensors(batch: Mapping[str, NDArray]) -> dict[str, tf.Tensor]:
     return {
         name: tf.constant(value, tf.float32 if name == "label" else tf.int32)
         for name, value in batch.items()

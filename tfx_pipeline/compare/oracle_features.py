@@ -20,6 +20,7 @@ from tfx_pipeline.results.click_rate_floors import smoothed_rates
 
 WINDOWS = (0, 20, 100, 1000, 4000, 1 << 30)
 _BLOCK = 64  # requests
+_FOLDS = 5  # of requests, for click rates of the train split
 _ACTED_ROW = 2  # of an event field ``action``: 0 is missing, 1 an exposure alone
 
 
@@ -94,7 +95,11 @@ def _windows(same: NDArray) -> Iterator[NDArray]:
 
 
 def _click_rates(log: JoinedLog, clicks: NDArray) -> dict[str, NDArray]:
-    """Smoothed click rates of item, ids and user; of the train split without the click itself."""
+    """Smoothed click rates of item, ids and user, from impressions of the train split alone.
+
+    Those of the train split are taken from other folds of requests. Leaving out only the
+    impression itself would not do: what is left is lower where it was clicked, which trees learn.
+    """
     rates: dict[str, list[NDArray]] = {"train": [], "eval": []}
     keys = {
         split: [
@@ -103,13 +108,16 @@ def _click_rates(log: JoinedLog, clicks: NDArray) -> dict[str, NDArray]:
         ]
         for split in rates
     }
+    counts = log.of_request("train", "candidate_count")
+    fold = np.repeat(np.arange(len(counts)) % _FOLDS, counts)
     for train, held_out in zip(keys["train"], keys["eval"], strict=True):
         known, place = np.unique(np.concatenate([train, held_out]), return_inverse=True)
         own, other = place[: len(train)], place[len(train) :]
-        smoothed = smoothed_rates(own, clicks, len(known))
-        count = np.bincount(own, minlength=len(known))
-        # Leave one out: a rate that holds the label itself would teach the label.
-        weight = count[own] + 20.0
-        rates["train"].append((smoothed[own] * weight - clicks) / np.maximum(weight - 1, 1))
-        rates["eval"].append(smoothed[other])
+        of_others = np.zeros(len(own))
+        for number in range(_FOLDS):
+            held = fold == number
+            found = smoothed_rates(own[~held], clicks[~held], len(known))
+            of_others[held] = found[own[held]]
+        rates["train"].append(of_others)
+        rates["eval"].append(smoothed_rates(own, clicks, len(known))[other])
     return {split: np.stack(columns, axis=1) for split, columns in rates.items()}

@@ -37,6 +37,7 @@ class _Task:
     run: Run
     log: JoinedLog
     content: Path | None
+    windows: dict[str, list[int]] | None
 
 
 def run_compare(
@@ -79,7 +80,8 @@ def run_compare(
     with console.stage("joined log"):
         log = _join(dataset, store, work, longest, fingerprint, console)
     content = _content(log, dataset, work)
-    tasks = {run.key: _Task(run, log, content) for run in runs}
+    windows: Any = dataset.facts.get("planted_windows")
+    tasks = {run.key: _Task(run, log, content, windows) for run in runs}
     settings_of = {run.key: _settings_fingerprint(run) for run in runs}
     left = [t for key, t in tasks.items() if results.find(key, settings_of[key]) is None]
     if len(left) < len(runs):
@@ -207,7 +209,7 @@ def _take(task: _Task, console: Console | None = None) -> tuple[dict[str, Any], 
     content = None if task.content is None else np.load(task.content)
     say = (lambda line: None) if console is None else (lambda line: console.say(f"      {line}"))
     try:
-        return take_run(task.run, task.log, content, say)
+        return take_run(task.run, task.log, content, say, task.windows)
     except Exception as error:  # one run that fails must not end the others
         text = next(iter(str(error).splitlines()), "")
         return {"status": FAILED, "problem": f"{type(error).__name__}: {text}"}, None

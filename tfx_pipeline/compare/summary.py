@@ -65,6 +65,8 @@ def summarise(
         if entries:
             row["macs"] = entries[0].get("macs")
             row["weights"] = entries[0].get("weights")
+            causes = [entry["gates_auc"] for entry in entries if "gates_auc" in entry]
+            row["gates_auc"] = float(np.mean(causes)) if causes else None
             row["seconds"] = float(np.mean([entry["seconds"] for entry in entries]))
         for metric, gap in _differences(settings, name, scored(name), baseline, len(known)):
             row[f"difference_{metric}"] = [gap.mean, gap.low, gap.high]
@@ -119,7 +121,7 @@ def markdown_table(settings: CompareSettings, rows: Sequence[dict[str, Any]]) ->
     """The comparison for people."""
     head = ["system", "runs", "AUC", "gAUC", "log loss", "NE", "calibration"]
     head += [f"AUC - {settings.baseline} (95%)", f"gAUC - {settings.baseline} (95%)"]
-    head += ["MACs of a request", "dense weights", "s a run"]
+    head += ["AUC of causes by gate", "MACs of a request", "dense weights", "s a run"]
     lines = [head, ["---"] * len(head)]
     for row in rows:
         lines.append(
@@ -129,6 +131,7 @@ def markdown_table(settings: CompareSettings, rows: Sequence[dict[str, Any]]) ->
                 *(_mean(row, metric) for metric in METRICS),
                 _gap(row.get("difference_auc")),
                 _gap(row.get("difference_gauc")),
+                "" if row.get("gates_auc") is None else f"{row['gates_auc']:.3f}",
                 _millions(sum(row["macs"].values()) if row.get("macs") else None),
                 "" if not row.get("weights") else f"{row['weights']:,}",
                 "" if row.get("seconds") is None else f"{row['seconds']:.0f}",

@@ -125,12 +125,31 @@ class RankingStep:
 
         Those of the first label are for all negatives there are, sampled or not.
         """
+        weights = self.state.dense.read()
+        first, *others = self._pass(*self._looked_up(batch), weights, None).heads
+        return [first + self.logit_offset, *others]
+
+    def gates(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """What the encoder took of each past event, float32 [B, N, heads, L]; see ``Tower.gates``.
+
+        Raises:
+            ValueError: The encoder has no gates.
+        """
+        state = self.state
+        inputs = self._inputs(*self._looked_up(batch))
+        return self.tower.gates(
+            state.dense.unflatten(state.dense.read()), state.carried.read(), inputs
+        )
+
+    def _looked_up(
+        self, batch: Mapping[str, tf.Tensor]
+    ) -> tuple[dict[str, tf.Tensor], dict[str, DistinctRows], dict[str, tf.Tensor]]:
+        """Rows by input, distinct rows and their values by table."""
         rows = self.lookup.table_rows(self.spec, batch)
         distinct = self._distinct_rows(rows)
         values = {name: self.state.tables[name].gather(each.ids) for name, each in distinct.items()}
         values.update(self._frozen_rows(distinct))
-        first, *others = self._pass(rows, distinct, values, self.state.dense.read(), None).heads
-        return [first + self.logit_offset, *others]
+        return rows, distinct, values
 
     def _distinct_rows(self, rows: Mapping[str, tf.Tensor]) -> dict[str, DistinctRows]:
         by_table: dict[str, dict[str, tf.Tensor]] = {}
@@ -158,16 +177,24 @@ class RankingStep:
         weights: tf.Tensor,
         step: tf.Tensor | None,
     ) -> TowerOutput:
+        return self.tower(
+            self.state.dense.unflatten(weights),
+            self.state.carried.read(),
+            self._inputs(rows, distinct, values),
+            step,
+        )
+
+    def _inputs(
+        self,
+        rows: Mapping[str, tf.Tensor],
+        distinct: Mapping[str, DistinctRows],
+        values: Mapping[str, tf.Tensor],
+    ) -> dict[str, tf.Tensor]:
         def embed(table: str, name: str) -> tf.Tensor:
             source = self._item_table if table == CONTENT else table
             return tf.gather(values[table], distinct[source].index[name])
 
-        return self.tower(
-            self.state.dense.unflatten(weights),
-            self.state.carried.read(),
-            self.tower.inputs(rows, embed),
-            step,
-        )
+        return self.tower.inputs(rows, embed)
 
 
 def _clipped(

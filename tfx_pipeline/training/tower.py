@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -123,6 +124,32 @@ class Tower:
         changed = [old if value is None else value for value, old in zip(new, carried, strict=True)]
         heads = [answer] if self.model.num_outputs == 1 else tf.unstack(answer, axis=-1)
         return TowerOutput(heads[0], heads, auxiliary, penalty, changed)
+
+    @property
+    def has_gates(self) -> bool:
+        """Whether the encoder says how much of each past event it took, see ``gates``."""
+        encoder = self.model.encoder
+        takes = "return_gates" in inspect.signature(encoder.call).parameters
+        return takes and getattr(encoder, "unit", "") != "activation_unit"
+
+    def gates(
+        self,
+        weights: Sequence[tf.Tensor],
+        carried: Sequence[tf.Tensor],
+        inputs: Mapping[str, tf.Tensor],
+    ) -> tf.Tensor:
+        """Gates (of DIN: the softmax's weights) [B, N, heads, L] in a pass with these weights.
+
+        Raises:
+            ValueError: The encoder has none, see ``has_gates``.
+        """
+        values = [
+            *zip(self.model.trainable_variables, weights, strict=True),
+            *zip(self.carried_variables, carried, strict=True),
+            *self._seeds(None),
+        ]
+        with keras.StatelessScope(state_mapping=values):
+            return self.model.call(inputs, training=False, return_gates=True)["gates"]
 
     def _seeds(self, step: tf.Tensor | None) -> list[tuple[keras.Variable, tf.Tensor]]:
         """States of the seed generators: they follow from the seed and the step alone."""

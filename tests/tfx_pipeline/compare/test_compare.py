@@ -7,14 +7,17 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
+import yaml
 
 from components.seqvault_example_gen.impressions import check_rows, group_requests
 from components.seqvault_example_gen.join import join_requests
-from tfx_pipeline.compare import oracle_features
+from tfx_pipeline.compare import gates_of_causes, one_run, oracle_features
 from tfx_pipeline.compare import run_compare as module
 from tfx_pipeline.compare.compare_settings import CompareSettings, runs_of
+from tfx_pipeline.compare.gates_of_causes import gates_auc
 from tfx_pipeline.compare.joined_log import JoinedLog
 from tfx_pipeline.datasets import PreparedDataset
+from tfx_pipeline.datasets.planted_causes import planted_causes
 from tfx_pipeline.errors import PipelineError, SettingsError
 from tfx_pipeline.settings.section import check
 from tfx_pipeline.training.parsing import parse_examples
@@ -30,6 +33,10 @@ training: {epochs: 1, batch_size: 32}
 systems:
   mean:
   last_ten: {model: {system: recent_mean, encoder: {recent_events: 10}}, length: 20}
+"""
+GATED = """
+  laser: {model: {encoder: {segment_size: 5, num_recent_segments: 1}}}
+  din:
 """
 WILD = "  wild: {model: {system: mean}, training: {dense_learning_rate: 1.0e+30}}\n"
 
@@ -166,3 +173,38 @@ def test_oracle_features_count_the_matches_in_their_windows(dataset, store, tmp_
     scores = oracle_features.oracle_scores(log, 30, seed=1)
     assert len(scores) == len(log.of_impressions("eval", "label_click"))
     assert 0 <= scores.min() < scores.max() <= 1
+
+
+def test_no_click_rate_of_training_knows_the_click_it_is_for(dataset, store, tmp_path):
+    """Nor how its own fold clicked: trees learn the label from what leaving it out changes."""
+    log = JoinedLog.make(dataset, store, tmp_path / "joined", 40, "f")
+    clicks = np.asarray(log.of_impressions("train", "label_click"))
+    counts = log.of_request("train", "candidate_count")
+    first = np.repeat(np.arange(len(counts)), counts) % 5 == 0
+    before = oracle_features._click_rates(log, clicks)
+    after = oracle_features._click_rates(log, np.where(first, 1 - clicks, clicks))
+    np.testing.assert_array_equal(before["train"][first], after["train"][first])
+    assert (before["train"][~first] != after["train"][~first]).any()
+    assert (before["eval"] != after["eval"]).any()
+
+
+def test_gates_are_compared_with_the_planted_causes(dataset, store, tmp_path, monkeypatch):
+    log = JoinedLog.make(dataset, store, tmp_path / "joined", 40, "f")
+    windows = {"all": [0, 40]}
+    per_head = np.array([1.0, -0.5])[None, None, :, None]  # their mean decides
+
+    def from_causes(batch):
+        return planted_causes(batch, windows)[:, :, None] * per_head
+
+    monkeypatch.setattr(gates_of_causes, "REQUESTS", 20)
+    assert gates_auc(from_causes, log, windows, 30) == 1
+    assert gates_auc(lambda batch: -from_causes(batch), log, windows, 30) == 0
+    assert gates_auc(lambda batch: 0 * from_causes(batch), log, windows, 30) == 0.5
+    assert gates_auc(from_causes, log, {"none": [0, 0]}, 30) is None
+    content = np.load(module._content(log, dataset, tmp_path))
+    for run in runs_of(
+        check(CompareSettings, yaml.safe_load(SMALL.replace("[1, 2]", "[1]") + GATED), "config")
+    ):
+        entry, _ = one_run.take_run(run, log, content, windows=windows)
+        assert ("gates_auc" in entry) == (run.name in ("laser", "din")), run.name
+        assert 0 <= entry.get("gates_auc", 0) <= 1

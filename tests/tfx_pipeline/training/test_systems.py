@@ -117,6 +117,23 @@ def test_each_system_trains_exports_and_serves(system, spec, settings, content, 
     train_export_and_serve(spec, settings_of(system), settings, content, examples, tmp_path)
 
 
+@pytest.mark.parametrize("system", ["laser", "din"])
+def test_gates_are_those_of_the_weights_in_training(system, spec, settings, content, examples):
+    """The model object keeps its first weights; a step's are another set."""
+    trainer = Trainer(
+        spec, settings_of(system), settings, RowLookup(), content, report=lambda line: None
+    )
+    batch = without_padding(spec, parse_examples(examples, spec, "click"), False)
+    first = trainer.step.gates(batch).numpy()
+    valid = np.arange(9) < batch["history_length"].numpy()[:, None]
+    assert first.shape == (4, 3, 2, 9) and (first[~valid.any(1)] == 0).all()
+    assert ((first > 0) == valid[:, None, None]).all()
+    for _ in range(3):
+        trainer.step.train(batch)
+    assert (trainer.step.gates(batch).numpy() != first)[:, 0, :, 0].any()
+    assert trainer.tower.has_gates
+
+
 def test_moving_averages_and_the_penalty_of_experts_are_carried(
     spec, settings, content, examples, tmp_path
 ):
