@@ -1,4 +1,4 @@
-"""A Pusher whose versions appear whole."""
+"""A Pusher that publishes versions atomically."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from components.serving_check.warm_up import WARMUP_FILE
 
 
 class AtomicPusherExecutor(Executor):
-    """TFX's Pusher, through a folder beside the served one and a rename.
+    """Pushes into a temporary folder beside the served one, then renames it.
 
     A model server looks for versions every second and loads what it finds: a version that is
     copied into its folder file by file, or half a version that an interrupted run left there,

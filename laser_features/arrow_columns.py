@@ -1,4 +1,4 @@
-"""Columns of a log in the types of a feature spec: converted by rule or refused, never guessed.
+"""Strict conversion of columns to the types of a feature spec.
 
 Casts of Arrow read ``"007"`` as 7 and take the microseconds of a timestamp for milliseconds; ids
 that went through a float are rounded beyond 2**53 without a trace. What cannot be told from a

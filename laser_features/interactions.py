@@ -1,4 +1,4 @@
-"""What a feature spec says about the meeting of a candidate with the events of a history."""
+"""Interactions of a candidate with the events of a history, as a feature spec declares them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Interactions:
-    """Inputs that are computed inside the model, so that nothing travels for them.
+    """Inputs that the model computes itself, so that they are neither stored nor sent.
 
     Attributes:
         similarity: Content fields; the cosine of candidate's and event's vectors is one score each.
         category: Item field whose equality marks the events of the candidate's category, or None.
-        cross: Event fields that belong to the user's meeting with the item (TWIN's cross features).
+        cross: Event fields that describe the interaction of user and item (TWIN's cross features).
 
     Example:
         >>> Interactions(similarity=("image",)).to_dict()

@@ -1,5 +1,4 @@
-"""Counts ids that lie outside their ``direct`` table: they become missing, which must not pass
-unseen."""
+"""Counts ids outside their ``direct`` table, which are treated as missing."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ _EXAMPLES = 3
 
 @dataclass
 class OutsideIds:
-    """What ``build_model_inputs`` saw of ids in ``direct`` tables; hand one to it and read it.
+    """Counts of ids that ``build_model_inputs`` fills in: all, and those outside their table.
 
     Missing ids (-1) and padding do not count. Side information counts once per distinct item of
     a call, everything else once per event, candidate or request.

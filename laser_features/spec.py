@@ -83,7 +83,7 @@ class FeatureSpec:
 
     @classmethod
     def from_dict(cls, content: object, source: str = "feature spec") -> FeatureSpec:
-        """Validate a spec that was read already; ``source`` names it in messages.
+        """Validate a spec given as a dict; ``source`` names it in messages.
 
         Raises:
             FeatureSpecError: Names the source, the field, what was found and what to do.
@@ -219,7 +219,7 @@ def _columns(fields: Mapping[str, Field]) -> list[tuple[str, pa.DataType]]:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML, but a key written twice is an error: plain YAML would silently keep the last."""
+    """A YAML loader that rejects duplicate keys; plain YAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()

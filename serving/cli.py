@@ -152,7 +152,7 @@ def _port(text: str) -> int | None:
         return None
     port = int(text)
     if not 0 <= port < 65536:
-        raise argparse.ArgumentTypeError(f"{text} is no port; give 0 to 65535 or auto")
+        raise argparse.ArgumentTypeError(f"{text} is not a port; give 0 to 65535 or auto")
     return port
 
 
@@ -166,7 +166,7 @@ def _positive(text: str) -> int:
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0 < seconds < 1e9:
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds above 0")
     return seconds
 
 
@@ -278,7 +278,7 @@ def _start(arguments: argparse.Namespace) -> int:
 
 
 def _end_with_stdin() -> None:
-    """End as by SIGTERM when whoever holds the other end of standard input is gone."""
+    """Exit as on SIGTERM when the process at the other end of standard input is gone."""
 
     def wait() -> None:
         while os.read(0, 4096):

@@ -1,4 +1,4 @@
-"""Tells whoever started a server where it listens."""
+"""The ready file: tells the parent process where a server listens."""
 
 from __future__ import annotations
 

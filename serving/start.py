@@ -75,7 +75,7 @@ def start(arguments: argparse.Namespace) -> int:
 def _children(
     arguments: argparse.Namespace, folder: Path, known: Mapping[str, str | None]
 ) -> list[Child]:
-    """What to run; ``known`` gets the addresses that clients know, which a restart keeps."""
+    """The child commands; ``known`` receives the public addresses, which restarts keep."""
     base_path = Path(arguments.model_base_path).absolute()
     if arguments.in_process:
         model = f"--model_base_path={base_path}"
@@ -147,7 +147,7 @@ def _port(known: str | None, asked: int | None) -> str:
 def _wait_until_ready(
     children: list[Child], folder: Path, stop: threading.Event
 ) -> dict[str, str | None] | None:
-    """The addresses, or None: one of them ended, or it is time to stop."""
+    """Wait for both addresses; None if a child ended or a stop was requested."""
     addresses: dict[str, str | None] = {}
     for child in children:
         ready = folder / f"{child.name}.json"

@@ -1,4 +1,4 @@
-"""Child processes that are started again when they die, and never outlive their parent."""
+"""Supervised child processes: restarted when they die, ended with their parent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Child:
 
     Attributes:
         name: For messages.
-        command: Makes its arguments, anew for each start.
+        command: Called before each start; returns the arguments.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Child:
         return None if self.process is None else self.process.poll()
 
     def keep_running(self) -> None:
-        """Start it again if it died: at once said so, after a pause that doubles each time."""
+        """Restart it if it died, with exponential backoff; the failure is reported at once."""
         now = time.monotonic()
         code = self.ended
         if code is not None:

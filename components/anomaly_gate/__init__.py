@@ -1,1 +1,1 @@
-"""AnomalyGate: ends a run before training if the Examples do not fit their schema."""
+"""AnomalyGate: stops a run before training if the Examples violate their schema."""

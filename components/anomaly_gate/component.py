@@ -1,4 +1,4 @@
-"""The TFX component: anomalies in, an error out unless they are allowed."""
+"""The TFX component AnomalyGate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class AnomalyGateSpec(ComponentSpec):
 
 
 class AnomalyGate(base_component.BaseComponent):
-    """Ends a run if ExampleValidator found what is not allowed; what comes after it depends on it.
+    """Stops a run if ExampleValidator found anomalies that are not allowed.
 
     ExampleValidator only writes down what it finds. This component has no output: make the nodes
     that must wait for it depend on it with ``add_upstream_node``.

@@ -1,4 +1,4 @@
-"""The work of AnomalyGate."""
+"""The executor of AnomalyGate."""
 
 from __future__ import annotations
 

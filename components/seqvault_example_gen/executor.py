@@ -123,7 +123,7 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
 
 
 def check_counts(counts: Counter[str], settings: Settings) -> None:
-    """Raise if the log was too bad to train on, or a split holds nothing.
+    """Raise if too many rows are malformed or a split is empty.
 
     Raises:
         ImpressionsError: Shows the reasons and some of the rows.

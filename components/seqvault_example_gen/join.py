@@ -26,7 +26,7 @@ IDS, OUTSIDE, OUTSIDE_EXAMPLE = "ids: ", "outside: ", "outside example: "
 
 
 class Store(Items, Protocol):
-    """What the join needs of SeqVault."""
+    """The methods of SeqVault that the join uses."""
 
     def read(self, user_ids: Any, *, before: Any, last_n: int, fields: Any) -> History:
         """Histories strictly before a time, newest first."""

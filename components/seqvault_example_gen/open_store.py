@@ -17,6 +17,6 @@ def open_store(where: str | os.PathLike[str]) -> Any:
         where: A store's folder, or an address as ``seqvault.connect`` takes it.
 
     Raises:
-        SeqVaultError: It is not there or damaged, or nobody answers.
+        SeqVaultError: It does not exist, is damaged, or no server answers.
     """
     return seqvault.open(where, read_only=True, timeout=_SECONDS_PER_CALL)

@@ -1,4 +1,4 @@
-"""What SeqVaultExampleGen is told: it travels as the component's custom config."""
+"""Settings of SeqVaultExampleGen, passed as the custom config of the component."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""ServingCheck: a model is pushed only if a model server gives its own answers over REST."""
+"""ServingCheck: blesses a model if a model server returns the model's own answers over REST."""

@@ -1,4 +1,4 @@
-"""Asks a SavedModel and a model server the same, and compares."""
+"""Compares the answers of a model server with those of its SavedModel."""
 
 from __future__ import annotations
 

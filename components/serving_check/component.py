@@ -29,7 +29,7 @@ class ServingCheckSpec(ComponentSpec):
 
 
 class ServingCheck(base_component.BaseComponent):
-    """Blesses a model only if a model server gives the model's own answers over REST.
+    """Blesses a model only if a model server returns the model's own answers over REST.
 
     TFX's InfraValidator does this with docker or Kubernetes alone; this component starts the
     server as a process, and compares the answers instead of only waiting for some.

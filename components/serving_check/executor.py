@@ -1,4 +1,4 @@
-"""The work of ServingCheck."""
+"""The executor of ServingCheck."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A server started as a process of its own, and certainly stopped again."""
+"""A server as a child process that is always stopped."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class ServerProcess:
             raise
 
     def stop(self) -> None:
-        """End the process and its children: politely, then by force."""
+        """Stop the process and its children: SIGTERM, then SIGKILL."""
         process = self._process
         if process is None:
             return

@@ -1,10 +1,10 @@
-"""An answer of the gateway other than success."""
+"""Errors that the gateway returns to clients."""
 
 from __future__ import annotations
 
 
 class GatewayError(Exception):
-    """What the client of the gateway gets instead of a ranking.
+    """An error response of the gateway: HTTP status and message.
 
     Args:
         status: HTTP status: 400 the request is wrong, 413 it is too large, 502 model and feature

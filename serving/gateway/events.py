@@ -1,4 +1,4 @@
-"""Checks events that a client sends, before they reach the store."""
+"""Parses and checks the events of an append request."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The gateway's routes: what is read, checked, queued and answered."""
+"""The HTTP routes of the gateway."""
 
 from __future__ import annotations
 
@@ -48,20 +48,20 @@ Work = Callable[[Any, Call], dict[str, Any]]
 
 
 class Gateway:
-    """Answers rank requests and takes in events.
+    """Answers rank requests and stores events.
 
     ``POST /v1/rank``, ``POST /v1/events``, ``GET /livez``, ``/readyz``, ``/healthz`` and
     ``/metrics``. Every answer but the metrics is JSON; an error is ``{"error": "..."}``.
 
-    Rank requests and appends wait in queues of their own; what is asked about health and metrics
-    waits in none. Made on the event loop that serves it.
+    Rank requests and appends have separate queues; health and metrics are answered without
+    queueing. Made on the event loop that serves it.
 
     Args:
         spec: The feature spec.
-        store: Histories and items; closed by whoever opened it.
-        model: What scores candidates; closed by whoever opened it.
-        rules: What callers may ask.
-        merge: What merges an embedded store; ``/healthz`` and ``/metrics`` tell how it goes.
+        store: Histories and items; the caller closes it.
+        model: The model that scores candidates; the caller closes it.
+        rules: Limits and options for requests.
+        merge: The background merge of an embedded store, reported in ``/healthz`` and ``/metrics``.
     """
 
     def __init__(
@@ -97,16 +97,16 @@ class Gateway:
         self._tell_gauges()
 
     def start(self) -> None:
-        """Begin to ask whether store and model answer."""
+        """Start the health probes of store and model."""
         self._store_probe.start()
         self._model_probe.start()
 
     def drain(self) -> None:
-        """From now on ``/readyz`` says no."""
+        """Make ``/readyz`` report not ready from now on."""
         self._draining = True
 
     def close(self) -> None:
-        """Finish what was accepted and let the threads go."""
+        """Finish accepted requests and stop the threads."""
         for probe in (self._store_probe, self._model_probe):
             probe.stop()
         for queue in (self._ranks, self._appends):

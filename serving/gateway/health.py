@@ -1,4 +1,4 @@
-"""Whether store and model answer, found out apart from the requests."""
+"""Health probes of store and model, independent of requests."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ class Finding:
 
 
 class Probe:
-    """Asks one dependency again and again, in a thread of its own.
+    """Polls one dependency in a thread of its own.
 
     Args:
         name: ``"store"`` or ``"model"``.
-        ask: Returns whatever is worth telling, or raises.
+        ask: Returns a detail to report, or raises.
 
     Example:
         >>> probe = Probe("store", lambda: 7)
@@ -80,5 +80,5 @@ class Probe:
         self._thread.wake()
 
     def stop(self) -> None:
-        """Ask no more; one that hangs is not waited for."""
+        """Stop polling, without waiting for a call that hangs."""
         self._thread.stop(timeout=2.0)

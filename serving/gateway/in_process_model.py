@@ -47,7 +47,7 @@ class InProcessModel:
 
         Raises:
             GatewayError: 502, 503 or 504.
-            RuntimeRefusal: Nobody waits any more.
+            RuntimeRefusal: The caller has gone away.
         """
         call.check("the model ran")
         try:

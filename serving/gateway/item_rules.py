@@ -1,4 +1,4 @@
-"""Which item ids and times are taken, which are told, and which are refused."""
+"""Rules for item ids and times: which are accepted, reported or refused."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class ItemRules:
     """Rules for ids and times of requests and events.
 
     An item id of -1 means missing and is refused; so are other negative ids, unless the item
-    table hashes them. An id beyond a direct table has no row: it is taken, and told.
+    table hashes them. An id beyond a direct table has no row: it is accepted and reported.
 
     Args:
         spec: The feature spec.

@@ -1,4 +1,4 @@
-"""What the gateway counts, for Prometheus."""
+"""Metrics of the gateway, in Prometheus format."""
 
 from __future__ import annotations
 
@@ -70,11 +70,11 @@ class Metrics:
             self._latency.labels(name.removesuffix("_ms")).observe(milliseconds / 1e3)
 
     def gauge(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Tell a value that is asked for whenever metrics are read."""
+        """Register a gauge whose value is read at each scrape."""
         Gauge(f"laser_gateway_{name}", text, registry=self._registry).set_function(value)
 
     def total(self, name: str, text: str, value: Callable[[], float]) -> None:
-        """Tell a counter that somebody else keeps."""
+        """Register a counter that is kept elsewhere."""
         self._registry.register(_Total(f"laser_gateway_{name}", text, value))
 
     def text(self) -> bytes:

@@ -70,7 +70,7 @@ class ModelClient:
 
         Raises:
             GatewayError: 502, 503 or 504.
-            RuntimeRefusal: Nobody waits any more.
+            RuntimeRefusal: The caller has gone away.
         """
         call.check("the model was asked")
         request = PredictRequest()

@@ -1,4 +1,4 @@
-"""What the model is told while the store is down: no history, no side information."""
+"""Substitutes for store reads while the store is down: no history, no side information."""
 
 from __future__ import annotations
 

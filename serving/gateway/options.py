@@ -10,7 +10,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class StoreAccess:
-    """What a SeqVault server asks of its callers.
+    """Credentials for a SeqVault server.
 
     Attributes:
         token_file: Holds the bearer token; its scopes must be read and write.
@@ -27,7 +27,7 @@ class StoreAccess:
 
 @dataclass(frozen=True)
 class Rules:
-    """What callers may ask, and what becomes of a request that the gateway can only half answer.
+    """Limits of requests, and the handling of requests that can be answered only in part.
 
     Attributes:
         deadline_seconds: Longest time from a rank request's first byte to its answer.
@@ -66,7 +66,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class GatewayOptions:
-    """Where the gateway finds what it needs, and where it listens.
+    """Where the gateway finds store, spec and model, and where it listens.
 
     Attributes:
         store: A SeqVault folder (opened for writing), or ``host:port`` of a SeqVault server.

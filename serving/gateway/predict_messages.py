@@ -1,4 +1,4 @@
-"""Tensors in the messages that the gateway exchanges with the model server."""
+"""Tensors in PredictRequest and PredictResponse messages."""
 
 from __future__ import annotations
 

@@ -52,8 +52,8 @@ class Ranker:
         store: Where histories and items are read.
         model: Where candidates are scored.
         rules: What callers may ask.
-        store_is_up: Whether the store answered lately. While it did not, and histories may be left
-            out, it is not waited for.
+        store_is_up: Whether the store answered recently. If not, and answers without history are
+            allowed, the store is skipped.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Ranker:
         Args:
             content: The parsed body: what ``laser_features.parse_rank_request`` takes, and
                 ``top_k``, the number of candidates to return (all).
-            call: By when the answer must be there, and whether anybody waits for it.
+            call: Deadline of the request, and whether its caller is still connected.
 
         Returns:
             ``ranked`` (best first; equal scores in the order of the request), ``model_version``,
@@ -87,7 +87,7 @@ class Ranker:
 
         Raises:
             GatewayError: With the HTTP status to answer.
-            RuntimeRefusal: No time is left, or nobody waits.
+            RuntimeRefusal: The deadline has passed, or the caller has gone away.
         """
         started = time.monotonic()
         try:
@@ -179,7 +179,7 @@ class Ranker:
 
 
 class _Read:
-    """What came of reading the store."""
+    """The result of reading the store."""
 
     def __init__(
         self,

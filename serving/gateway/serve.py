@@ -1,4 +1,4 @@
-"""A gateway as a process: opens what it needs, serves, and drains on a signal."""
+"""The gateway as a process: opens store and model, serves, and drains on a signal."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def _checked_store(
 ) -> Iterator[tuple[Store, BackgroundMerge | None]]:
     """The open store, which fits the spec; an embedded one is merged while it is open.
 
-    Its one writer is the gateway, so nobody else can; a SeqVault server merges by itself.
+    The gateway is its only writer, so no other process can merge it; a SeqVault server merges by
+    itself.
     """
     with closing(open_store(options.store, _CHECK_SECONDS, options.access)) as store:
         check_store(store, spec, options.store)
@@ -114,7 +115,7 @@ async def _serve(
             write_ready_file(options.ready_file, gateway=address)
         sent = await stop.get()
         # Not ready any more, but still there for those who have not noticed; every answer asks
-        # its client to connect anew, elsewhere. Ctrl-C, or a second signal, does not wait.
+        # its client to reconnect elsewhere. Ctrl-C, or a second signal, does not wait.
         gateway.drain()
         http.close_after_answers()
         if sent == signal.SIGTERM and options.drain_seconds > 0:

@@ -17,7 +17,7 @@ _FIRST_MILLISECOND = 1
 
 
 class Store(Protocol):
-    """What the gateway needs of a SeqVault or its client."""
+    """The methods of a SeqVault or its client that the gateway uses."""
 
     def read(self, user_ids: Any, before: Any, last_n: int, *, fields: Any) -> Any:
         """Histories of users."""

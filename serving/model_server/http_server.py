@@ -23,8 +23,8 @@ _LOOK_SECONDS = 5.0
 class RestServer:
     """Serves a ``RestApi`` on the running event loop.
 
-    Predictions wait in the queue that is given; what only looks at the models' states does not
-    stand behind them.
+    Predictions use the given queue; status and metadata requests have their own and do not wait for
+    them.
 
     Args:
         api: Answers the requests.

@@ -1,4 +1,4 @@
-"""What the model server's callers may ask of it."""
+"""Limits of requests to the model server."""
 
 from __future__ import annotations
 

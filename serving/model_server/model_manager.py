@@ -1,4 +1,4 @@
-"""Keeps the models on disk and the models in memory in step, without ever serving none."""
+"""Keeps the loaded models in step with those on disk, with no gap in serving."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PAUSE_SECONDS = 1.0
 
 
 class Servable(Protocol):
-    """What the manager loads: it only ever closes it."""
+    """The interface of what the manager loads."""
 
     def close(self) -> None:
         """Free its memory."""
@@ -106,13 +106,13 @@ class ModelManager:
         }
 
     def start(self) -> None:
-        """Begin to look at the disk and to load, in threads of their own."""
+        """Start the threads that poll the disk and load models."""
         self._discovery.start()
         for loader in self._loaders.values():
             loader.start()
 
     def stop(self) -> None:
-        """Stop looking, then unload everything that no request holds."""
+        """Stop polling, then unload every version that no request uses."""
         self._stopping.set()
         threads = [self._discovery, *self._loaders.values()]
         for thread in threads:
@@ -126,7 +126,7 @@ class ModelManager:
 
     @property
     def thread_failures(self) -> int:
-        """How often one of the threads met an exception that nobody expected."""
+        """Number of unexpected exceptions that the threads survived."""
         return sum(thread.failures for thread in (self._discovery, *self._loaders.values()))
 
     def wait_until_available(self, timeout: float | None = None) -> bool:
@@ -263,7 +263,7 @@ class ModelManager:
         self._looked = True
 
     def _step(self, model: ModelConfig) -> None:
-        """Load what is aspired, newest first, then unload what is no longer needed."""
+        """Load wanted versions, newest first, then unload unneeded ones."""
         with self._changed:
             versions = dict(self._versions[model.name])
             aspired = self._aspired.get(model.name)
@@ -327,7 +327,7 @@ class ModelManager:
             entry.next_attempt = time.monotonic() + self._retry_seconds
 
     def _unload(self, entry: _Version) -> None:
-        """Give it to no further request."""
+        """Stop giving it to requests."""
         with self._changed:
             if entry.state == "AVAILABLE":
                 entry.state = "UNLOADING"

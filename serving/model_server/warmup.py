@@ -1,4 +1,4 @@
-"""Runs the requests that were stored with a model, before it is put to use."""
+"""Runs the warm-up requests stored with a model before it is served."""
 
 from __future__ import annotations
 

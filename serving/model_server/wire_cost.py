@@ -1,4 +1,4 @@
-"""How much memory a PredictRequest takes once it is parsed, told from its bytes.
+"""Estimates the memory of a parsed PredictRequest from its bytes.
 
 A parsed message can be forty times as large as its bytes: an empty string or message is two bytes
 on the wire. Only large messages are looked at field by field.

@@ -1,1 +1,1 @@
-"""What both servers stand on: bounded work, bounded memory, HTTP connections, threads that last."""
+"""Shared runtime of both servers: bounded queues and memory, HTTP connections, threads."""

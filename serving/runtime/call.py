@@ -1,4 +1,4 @@
-"""One request under way: by when it must be answered, and whether anybody still waits."""
+"""A request in progress: its deadline, and whether the caller is still connected."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Call:
         return self._abandoned
 
     def check(self, stage: str) -> None:
-        """Raise unless somebody waits and time is left.
+        """Raise if the caller has gone away or the deadline has passed.
 
         Raises:
             AbandonedError: The caller hung up.
@@ -57,7 +57,7 @@ class Call:
             raise DeadlinePassedError(f"the deadline passed before {stage}")
 
     def abandon(self) -> None:
-        """The caller is gone: stop what can be stopped. Called from any thread."""
+        """Mark the caller as gone and stop what can be stopped. Thread-safe."""
         with self._lock:
             self._abandoned = True
             stops, self._stops = self._stops, []
@@ -66,7 +66,7 @@ class Call:
 
     @contextmanager
     def stopped_by(self, stop: Callable[[], object]) -> Iterator[None]:
-        """Have ``stop`` called if the caller goes away inside the block."""
+        """Call ``stop`` if the caller goes away inside the block."""
         with self._lock:
             gone = self._abandoned
             if not gone:

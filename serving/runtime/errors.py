@@ -1,4 +1,4 @@
-"""Why a request is not worked on."""
+"""Reasons to refuse a request."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ class RuntimeRefusal(Exception):
 
 
 class OverloadedError(RuntimeRefusal):
-    """There is more work than can be done in time.
+    """The server is overloaded: a queue or a memory limit is full.
 
     Args:
         message: What is full.
@@ -21,15 +21,15 @@ class OverloadedError(RuntimeRefusal):
 
 
 class DeadlinePassedError(RuntimeRefusal):
-    """The request's time is over."""
+    """The deadline of the request has passed."""
 
 
 class AbandonedError(RuntimeRefusal):
-    """Nobody waits for the answer any more."""
+    """The caller has gone away."""
 
 
 class TooLargeError(RuntimeRefusal):
-    """One request needs more memory than a request may take."""
+    """A request exceeds the memory limit per request."""
 
 
 class BodyError(RuntimeRefusal):

@@ -1,4 +1,4 @@
-"""HTTP connections that nobody can hold, and that end without an error for their clients."""
+"""An HTTP server with bounded connections and graceful shutdown."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _POLL_SECONDS = 0.02
 class HttpServer:
     """Serves one handler on the running event loop.
 
-    Connections that send no whole request in time are closed, as are the ones that have waited
-    longest once there are too many. The handler is cancelled when its client hangs up. What is no
-    HTTP gets a JSON error.
+    A connection that sends no complete request in time is closed; so is the one idle for longest
+    when there are too many. The handler is cancelled when its client disconnects. Invalid HTTP is
+    answered with a JSON error.
 
     Args:
-        handler: Answers a request; what it raises is its own matter, but it may be cancelled.
+        handler: Answers a request; it handles its own exceptions and may be cancelled.
         host: Address to bind.
         port: Port to bind; 0 takes a free one.
         body_seconds: Time for a request's header, and again for its body.
-        busy_seconds: Longest time that a request may take in all, its answer's way included.
+        busy_seconds: Longest time that a request may take in all, including sending the answer.
         max_connections: Beyond these, the one that has waited longest is closed.
     """
 
@@ -92,7 +92,7 @@ class HttpServer:
         return 0 if self._server is None else len(self._server.since)
 
     def close_after_answers(self) -> None:
-        """From now on every answer ends its connection; new ones are still served."""
+        """Close every connection after its next answer; new ones are still served."""
         self._draining = True
 
     async def stop(self, seconds: float = 5.0) -> None:
@@ -204,7 +204,7 @@ def first_byte_at(request: web.BaseRequest) -> float:
 
 
 class _Connection(RequestHandler):
-    """A connection whose protocol errors are JSON, and no matter for the log."""
+    """A connection that answers protocol errors in JSON and does not log them."""
 
     answered = False
     first_byte_at: float | None = None
@@ -247,7 +247,7 @@ class _Connection(RequestHandler):
 
 
 class _Server(web.Server):
-    """Knows since when each connection is as it is."""
+    """Tracks how long each connection has been in its state."""
 
     def __init__(self, handler: Any, max_connections: int, **settings: Any) -> None:
         super().__init__(handler, **settings)
@@ -290,7 +290,7 @@ class _Server(web.Server):
 
 
 class _Quiet(logging.LoggerAdapter):  # type: ignore[type-arg]
-    """aiohttp's words about connections, which are their clients' faults: for debugging alone."""
+    """Logger for aiohttp's messages about client errors, at debug level."""
 
     def __init__(self, logger: logging.Logger) -> None:
         super().__init__(logger, {})

@@ -1,4 +1,4 @@
-"""Compressed bodies, inflated into no more memory than was asked for."""
+"""Decompression of request bodies within a memory budget."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def inflate(body: bytes, allowance: Allowance) -> bytes:
     Raises:
         TooLargeError: It holds more than the request may take.
         OverloadedError: Requests under way hold too much.
-        ValueError: It is no gzip, or ends too early.
+        ValueError: It is not gzip, or is truncated.
 
     Example:
         >>> import gzip

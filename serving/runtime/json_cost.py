@@ -1,4 +1,4 @@
-"""How much memory a JSON document takes once it is parsed, told from its bytes."""
+"""Estimates the memory of a parsed JSON document from its bytes."""
 
 from __future__ import annotations
 

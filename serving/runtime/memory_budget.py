@@ -1,4 +1,4 @@
-"""A bound on the memory that requests under way take, asked for before it is taken."""
+"""A memory limit for requests in progress, reserved before allocation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from serving.runtime.errors import OverloadedError, TooLargeError
 
 
 class MemoryBudget:
-    """Admits bytes: so many for one request, so many for all requests under way.
+    """Limits the bytes of one request and of all requests in progress.
 
     Args:
         per_request: Bytes that one request may hold.
@@ -81,7 +81,7 @@ class Allowance:
         self._held += size
 
     def close(self) -> None:
-        """Give everything back; a second time does nothing."""
+        """Release all bytes; calling it again does nothing."""
         held, self._held = self._held, 0
         self._budget._give_back(held)
 

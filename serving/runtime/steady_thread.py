@@ -1,4 +1,4 @@
-"""A thread that does something again and again, whatever goes wrong."""
+"""A thread that calls a function periodically and survives its exceptions."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ log = logging.getLogger(__name__)
 class SteadyThread:
     """Calls a function, waits, and calls it again until it is stopped.
 
-    No exception ends it: it is logged (with its traceback when it is not the one before), counted
-    in ``failures``, and the function is called again after the pause.
+    An exception does not end it: it is logged (with its traceback, unless it repeats the previous
+    one), counted in ``failures``, and the function is called again after the pause.
 
     Args:
         name: Of the thread.
@@ -48,7 +48,7 @@ class SteadyThread:
         self._wake.set()
 
     def ask_to_stop(self) -> None:
-        """End after the call under way, if any; does not wait for it."""
+        """Stop after the current call, if any, without waiting for it."""
         self._stopping.set()
         self._wake.set()
 

@@ -1,4 +1,4 @@
-"""A bounded queue in front of a few threads, which works only on what can still be answered."""
+"""A bounded queue for a thread pool that drops work past its deadline."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ class _Entry:
 class WorkQueue:
     """Runs work in threads, for the coroutines of one event loop.
 
-    A queue that is served in turn answers everybody too late once it is longer than the callers'
-    patience. So it is kept as short as the time that is left allows (by the mean duration of
-    work), the longest-waiting are refused first, and while more wait than there are threads the
-    newest are begun first: they are the ones that can still be answered in time. Work is never
-    begun after its deadline or for a caller who hung up.
+    Under overload a FIFO queue answers every request too late. So the queue is limited to what can
+    be finished before the deadlines (by the mean duration of work), the oldest requests are refused
+    first, and while more wait than there are threads the newest are started first: those can still
+    be answered in time. Work is never started after its deadline or for a caller that has
+    disconnected.
 
     Not safe to use from other threads than the loop's.
 
@@ -111,7 +111,7 @@ class WorkQueue:
                 release()
 
     def close(self, wait: bool = True) -> None:
-        """Let the threads finish what they do, and wait for them or not."""
+        """Shut down the threads after their current work, optionally waiting for them."""
         self._executor.shutdown(wait=wait)
 
     def _enqueue(self, entry: _Entry) -> None:
