@@ -45,6 +45,13 @@ def check_number(owner: str, name: str, value: Any, minimum: float = -math.inf) 
     return float(value)
 
 
+def check_positive(owner: str, name: str, value: Any) -> float:
+    """Return ``value`` if it is a finite number above zero, else raise ``ValueError``."""
+    if not is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{owner}: `{name}` must be a finite number above 0. Received: {value!r}")
+    return float(value)
+
+
 def check_rate(owner: str, name: str, value: float) -> float:
     """Return ``value`` if it is a fraction in [0, 1), else raise ``ValueError``."""
     if not is_number(value) or not 0 <= value < 1:

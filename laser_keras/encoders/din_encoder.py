@@ -29,6 +29,9 @@ class DINEncoder(SequenceEncoder):
         activation: Of the activation unit. Defaults to ``"dice"``.
         normalize: None or ``"softmax"``, of the activation unit. Defaults to None.
         order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
+        gamma: Of the target attention, see ``TargetAttention``. Defaults to None.
+        aligned_start: Of the target attention. With ``gamma=0.1`` it starts as ``LaserEncoder``'s
+            gates do. Defaults to False.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -64,6 +67,8 @@ class DINEncoder(SequenceEncoder):
         activation: Any = "dice",
         normalize: str | None = None,
         order: str = "newest_first",
+        gamma: float | None = None,
+        aligned_start: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(order=order, **kwargs)
@@ -72,9 +77,16 @@ class DINEncoder(SequenceEncoder):
         self.hidden_units = tuple(hidden_units)
         self.activation = activation
         self.normalize = normalize
+        self.gamma = gamma
+        self.aligned_start = aligned_start
         self._attention = (
             TargetAttention(
-                num_heads, **self.kernel_options(), dtype=self.dtype_policy, name="target_attention"
+                num_heads,
+                gamma=gamma,
+                aligned_start=aligned_start,
+                **self.kernel_options(),
+                dtype=self.dtype_policy,
+                name="target_attention",
             )
             if unit == "target_attention"
             else ActivationUnitAttention(
@@ -158,4 +170,6 @@ class DINEncoder(SequenceEncoder):
             "hidden_units": list(self.hidden_units),
             "activation": self.activation,
             "normalize": self.normalize,
+            "gamma": self.gamma,
+            "aligned_start": self.aligned_start,
         }

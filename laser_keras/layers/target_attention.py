@@ -12,6 +12,7 @@ from laser_keras.checks import (
     check_inputs,
     check_int,
     check_optional_int,
+    check_positive,
     known_size,
 )
 from laser_keras.layers.sequence_layer import SequenceLayer
@@ -45,6 +46,10 @@ class TargetAttention(SequenceLayer):
             ``SegmentedTargetAttention``. Defaults to ``"auto"``.
         value_dim: Integer, width of values per head; None for ``d / num_heads``.
             Defaults to None.
+        gamma: Positive number that the scores are divided by, or None for ``sqrt(key_dim)``:
+            smaller makes the weights sharper. Defaults to None.
+        aligned_start: Boolean. Whether the projections of queries and keys start equal, so that
+            scores start as similarities of target and event. Defaults to False.
         **kwargs: ``kernel_initializer``, ``bias_initializer``, ``kernel_regularizer``,
             ``bias_regularizer``, ``kernel_constraint`` and ``bias_constraint`` as of
             ``keras.layers.Dense``, ``lora_rank`` (see ``enable_lora``), and the arguments of
@@ -82,9 +87,13 @@ class TargetAttention(SequenceLayer):
         score: str = "softmax",
         implementation: str = "auto",
         value_dim: int | None = None,
+        gamma: float | None = None,
+        aligned_start: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.gamma = None if gamma is None else check_positive(self.name, "gamma", gamma)
+        self.aligned_start = aligned_start
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
         self.key_dim = check_optional_int(self.name, "key_dim", key_dim, 1)
         self.value_dim = check_optional_int(self.name, "value_dim", value_dim, 1)
@@ -100,8 +109,10 @@ class TargetAttention(SequenceLayer):
             check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         self._head_key_dim = self.key_dim or width // self.num_heads
         key_width = self.num_heads * self._head_key_dim
-        self.query_kernel = self.add_kernel("query_kernel", (width, key_width))
-        self.key_kernel = self.add_kernel("key_kernel", (width, key_width))
+        # An initialiser object gives the same values each time it is called.
+        start = self.initial(keras.initializers.GlorotUniform()) if self.aligned_start else None
+        self.query_kernel = self.add_kernel("query_kernel", (width, key_width), start)
+        self.key_kernel = self.add_kernel("key_kernel", (width, key_width), start)
         self.value_kernel = self.add_kernel("value_kernel", (width, self._value_width(width)))
         self.finish_build()
 
@@ -147,7 +158,7 @@ class TargetAttention(SequenceLayer):
 
     def _weights(self, scores: Tensor, mask: Tensor | None) -> Tensor:
         scores = ops.cast(scores, stable_dtype(self.compute_dtype))
-        scores = scores / math.sqrt(self._head_key_dim)
+        scores = scores / (math.sqrt(self._head_key_dim) if self.gamma is None else self.gamma)
         if mask is not None:
             mask = ops.expand_dims(ops.expand_dims(mask, 1), 1)
         if self.score == "softmax":
@@ -198,4 +209,6 @@ class TargetAttention(SequenceLayer):
             "score": self.score,
             "implementation": self.implementation,
             "value_dim": self.value_dim,
+            "gamma": self.gamma,
+            "aligned_start": self.aligned_start,
         }

@@ -37,6 +37,21 @@ def test_target_attention_equals_numpy_in_both_orders(
         assert_close(a, b)
 
 
+def test_gamma_divides_the_scores_and_an_aligned_start_makes_them_similarities() -> None:
+    plain = built(TargetAttention(2, key_dim=4), **SEQUENCE)
+    sharp = built(TargetAttention(2, key_dim=4, gamma=0.5), **SEQUENCE)
+    sharp.set_weights(plain.get_weights())
+    sharp.query_kernel.assign(plain.query_kernel * 0.25)  # sqrt(4) / 0.5 times the scores
+    assert_close(run(sharp, **SEQUENCE), run(plain, **SEQUENCE))
+    aligned = TargetAttention(2, aligned_start=True)
+    aligned.build(TARGET.shape, HISTORY.shape)
+    assert_close(aligned.query_kernel, aligned.key_kernel)
+    encoder = DINEncoder(gamma=0.1, aligned_start=True)
+    encoder.build(TARGET.shape, HISTORY.shape)
+    assert_close(encoder._attention.query_kernel, encoder._attention.key_kernel)
+    assert DINEncoder.from_config(encoder.get_config())._attention.gamma == 0.1
+
+
 def test_target_attention_auto() -> None:
     layer = TargetAttention()
     assert layer.absorbs(1, 1000, 128)
@@ -163,6 +178,7 @@ def test_the_encoder_is_its_attention(unit: str) -> None:
         (lambda: ActivationUnitAttention(normalize="sum"), "`normalize` must be one of"),
         (lambda: TargetAttention(score="max"), "`score` must be one of"),
         (lambda: TargetAttention(value_dim=0), "`value_dim` must be an integer"),
+        (lambda: TargetAttention(gamma=0), "`gamma` must be a finite number above 0"),
         (lambda: TargetAttention(key_dim=0), "`key_dim` must be an integer"),
         (lambda: TargetAttention(implementation="x"), "`implementation` must be one of"),
         (lambda: TargetAttention(3)(TARGET, HISTORY), "multiple of `num_heads`"),
