@@ -22,6 +22,8 @@ DEMO = HERE.parents[1] / "tfx_pipeline" / "demo" / "comparison.json"
 # What the paper prints: its AUC or its change of AUC in points, by the names of our systems.
 PAPER: dict[str, dict[str, str]] = {
     "demo_log": {},
+    "long": {},
+    "kuairand": {},
     "table2": {
         "base": "0.7802",
         "din": "0.7814",
@@ -43,6 +45,8 @@ PAPER: dict[str, dict[str, str]] = {
 }
 TITLES = {
     "demo_log": "The demo's log",
+    "long": "Preset `long`: causes 100 to 4,000 events back",
+    "kuairand": "KuaiRand-Pure",
     "table2": "Table 2: systems",
     "table3": "Table 3: parts of LASER",
     "table4": "Table 4: events per segment",
@@ -55,7 +59,9 @@ The paper's tables and figures, run again with `laser-pipeline compare` on logs 
 make: see [benchmarks/paper](../benchmarks/paper/README.md) for the commands, and for how these runs
 differ from the paper's. Its log is not public, so its column shows what it prints for its own and
 nothing to compare digit by digit. Intervals are of 95%, by resampling users and seeds; a star marks
-those that leave out zero. This page is written by `python -m benchmarks.paper.render`.
+those that leave out zero. Of generated logs the causes of clicks are known: `causes` is the AUC of
+"this past event moved the click" by LASER's gate, or by DIN's softmax weight. This page is written
+by `python -m benchmarks.paper.render`.
 """
 
 
@@ -109,14 +115,15 @@ def _section(name: str, result: dict[str, Any]) -> str:
         f"({dataset['counts']['impressions']:,} impressions), seeds {result['seeds']}, "
         f"{machine['cores']} cores with a load of {machine['load'][0]}.",
         "",
-        f"| system | paper | AUC | gAUC | AUC less {result['baseline']} | million MACs |",
-        "|---|---|---|---|---|---|",
+        f"| system | paper | AUC | gAUC | AUC less {result['baseline']} | causes | million MACs |",
+        "|---|---|---|---|---|---|---|",
     ]
     for row in result["rows"]:
         macs = sum(row["macs"].values()) / 1e6 if row.get("macs") else None
         lines.append(
             f"| {row['system']} | {PAPER[name].get(row['system'], '')} | {_number(row, 'auc')} "
             f"| {_number(row, 'gauc')} | {_gap(row.get('difference_auc'))} "
+            f"| {'' if row.get('gates_auc') is None else format(row['gates_auc'], '.3f')} "
             f"| {'' if macs is None else f'{macs:.1f}'} |"
         )
     for plot in ("difference", "cost"):

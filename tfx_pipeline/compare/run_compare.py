@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from components.seqvault_example_gen.open_store import open_store
 from tfx_pipeline.compare.compare_settings import CompareSettings, Run, runs_of
+from tfx_pipeline.compare.end_with_parent import end_with_parent
 from tfx_pipeline.compare.joined_log import JoinedLog, with_length
 from tfx_pipeline.compare.results_file import ResultsFile
 from tfx_pipeline.compare.summary import summarise, write_summary
@@ -196,6 +197,7 @@ def _taken(
 
 
 def _prepare(threads: int) -> None:
+    end_with_parent()
     os.environ["OMP_NUM_THREADS"] = str(threads)
     import tensorflow as tf
 
