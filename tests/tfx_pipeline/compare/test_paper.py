@@ -53,6 +53,7 @@ def test_a_kept_result_names_command_machine_and_seeds(tmp_path, monkeypatch):
     text = render.page()
     assert "compare --config benchmarks/paper/table2.yaml`, 20" in text and "seeds [1, 2]" in text
     assert (
-        "| laser | 0.7826 | 0.8123 ± 0.0010 | 0.7000 | +0.0100 [+0.0020, +0.0200] * | 2.0 |" in text
+        "| laser | 0.7826 | 0.8123 ± 0.0010 | 0.7000 | +0.0100 [+0.0020, +0.0200] * |  | 2.0 |"
+        in text
     )
     assert text.count("Not run yet") == len(render.TITLES) - 1
