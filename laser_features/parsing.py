@@ -170,13 +170,15 @@ class _Parser:
             self.check_buckets(field, table, where)
             return
         if field.is_float:
-            found = f"is {field.type}, which is no id"
+            found = f"is {field.type}, which is not an id"
             self.fail(f"{where}.type", found, "add 'boundaries' or 'quantiles', or drop 'table'")
         if field.type == "string" and table.ids != "hash":
             found = f"is a string in a table with ids {table.ids!r}"
             self.fail(where, found, f"set tables.{table.name}.ids to hash, or store integer ids")
         if field.derive == "age_minutes":
-            self.fail(where, "has no buckets", "add 'boundaries' or 'quantiles': an age is no id")
+            self.fail(
+                where, "has no buckets", "add 'boundaries' or 'quantiles': an age is not an id"
+            )
         if field.derive is not None:
             needed = CLOCK_ROWS[field.derive] + 1
             if table.ids != "direct" or table.rows < needed:
@@ -200,7 +202,9 @@ class _Parser:
         for section, fields in sections.items():
             for name in fields:
                 if not name.isidentifier():
-                    self.fail(f"{section}.{name}", "is no plain name", "use letters, digits and _")
+                    self.fail(
+                        f"{section}.{name}", "is not a plain name", "use letters, digits and _"
+                    )
                 if name in RESERVED and (section, name) not in allowed:
                     self.fail(f"{section}.{name}", "uses a reserved name", "rename it")
         for group in SHARED_NAMES:
@@ -287,11 +291,13 @@ class _Parser:
         ]
         category = given.get("category")
         if category is not None:
-            self.named(category, ids, "interactions.category", "item field with a table")
+            self.named(category, ids, "interactions.category", "an item field with a table")
         return Interactions(
-            self.names(given, "similarity", vectors, "content vector (an item field with a shape)"),
+            self.names(
+                given, "similarity", vectors, "a content vector (an item field with a shape)"
+            ),
             category,
-            self.names(given, "cross", events, "event field with a table"),
+            self.names(given, "cross", events, "an event field with a table"),
         )
 
     def names(
@@ -309,7 +315,7 @@ class _Parser:
     def named(self, name: object, known: list[str], where: str, kind: str) -> None:
         if name not in known:
             has = f"the spec has {known}" if known else "the spec has none"
-            self.fail(where, f"names {name!r}, which is no {kind}", has)
+            self.fail(where, f"names {name!r}, which is not {kind}", has)
 
     def shape(self, shape: object, where: str, section: str, kind: str) -> tuple[int, ...] | None:
         if shape is None:

@@ -72,7 +72,7 @@ def parse_rank_request(spec: FeatureSpec, content: object) -> RequestBatch:
 
 def _candidates(spec: FeatureSpec, candidates: object) -> tuple[NDArray, dict[str, NDArray]]:
     if not isinstance(candidates, list) or not candidates:
-        found = "missing" if candidates is None else "empty" if candidates == [] else "no list"
+        found = "missing" if candidates is None else "empty" if candidates == [] else "not a list"
         raise RequestError(f"candidates is {found}; send a list of item ids or objects")
     limits = np.iinfo(np.int64)
     item_ids = np.empty(len(candidates), np.int64)

@@ -90,7 +90,7 @@ class Schema:
         be there (int64) or not.
 
         Raises:
-            SchemaError: for a type that is no integer or float, a name used
+            SchemaError: for a type that is neither integer nor float, a name used
                 twice, a nullable default or an unknown role.
         """
         fields = []

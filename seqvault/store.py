@@ -388,7 +388,7 @@ class SeqVault:
 
         Raises:
             UnknownFieldError: items have no such field.
-            WrongTypeError: ids are no integers.
+            WrongTypeError: ids are not integers.
         """
         self._state.check_open()
         return self._state.items.read(ids, fields)
@@ -431,7 +431,7 @@ class SeqVault:
             all become too old are among them.
 
         Raises:
-            InvalidRequestError: ``after`` is no int64, or ``limit`` is out of range.
+            InvalidRequestError: ``after`` is not an int64, or ``limit`` is out of range.
 
         Example:
             >>> import tempfile, pyarrow as pa

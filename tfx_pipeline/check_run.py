@@ -1,4 +1,4 @@
-"""All that can be known to be wrong with a run before it starts."""
+"""Checks of a run that are possible before it starts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tfx_pipeline.plan import check_splits
 
 
 def check_run(config: PipelineConfig) -> None:
-    """Raise unless dataset and store are there and fit the settings; takes a few seconds.
+    """Raise unless dataset and store exist and fit the settings; takes a few seconds.
 
     Raises:
         PipelineError: One line with what is wrong and what to do.
@@ -22,8 +22,8 @@ def check_run(config: PipelineConfig) -> None:
     for name in config.slices or ():
         if name not in spec.context_fields:
             raise PipelineError(
-                f"config {config.name!r} slices by {name!r}, which is no context field of feature "
-                f"spec {spec.name!r}; it has {sorted(spec.context_fields)}"
+                f"config {config.name!r} slices by {name!r}, which is not a context field of "
+                f"feature spec {spec.name!r}; it has {sorted(spec.context_fields)}"
             )
     check_splits(config)
     # Imported here: TensorFlow takes seconds, and whatever is wrong above is said at once.
@@ -41,7 +41,7 @@ def check_run(config: PipelineConfig) -> None:
 def _check_label(
     config: PipelineConfig, spec: FeatureSpec, name: str, is_binary: bool, is_weight: bool
 ) -> None:
-    """Raise unless there is something to learn of a label in the train split."""
+    """Raise unless the train split has usable, varying values of a label."""
     path, split = config.dataset / "impressions.parquet", config.splits["train"]
     within = [("timestamp", ">=", split.start), ("timestamp", "<", split.end)]
     try:

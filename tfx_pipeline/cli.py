@@ -299,10 +299,10 @@ def _demo(arguments: argparse.Namespace) -> int:
 
 
 def _prepare_libraries() -> None:
-    """Before TensorFlow is imported; child processes inherit it.
+    """Set environment variables, before TensorFlow is imported; child processes inherit them.
 
-    Libraries' chatter at start-up is not ours. And a training step's large tensors are kept for
-    the next one: to get fresh memory from the system for each takes as long as to compute them.
+    It silences start-up messages of libraries, and makes TensorFlow keep the memory of large
+    tensors between steps: allocating it afresh takes as long as computing them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
@@ -318,7 +318,7 @@ def _prepare_libraries() -> None:
 def _hours(text: str) -> float:
     hours = float(text)
     if not (math.isfinite(hours) and hours >= 0):
-        raise argparse.ArgumentTypeError(f"{text} is no number of hours; give 0 or more")
+        raise argparse.ArgumentTypeError(f"{text} is not a number of hours; give 0 or more")
     return hours
 
 

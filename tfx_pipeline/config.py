@@ -1,4 +1,4 @@
-"""What a pipeline run is told: a YAML file of settings and four folders."""
+"""The configuration of a pipeline run: a YAML file of settings and four folders."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIGS = Path(__file__).parent / "configs"
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class PipelineConfig(PipelineSettings):
-    """Everything that ``create_pipeline`` needs: the settings of a file, and where things lie.
+    """The input of ``create_pipeline``: settings and folders.
 
     Attributes:
         dataset: Folder of a prepared dataset.
@@ -85,7 +85,7 @@ def load_config(
         dataset: Folder of a prepared dataset.
         store: Folder of its SeqVault, or the address of its servers.
         work: Folder for everything that the run makes.
-        overrides: Entries that take the place of the file's.
+        overrides: Entries that override those of the file.
 
     Raises:
         PipelineError: No such file, not YAML, an unknown or missing entry, a value that does not

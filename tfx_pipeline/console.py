@@ -1,4 +1,4 @@
-"""What a person sees: stages, progress on a line that is overwritten, times."""
+"""Console output: stages, progress on an overwritten line, times."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Console:
 
     @contextmanager
     def stage(self, title: str) -> Iterator[None]:
-        """Announce a stage; on success say how long it took."""
+        """Print the start of a stage, and its duration on success."""
         started = time.monotonic()
         self.say(f"== {title}")
         yield

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """A run that cannot start, or that ended without what it was for."""
+    """A run that cannot start, or ended without its result."""
 
 
 class DatasetError(ValueError):

@@ -1,4 +1,4 @@
-"""From an exception to the one line that a person reads."""
+"""Turns an exception into one line for the user."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _SQLITE = {
 
 
 def explain(error: BaseException, work: Path | None) -> str:
-    """One line about an error; of what nobody expected the traceback goes to a file.
+    """One line about an error; tracebacks of unexpected errors go to a file.
 
-    Never fails itself: where no file can be written, the line stands alone.
+    It never fails itself: if no file can be written, only the line is returned.
 
     Args:
         error: What was raised.

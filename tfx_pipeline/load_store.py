@@ -1,4 +1,4 @@
-"""From a prepared dataset to a SeqVault: life-cycle history in bulk, the recent part appended."""
+"""Loads a prepared dataset into a SeqVault: old history in bulk, recent events appended."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def load_store(
         dataset: Folder of a prepared dataset.
         store: Folder to create.
         recent_hours: Length of the recent part.
-        replace: Put the new store in place of one that is there.
+        replace: Replace an existing store.
         progress: Called with stage, events done and all events.
 
     Raises:
@@ -71,7 +71,7 @@ def load_store(
     if store.exists() and not replace:
         raise PipelineError(f"{store} exists; choose another folder, or replace it with --replace")
     if store.exists() and not (store / "segments").is_dir():
-        raise PipelineError(f"{store} is no SeqVault and is not replaced; choose another folder")
+        raise PipelineError(f"{store} is not a SeqVault and is not replaced; choose another folder")
     if store.exists():
         _check_unused(store)
     partial = store.parent / f".{store.name}.partial"

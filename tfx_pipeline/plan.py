@@ -1,4 +1,4 @@
-"""What a run would do, worked out before it starts: rows per split, steps, memory and time."""
+"""Estimates of a run before it starts: rows per split, steps, memory and time."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _VECTORS_PER_EVENT = 12
 
 @dataclass(frozen=True)
 class SplitPlan:
-    """What lies in one split's time range."""
+    """The contents of one split's time range."""
 
     impressions: int = 0
     requests: int = 0
@@ -80,7 +80,7 @@ class Plan:
 
 
 def make_plan(config: PipelineConfig) -> Plan:
-    """Read the log's times and work out what a run of this config would do.
+    """Read the log's times and estimate a run of this config.
 
     Raises:
         PipelineError: A split holds no impression, or the log cannot be read.

@@ -1,6 +1,6 @@
-"""Which source files a module reaches by its imports: they make the cache key of what it computes.
+"""Finds the source files that a module imports, for the cache key of its results.
 
-Found in the text, without importing: imports within functions count, as they run too.
+Imports are found in the source text, without executing it; imports inside functions count.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def reached_files(modules: Iterable[str], rooms: Iterable[str] = ROOMS) -> dict[
 
 
 def _imports(file: Path, module: str) -> Iterator[str]:
-    """Dotted names that a file may import; one that is no module is found nowhere and ignored."""
+    """Dotted names that a file may import; names of other things are ignored."""
     package = module if file.name == "__init__.py" else module.rpartition(".")[0]
     for node in ast.walk(ast.parse(file.read_bytes())):
         if isinstance(node, ast.Import):

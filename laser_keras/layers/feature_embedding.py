@@ -161,7 +161,7 @@ class FeatureEmbedding(keras.layers.Layer):
     def _vectors(
         self, name: str, feature: str, values: Tensor, rank: int
     ) -> tuple[Tensor, Tensor | None]:
-        """Vectors [..., width] of a feature, and which ids are no padding; None for floats."""
+        """Vectors [..., width] of a feature, and which ids are not padding; None for floats."""
         shape = tuple(values.shape)
         if feature not in self._tables:
             check_rank(self.name, f"inputs[{name!r}]", shape, (rank + 1,), "[..., k] of floats")

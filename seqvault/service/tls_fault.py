@@ -130,5 +130,5 @@ def fault_of_server(key: bytes, certificate: bytes, client_ca: bytes | None) -> 
         try:
             context.load_verify_locations(cadata=client_ca.decode("ascii"))
         except (ssl.SSLError, ValueError):
-            return "the clients' authority is no PEM certificate"
+            return "the clients' authority is not a PEM certificate"
     return wrong

@@ -91,7 +91,7 @@ def table_from_bytes(data: bytes) -> pa.Table:
     """Parses what ``table_to_bytes`` returned.
 
     Raises:
-        InvalidRequestError: it is no Arrow IPC stream.
+        InvalidRequestError: it is not an Arrow IPC stream.
     """
     try:
         with pa.ipc.open_stream(data) as reader:

@@ -53,7 +53,9 @@ def parse_events(
     dtypes |= {name: np.dtype(field.dtype) for name, field in spec.event_fields.items()}
     for index, event in enumerate(events):
         if not isinstance(event, Mapping):
-            raise RequestError(f"events[{index}] is no object; send one with user_id, timestamp")
+            raise RequestError(
+                f"events[{index}] is not an object; send one with user_id, timestamp"
+            )
         unknown = sorted(str(key) for key in event if key not in dtypes)
         if unknown:
             raise RequestError(

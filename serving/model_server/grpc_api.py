@@ -159,7 +159,7 @@ def _parse(kind: type[Request], message: bytes) -> Request:
 
 
 def _unparsable(kind: type[Message], error: Exception) -> ServingError:
-    return invalid(f"the bytes are no tensorflow.serving.{kind.__name__}: {error}")
+    return invalid(f"the bytes are not a tensorflow.serving.{kind.__name__}: {error}")
 
 
 def _check_spec(request: Message) -> model_pb2.ModelSpec:

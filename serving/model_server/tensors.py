@@ -58,7 +58,7 @@ def to_array(
         take: Called with the array's bytes before they are taken; raises to refuse them.
 
     Raises:
-        ValueError: The message is no tensor: unknown type or shape, or content of another size.
+        ValueError: The message is not a tensor: unknown type or shape, or content of another size.
     """
     if proto.dtype not in _FIELDS:
         raise ValueError(f"data type {proto.dtype} cannot be sent")

@@ -61,7 +61,7 @@ class ModelConfig:
 
 
 def list_versions(base_path: Path) -> dict[int, Path]:
-    """Version directories by number; names that are no int64 are passed over.
+    """Version directories by number; names that are not int64 are skipped.
 
     Raises:
         OSError: The base path is missing or cannot be read.

@@ -29,7 +29,7 @@ def predict_request_cost(message: bytes, limit: int) -> int:
         limit: Counting ends soon after this, which bounds the time it takes.
 
     Raises:
-        ValueError: The bytes are no message.
+        ValueError: The bytes are not a message.
 
     Example:
         >>> predict_request_cost(b"", limit=100)

@@ -226,7 +226,7 @@ class _Connection(RequestHandler):
             message = "internal error; the server's log has the details"
         else:
             first = (message or "bad request").strip().splitlines()[0]
-            message = f"this is no valid HTTP request: {first}"
+            message = f"this is not a valid HTTP request: {first}"
         response = json_error(status, message)
         response.force_close()
         return response

@@ -428,7 +428,7 @@ GOOD = {"user_id": 9, "time_ms": NOW, "candidates": [4]}
         ({**GOOD, "time_ms": 1.5}, "time_ms is 1.5"),
         ({"user_id": 9}, "candidates is missing"),
         ({**GOOD, "candidates": []}, "candidates is empty"),
-        ({**GOOD, "candidates": 4}, "candidates is no list"),
+        ({**GOOD, "candidates": 4}, "candidates is not a list"),
         ({**GOOD, "candidates": [4, "x"]}, r"candidates\[1\] is 'x'"),
         ({**GOOD, "candidates": [{"position": 1}]}, r"candidates\[0\]\.item_id is missing"),
         ({**GOOD, "candidates": [{"item_id": 1, "price": 1}]}, "unknown field 'price'"),

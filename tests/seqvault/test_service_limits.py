@@ -407,7 +407,7 @@ def test_errors_of_tls_say_which_part_is_wrong(tmp_path):
         (Tls(stranger[0], ours[1]), "not the one of the certificate"),
         (Tls(b"x", ours[1]), "key is not PEM"),
         (Tls(ours[0], b"x"), "certificate is not PEM"),
-        (Tls(*ours, b"x"), "authority is no PEM"),
+        (Tls(*ours, b"x"), "authority is not a PEM"),
     ):
         with pytest.raises(errors.InvalidRequestError, match=what):
             Server(vault, tls=tls)

@@ -170,7 +170,7 @@ def test_bytes_that_are_no_message(channel, caplog, message, method):
     call = channel.unary_unary(method)
     with caplog.at_level(logging.WARNING):
         text = refused(lambda: call(message), "INVALID_ARGUMENT")
-    assert "the bytes are no tensorflow.serving." in text
+    assert "the bytes are not a tensorflow.serving." in text
     assert not caplog.records
 
 

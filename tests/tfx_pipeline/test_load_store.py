@@ -67,7 +67,7 @@ def test_what_is_no_store_is_never_replaced(dataset, tmp_path):
     folder = tmp_path / "photos"
     folder.mkdir()
     (folder / "cat.jpg").touch()
-    with pytest.raises(PipelineError, match=r"photos is no SeqVault and is not replaced"):
+    with pytest.raises(PipelineError, match=r"photos is not a SeqVault and is not replaced"):
         load_store(dataset, folder, replace=True)
     assert (folder / "cat.jpg").exists()
 

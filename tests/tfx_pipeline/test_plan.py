@@ -50,7 +50,7 @@ def test_splits_outside_the_log_are_refused(check):
 
 
 def test_a_slice_that_is_no_context_field_is_refused(check):
-    assert "slices by 'age', which is no context field" in check("name: a\nslices: [age]")
+    assert "slices by 'age', which is not a context field" in check("name: a\nslices: [age]")
 
 
 def test_a_store_or_a_dataset_that_is_not_there_is_named(check, tmp_path):

@@ -1,1 +1,1 @@
-"""``laser-pipeline compare``: systems beside one another on one joined log, over seeds."""
+"""``laser-pipeline compare``: compares systems on one joined log over several seeds."""

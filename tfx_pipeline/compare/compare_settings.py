@@ -1,4 +1,4 @@
-"""The YAML file of a comparison, checked before any work."""
+"""The settings of a comparison (a YAML file), checked before any work."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tfx_pipeline.settings.section import CONFIG, Integer, check, empty_is_defau
 from tfx_pipeline.settings.training_settings import TrainingSettings
 
 ORACLE = "oracle_features"
-"""A system that is no network: boosted trees on counts of the history, see ``oracle_features``."""
+"""A system without a network: boosted trees on counts of the history, see ``oracle_features``."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class SystemSettings:
-    """What one system has in place of what all share."""
+    """Settings of one system that override the shared ones."""
 
     model: Options = Field(default_factory=dict, description="entries of section `model`")
     training: Options = Field(default_factory=dict, description="entries of section `training`")
@@ -43,7 +43,7 @@ def _named(value: object) -> object:
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
 class CompareSettings:
-    """Systems, seeds and what all of them share.
+    """Systems, seeds and shared settings of a comparison.
 
     Raises:
         ValueError: An entry is unknown, missing or does not fit.

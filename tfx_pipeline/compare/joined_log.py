@@ -1,4 +1,4 @@
-"""The joined log of a comparison: made once, kept in flat files that all runs map into memory."""
+"""The joined log of a comparison, made once and memory-mapped by all runs."""
 
 from __future__ import annotations
 

@@ -35,11 +35,11 @@ OK, DIVERGED, FAILED = "ok", "diverged", "failed"
 
 
 class Diverged(Exception):
-    """The loss of a run is no number any more."""
+    """The loss of a run became NaN or infinite."""
 
 
 class _ReadyRows(RowLookup):
-    """The joined log holds rows already."""
+    """A row lookup for values that are rows already."""
 
     def rows(self, model_input: Any, values: tf.Tensor) -> tf.Tensor:
         """The values as they are."""

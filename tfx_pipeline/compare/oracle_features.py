@@ -1,8 +1,8 @@
-"""How much of a log can be learned from its inputs: boosted trees on counts of the history.
+"""An estimate of how much a log can teach: boosted trees on counts over the history.
 
 No network: for every candidate the matches of its item and of each of its ids in the history are
 counted within windows of events back, all of them and those that were acted upon. A system that
-reads the history well enough comes near what these counts give, or passes it.
+reads the history well comes close to the trees' AUC or exceeds it.
 """
 
 from __future__ import annotations

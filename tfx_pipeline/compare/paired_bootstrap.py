@@ -1,4 +1,4 @@
-"""Intervals of differences between systems that scored the same impressions."""
+"""Bootstrap intervals of differences between systems that scored the same impressions."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tfx_pipeline.errors import PipelineError
 
 
 class ResultsFile:
-    """Lines of finished runs; a run that was cut off leaves none, and is taken again.
+    """The finished runs, one line each; an interrupted run leaves no line and is repeated.
 
     Args:
         folder: Where ``results.jsonl`` and ``scores/`` lie.
@@ -35,7 +35,7 @@ class ResultsFile:
                 key, of = entry["run"], entry["dataset"]
             except (ValueError, KeyError, TypeError) as error:
                 raise PipelineError(
-                    f"{self.path}: line {number} is no result ({error}); move the file away"
+                    f"{self.path}: line {number} is not a result ({error}); move the file away"
                 ) from error
             if of != dataset:
                 raise PipelineError(
@@ -75,7 +75,7 @@ class ResultsFile:
         return self._scores / f"{key}.npy"
 
     def _complete_lines(self) -> list[str]:
-        """The lines; what a kill left of the last one is cut off the file."""
+        """The complete lines; a last line torn by a kill is cut off the file."""
         if not self.path.is_file():
             return []
         content = self.path.read_bytes()

@@ -1,4 +1,4 @@
-"""All runs of a comparison: checked first, joined once, resumed, side by side, then summed up."""
+"""Runs a comparison: checks, joins once, runs (in parallel, resumable) and summarises."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def run_compare(
     jobs: int | None = None,
     console: Console | None = None,
 ) -> list[dict[str, Any]]:
-    """Take every run that is not there yet, and write table and plots of all.
+    """Execute every missing run, and write table and plots of all.
 
     Args:
         config: YAML file, see ``CompareSettings``.
@@ -98,7 +98,7 @@ def run_compare(
 
 
 def _check_models(dataset: PreparedDataset, runs: list[Run]) -> None:
-    """Build each system once: whatever does not fit is said before any work."""
+    """Build each system once, so that misfits are reported before any work."""
     from tfx_pipeline.training.tower import check_model
 
     for name in {run.name: None for run in runs}:

@@ -1,4 +1,4 @@
-"""What every adapter hands to the writer."""
+"""The output of a dataset adapter."""
 
 from __future__ import annotations
 

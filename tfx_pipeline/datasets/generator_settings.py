@@ -1,4 +1,4 @@
-"""Which log is generated, and its size and seed."""
+"""Preset, size and seed of a generated log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sizes of embedding tables, from the ids that a dataset holds."""
+"""Chooses the sizes of embedding tables from the ids of a dataset."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """MovieLens ratings (Harper and Konstan, 2015), from the published CSV files or Parquet.
 
 A rating is an event and an impression; the label is a rating of at least 4. Users choose what to
-rate, so this is no exposure log: it shows the mechanics and ranks no deep model. The split is in
-time, the newest fifth of all ratings: most of its users are new.
+rate, so this is not an exposure log: use it to see the mechanics, not to compare deep
+models. The split is in time, the newest fifth of all ratings: most of its users are new.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Your own data: the three tables and the feature spec, made by whatever you like.
+"""The adapter for your own data: three tables and a feature spec, from any source.
 
 A folder with ``features.yaml``, ``events.parquet``, ``items.parquet`` and ``impressions.parquet``.
 Columns, their types and units are checked against the spec; rows may come in any order. The newest

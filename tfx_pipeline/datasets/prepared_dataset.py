@@ -193,7 +193,7 @@ def _replace(folder: Path, fill: Callable[[Path], None]) -> None:
 
 
 def _check_columns(path: Path, schema: pa.Schema) -> None:
-    """Check what the file's footer tells; its rows are checked by whoever reads them."""
+    """Check the schema in the file's footer; rows are checked when they are read."""
     try:
         has = pq.read_schema(path).names
     except (OSError, pa.ArrowException) as error:
@@ -212,7 +212,7 @@ def _check_replaceable(folder: Path) -> None:
         return
     if not folder.is_dir() or (any(folder.iterdir()) and not (folder / SUMMARY).is_file()):
         raise DatasetError(
-            f"{folder} exists and is no prepared dataset; choose another folder or remove it"
+            f"{folder} exists and is not a prepared dataset; choose another folder or remove it"
         )
 
 
@@ -255,7 +255,7 @@ def _check_times(times: NDArray, what: str) -> None:
 
 
 def _filled(table: pa.Table, fields: Mapping[str, Field]) -> pa.Table:
-    """Nulls as the missing value of their field: the store holds plain values."""
+    """Replace nulls by the missing value of their field: the store has no nulls."""
     for name, field in fields.items():
         if not table[name].null_count:
             continue

@@ -1,4 +1,4 @@
-"""Reading published files, with one clear line for whatever is wrong with them."""
+"""Readers of published files, with one-line errors."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def seconds_to_ms(values: NDArray, what: str) -> NDArray[np.int64]:
     """Times in seconds since 1970 as milliseconds.
 
     Raises:
-        DatasetError: The times are no plausible seconds.
+        DatasetError: The times are not plausible as seconds.
     """
     seconds = values.astype(np.int64)
     if seconds.size and int(seconds.max()) >= EARLIEST_MS:
@@ -134,7 +134,7 @@ def timestamps_ms(values: pa.ChunkedArray, what: str) -> NDArray[np.int64]:
     """An Arrow timestamp column as int64 milliseconds; null becomes 0.
 
     Raises:
-        DatasetError: The column is no timestamp.
+        DatasetError: The column is not a timestamp.
     """
     if not pa.types.is_timestamp(values.type):
         raise DatasetError(f"{what} is {values.type}; expected a timestamp, as published")

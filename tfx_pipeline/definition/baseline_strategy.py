@@ -1,4 +1,4 @@
-"""Which model a new one is compared with."""
+"""Chooses the model that a new one is compared with."""
 
 from __future__ import annotations
 

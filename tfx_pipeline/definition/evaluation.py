@@ -1,4 +1,4 @@
-"""What Evaluator computes: exact click metrics, sliced, judged against the last blessed model.
+"""The evaluation: exact click metrics by slice, compared with the last blessed model.
 
 An Example holds a request with N candidates, so TFMA's own metrics, which take one label and one
 prediction per Example, do not fit. ``RankingMetrics`` is a TFMA metric that takes whole requests.

@@ -15,7 +15,7 @@ REQUEST_FEATURES = ("request_user_id", "request_time_ms", "candidate_count")
 
 
 def make_schema(spec: FeatureSpec) -> schema_pb2.Schema:
-    """What the Examples must look like: types, lengths, and the rows that the tables have.
+    """Build the schema of the Examples: types, lengths and table sizes.
 
     Rows of embedding tables are bounded by the table, histories by the spec's length, the trained
     label by 0 and 1; a value outside shows as an anomaly before training.

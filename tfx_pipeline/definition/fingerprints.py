@@ -1,4 +1,4 @@
-"""What each component's result depends on beside its input artifacts, in one place.
+"""Fingerprints of what the components' results depend on beside their input artifacts.
 
 Every runner compiles these into the components' parameters, so that a cache that looks at
 parameters and artifacts alone (TFX's, Kubeflow's) sees each change of data, settings and code.
@@ -59,7 +59,7 @@ def make_fingerprints(
         run_fn: Dotted path of Trainer's function.
 
     Raises:
-        SeqVaultError: The store is not there or damaged, or nobody answers.
+        SeqVaultError: The store does not exist, is damaged, or no server answers.
         OSError: A file of the dataset cannot be read.
     """
     items = file_fingerprint(config.dataset / "items.parquet")
@@ -84,12 +84,12 @@ def make_fingerprints(
 
 
 def _code_of(function: str) -> str:
-    """Hash of the code that a function reaches; its own package may be one of the user's."""
+    """Hash of the code that a function imports; its package may be the user's own."""
     module = function.rpartition(".")[0]
     return code_fingerprint([module], {*ROOMS, module.split(".")[0]})
 
 
 def store_fingerprint(store: str | Path) -> str:
-    """Hash of all that reads of a store can see; of a folder's, or of its servers'."""
+    """Hash of everything that reads can return, of a store in a folder or behind servers."""
     with open_store(store) as vault:
         return str(vault.fingerprint())

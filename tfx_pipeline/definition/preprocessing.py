@@ -1,4 +1,4 @@
-"""What Transform computes in full passes over the data: vocabularies and quantiles.
+"""Transform's preprocessing function: vocabularies and quantiles over the full data.
 
 Everything else about a feature is known before the data is seen and was done when the Examples
 were written. What Transform finds is read by ``tfx_pipeline.training.row_lookup.RowLookup``.

@@ -1,1 +1,1 @@
-"""The whole way in one command, from events to a rank answer."""
+"""The demo: from events to a served rank request in one command."""

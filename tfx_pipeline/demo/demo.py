@@ -1,4 +1,4 @@
-"""The whole way in one command: events, SeqVault, pipeline, served model, rank answer."""
+"""The demo: events, SeqVault, pipeline, served model and rank request in one command."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run_demo(
     config: str | None = None,
     generator: GeneratorSettings | None = None,
 ) -> dict[str, Any]:
-    """Run everything, show it, and stop what was started.
+    """Run all stages, print their results, and stop the servers.
 
     Args:
         work: Folder for all that is made; a second demo there uses what did not change.
@@ -111,7 +111,7 @@ def _describe(source: Path | None, generator: GeneratorSettings) -> str:
 
 
 def _run_pipeline(settings: PipelineConfig, config: str) -> dict[str, Any]:
-    """In a process of its own: its memory is free again when the servers start."""
+    """Run the pipeline in a child process, so that its memory is freed before serving."""
     settings.work.mkdir(parents=True, exist_ok=True)
     log = settings.work / "pipeline.log"
     command = [sys.executable, "-m", "tfx_pipeline.cli", "run", "--config", config]
@@ -124,7 +124,7 @@ def _run_pipeline(settings: PipelineConfig, config: str) -> dict[str, Any]:
 
 
 def _last_error(text: str) -> str:
-    """What the child said in the end: its error, which may show examples, or its last line.
+    """The error that a child printed, with its examples, or its last line.
 
     Example:
         >>> _last_error("chatter\\nlaser-pipeline: error: 3 of 4 rows are bad:\\n  a row\\n")
@@ -136,7 +136,7 @@ def _last_error(text: str) -> str:
 
 @contextlib.contextmanager
 def _child(command: list[str], errors: Any) -> Iterator[subprocess.Popen[bytes]]:
-    """A child in a group of its own, which is ended with all that it started if we are."""
+    """A child in its own process group, which is killed as a whole if we exit."""
     process = subprocess.Popen(command, stderr=errors, start_new_session=True)
     try:
         yield process

@@ -1,4 +1,4 @@
-"""Rank answers of a running gateway, before and right after a live event."""
+"""Rank requests to a running gateway, before and right after a live event."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the demo says at its end."""
+"""The summary that the demo prints."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def summarise(
     report: dict[str, Any],
     ranking: Ranking,
 ) -> None:
-    """Say what was loaded, joined, trained, measured, pushed and answered."""
+    """Print what was loaded, joined, trained, measured, pushed and served."""
     say, evaluation = console.say, report["evaluation"]
     join, training = report["join"], report["training"]
     say()
@@ -78,7 +78,7 @@ def summarise(
 
 
 def measured_beside(dataset: PreparedDataset, comparison: Path) -> list[str]:
-    """Other systems' AUC on this very dataset, from a run that was kept; none for other data."""
+    """AUC of other systems on the same dataset, from recorded runs; empty for other data."""
     if not comparison.is_file():
         return []
     kept = json.loads(comparison.read_text(encoding="utf-8"))

@@ -1,1 +1,1 @@
-"""What runs left: ML Metadata's records, the report of a run, floors to compare with."""
+"""Results of runs: records in ML Metadata, the report of a run, baselines."""

@@ -1,4 +1,4 @@
-"""What little knowledge gives: the figures that a model's AUC is read beside."""
+"""AUC of simple click rates, as a floor for a model's AUC."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What past runs did, read from ML Metadata alone: TFX and TensorFlow stay out."""
+"""Past runs, read from ML Metadata without importing TFX or TensorFlow."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run found, as plain data: counts of the join, training curves, evaluation by slice."""
+"""The report of a run as plain data: join counts, training curves, metrics by slice."""
 
 from __future__ import annotations
 

@@ -36,8 +36,8 @@ def run_local(
 ) -> dict[str, Any]:
     """Run every component whose result is not cached.
 
-    TFX calls a run a success that pushed nothing; here it is an error. What an interrupted run
-    left is used: finished components by the cache, training from its last checkpoint.
+    A run that pushes no model is an error here, unlike in TFX. An interrupted run is resumed:
+    finished components come from the cache, training from its last checkpoint.
 
     Args:
         config: What to run.
@@ -87,7 +87,7 @@ def _run_locked(
 
 
 def _record_failure(config: PipelineConfig, run_id: str, reason: str) -> None:
-    """Publish what did not finish as failed; a full disk, say, must not hide the error itself."""
+    """Publish unfinished executions as failed, without hiding the original error."""
     with contextlib.suppress(Exception):
         with metadata.Metadata(_connection(config)) as handle:
             publish_unfinished(handle.store, reason)

@@ -1,4 +1,4 @@
-"""Executions that a run left behind without a word: they are published as failed."""
+"""Publishes executions that an interrupted run left unfinished as failed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def publish_unfinished(store: Any, reason: str) -> int:
 
 
 def name_reason(store: Any, run_id: str, reason: str) -> None:
-    """Write down why a run's failed executions failed."""
+    """Record why a run's executions failed."""
     context = store.get_context_by_type_and_name("pipeline_run", run_id)
     if context is None:
         return

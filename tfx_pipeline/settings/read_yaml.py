@@ -1,4 +1,4 @@
-"""Reads a YAML file of settings: strict about keys, kind about numbers."""
+"""Reads a YAML file of settings: rejects duplicate keys and accepts ``1e-3`` as a number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings for people and editors: the docs' table and a JSON schema."""
+"""The reference of settings: a table for the docs and a JSON schema for editors."""
 
 from __future__ import annotations
 

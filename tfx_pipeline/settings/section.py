@@ -1,4 +1,4 @@
-"""What all sections of the settings share: one kind of dataclass, one checker, one error text."""
+"""The base of all settings sections: dataclass, checks and error texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Section = TypeVar("Section")
 
 
 def _number(value: object) -> object:
-    """Booleans count as integers in Python; as a setting ``yes`` is no number."""
+    """Booleans count as integers in Python; as a setting ``yes`` is not a number."""
     if isinstance(value, bool):
         raise ValueError("should be a number")
     return value
@@ -30,7 +30,7 @@ Real = Annotated[float, BeforeValidator(_number)]
 
 
 def empty_is_default(value: object) -> object:
-    """A section that is named and left empty in YAML is ``None``: it takes every default."""
+    """An empty section in YAML is ``None`` and takes every default."""
     return {} if value is None else value
 
 

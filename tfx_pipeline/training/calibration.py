@@ -1,4 +1,4 @@
-"""Calibration: a map from a model's probabilities to those that the eval split showed."""
+"""Calibration: maps a model's probabilities to the rates observed on the eval split."""
 
 from __future__ import annotations
 

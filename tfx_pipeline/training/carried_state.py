@@ -1,4 +1,4 @@
-"""State of the tower that no optimiser trains: moving averages and adaptive weights."""
+"""Non-trainable state of the tower: moving averages and adaptive weights."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 class CarriedState(tf.Module):
     """The tower's non-trainable variables as one vector, carried from step to step.
 
-    With several workers the last one to finish a step wins: of such averages, which change little
-    in a step, nothing more is asked. Under a parameter-server strategy the vector lies whole on
+    With several workers the last one to finish a step wins, which is good enough for averages that
+    change little in a step. Under a parameter-server strategy the vector lies whole on
     one server: it is float64, and the partitioner splits float32 alone.
 
     Args:

@@ -1,4 +1,4 @@
-"""The labels of a run: which are trained on, how, and how much each counts."""
+"""The labels of a run, their losses and weights."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def labels_of(spec: FeatureSpec, settings: TrainingSettings) -> tuple[Label, ...
         for used in filter(None, (name, given.weighted_by)):
             if used not in spec.labels:
                 raise SettingsError(
-                    f"training.labels names {used!r}, which is no label of feature spec "
+                    f"training.labels names {used!r}, which is not a label of feature spec "
                     f"{spec.name!r}; it has {list(spec.labels)}"
                 )
     if first not in chosen or chosen[first].kind != BINARY:

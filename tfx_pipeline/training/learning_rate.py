@@ -1,4 +1,4 @@
-"""How the learning rates change over a run: a fall with progress, after a rise over first steps."""
+"""Learning rate schedules: warm-up over the first steps, then decay with progress."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class TrainingLoop:
             Loss and AUC of the predictions made before each step, of the last epoch.
 
         Raises:
-            ValueError: The loss is no number any more. Nothing is saved then.
+            ValueError: The loss became NaN or infinite. Nothing is saved then.
         """
         settings = self._step.settings
         totals = self._totals.read()

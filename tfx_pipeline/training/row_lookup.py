@@ -1,4 +1,4 @@
-"""What Transform found in its full passes, as arrays: raw values in, table rows out.
+"""Maps raw values to table rows by the vocabularies and quantiles that Transform found.
 
 Transform writes a vocabulary per table and bucket limits per field. Here they are plain sorted
 arrays and binary search, in place of Transform's own hash tables: that needs no initialised

@@ -1,4 +1,4 @@
-"""What TFX's Trainer runs, named by the dotted path ``tfx_pipeline.training.run_fn.run_fn``."""
+"""The entry point of TFX's Trainer, ``tfx_pipeline.training.run_fn.run_fn``."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def run_fn(fn_args: Any) -> None:
 
 
 def _move(progress: str, destination: str) -> None:
-    """Hand what a finished run kept over to its artifact."""
+    """Move the checkpoints and logs of a finished run to its artifact."""
     for name in ("checkpoints", "logs"):
         source, target = os.path.join(progress, name), os.path.join(destination, name)
         if tf.io.gfile.exists(source) and not tf.io.gfile.exists(target):

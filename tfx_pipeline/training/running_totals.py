@@ -1,4 +1,4 @@
-"""Loss and AUC of a run, added up where the steps run and read where they are shown."""
+"""Running totals of loss and AUC, accumulated by the workers."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ class Totals:
 class RunningTotals(tf.Module):
     """Two variables that steps add to: a histogram and a loss sum.
 
-    A step adds to plain tensors and hands them over once in a while (``add``), because each
-    addition to a variable of a parameter server is a message of 128 KB.
+    Steps accumulate in plain tensors and call ``add`` only now and then, because each addition to a
+    variable of a parameter server is a message of 128 KB.
     """
 
     def __init__(self) -> None:

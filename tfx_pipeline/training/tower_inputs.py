@@ -1,4 +1,4 @@
-"""From table rows to the float inputs of the tower: which features feed what, and how."""
+"""Builds the float inputs of the tower from table rows."""
 
 from __future__ import annotations
 

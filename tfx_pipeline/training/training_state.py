@@ -1,4 +1,4 @@
-"""Everything that training changes: tables, dense weights, moving averages, the step count."""
+"""The training state: tables, dense weights, moving averages and step count."""
 
 from __future__ import annotations
 

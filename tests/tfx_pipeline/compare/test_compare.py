@@ -125,7 +125,7 @@ def test_results_of_another_dataset_are_refused(compare, tmp_path):
     with pytest.raises(PipelineError, match=r"results of another dataset \(abc"):
         compare(SMALL)
     (work / "results.jsonl").write_text("{}\n")
-    with pytest.raises(PipelineError, match="line 1 is no result"):
+    with pytest.raises(PipelineError, match="line 1 is not a result"):
         compare(SMALL)
 
 

@@ -79,7 +79,7 @@ def test_a_prepared_folder_is_copied_to_where_it_is_asked_for(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(DatasetError, match="no prepared dataset; choose another folder"):
+    with pytest.raises(DatasetError, match="not a prepared dataset; choose another folder"):
         prepare(tmp_path / "done", mine)
 
 
@@ -90,7 +90,7 @@ def test_an_older_dataset_is_replaced_and_other_folders_are_not(tmp_path):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "thesis.txt").write_text("years of work")
-    with pytest.raises(DatasetError, match="no prepared dataset; choose another folder"):
+    with pytest.raises(DatasetError, match="not a prepared dataset; choose another folder"):
         PreparedDataset.write(make_tables(), mine)
     assert (mine / "thesis.txt").read_text() == "years of work"
 
