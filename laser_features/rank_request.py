@@ -31,11 +31,8 @@ def parse_rank_request(spec: FeatureSpec, content: object) -> RequestBatch:
         RequestError: Says which part of the request is wrong and what is expected.
 
     Example:
-        >>> spec = FeatureSpec.from_dict({
-        ...     "name": "tiny", "history": {"max_length": 3},
-        ...     "tables": {"item": {"rows": 10, "width": 4, "ids": "direct"}},
-        ...     "event": {"item_id": {"type": "int64", "table": "item"}},
-        ...     "label": {"click": {"type": "int8"}}})
+        >>> from laser_features.testing import tiny_spec
+        >>> spec = tiny_spec()
         >>> request = {"user_id": 7, "candidates": [3, {"item_id": 5}]}
         >>> batch = parse_rank_request(spec, request)
         >>> batch.candidate_item_id

@@ -1,6 +1,7 @@
 """Rules of the house: public names are a list that only grows on purpose; modules stay readable."""
 
 import ast
+import re
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,6 +31,24 @@ def test_public_names_are_those_of_the_list() -> None:
     listed = set(PUBLIC_NAMES.read_text(encoding="utf-8").split())
     assert listed - found == set(), "public names that are gone; see docs/versioning.md"
     assert found - listed == set(), f"new public names; add them to {PUBLIC_NAMES.name}"
+
+
+def test_callbacks_and_tiny_specs_are_defined_once() -> None:
+    """Long calls of every room report to one ``Progress``; tests share ``tiny_content``."""
+    once = {
+        r"^Progress = ": "seqvault/progress.py",
+        r'"name": "tiny",?\s+"history": .*\s+"tables": \{"item": .*\s+"event": \{"item_id"': (
+            "laser_features/testing.py"
+        ),
+    }
+    for pattern, owner in once.items():
+        found = [
+            str(path.relative_to(ROOT))
+            for folder in (*ROOMS, "tests")
+            for path in (ROOT / folder).rglob("*.py")
+            if re.search(pattern, path.read_text(encoding="utf-8"), re.MULTILINE)
+        ]
+        assert found == [owner], f"use {owner}"
 
 
 def too_long(path: Path) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,12 @@ from laser_features.arrow_columns import to_schema
 from laser_features.errors import ColumnTypeError
 from seqvault import Schema, SeqVault
 from seqvault.errors import SeqVaultError, StoreLockedError
+from seqvault.progress import Progress, no_progress
 from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.fingerprint import file_fingerprint
 
 APPEND_ROWS = 8192
 _MS_PER_HOUR = 3_600_000
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ def load_store(
     store: Path,
     recent_hours: float = 24,
     replace: bool = False,
-    progress: Progress = lambda stage, done, whole: None,
+    progress: Progress = no_progress,
 ) -> LoadSummary:
     """Load a prepared dataset's events and items into a new SeqVault.
 

@@ -30,11 +30,8 @@ def parse_events(
         RequestError: Names the event and the field.
 
     Example:
-        >>> spec = FeatureSpec.from_dict({
-        ...     "name": "tiny", "history": {"max_length": 3},
-        ...     "tables": {"item": {"rows": 10, "width": 4, "ids": "direct"}},
-        ...     "event": {"item_id": {"type": "int64", "table": "item"}},
-        ...     "label": {"click": {"type": "int8"}}})
+        >>> from laser_features.testing import tiny_spec
+        >>> spec = tiny_spec()
         >>> event = {"user_id": 7, "timestamp": 1700000000000, "item_id": 3}
         >>> parse_events(spec, {"events": [event]})["item_id"]
         array([3])

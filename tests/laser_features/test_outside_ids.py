@@ -4,28 +4,22 @@ from __future__ import annotations
 
 import numpy as np
 
-from laser_features import FeatureSpec, OutsideIds, RequestBatch, build_model_inputs
+from laser_features import OutsideIds, RequestBatch, build_model_inputs
 from laser_features.ids import direct_rows
+from laser_features.testing import tiny_spec
 
 NOW = 1_700_000_000_000
-SPEC = FeatureSpec.from_dict(
-    {
-        "name": "small",
-        "history": {"max_length": 3},
-        "tables": {
-            "item": {"rows": 10, "width": 2, "ids": "direct"},
-            "author": {"rows": 6, "width": 2, "ids": "direct"},
-            "city": {"rows": 5, "width": 2, "ids": "hash"},
-            "span": {"rows": 4, "width": 2, "ids": "direct"},
-        },
-        "event": {"item_id": {"type": "int64", "table": "item"}},
-        "item": {"author": {"type": "int64", "table": "author"}},
-        "context": {
-            "city": {"type": "int64", "table": "city"},
-            "span": {"type": "int64", "table": "span", "boundaries": [10, 20]},
-        },
-        "label": {"click": {"type": "int8"}},
-    }
+SPEC = tiny_spec(
+    tables={
+        "author": {"rows": 6, "width": 2, "ids": "direct"},
+        "city": {"rows": 5, "width": 2, "ids": "hash"},
+        "span": {"rows": 4, "width": 2, "ids": "direct"},
+    },
+    item={"author": {"type": "int64", "table": "author"}},
+    context={
+        "city": {"type": "int64", "table": "city"},
+        "span": {"type": "int64", "table": "span", "boundaries": [10, 20]},
+    },
 )
 
 

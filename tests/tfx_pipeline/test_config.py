@@ -5,7 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from laser_features import FeatureSpec
+from laser_features.testing import tiny_spec
 from tfx_pipeline.config import CONFIGS, load_config
 from tfx_pipeline.errors import PipelineError
 
@@ -62,17 +62,14 @@ def test_an_unknown_config_name_lists_those_there_are(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_config_of_the_package_is_valid(path, tmp_path):
-    spec = {"name": "x", "tables": {"item": {"rows": 3, "width": 2, "ids": "direct"}},
-            "history": {"max_length": 2}, "event": {"item_id": {"type": "int64", "table": "item"}},
-            "label": {"click": {"type": "int8"}}}  # fmt: skip
-    parsed = FeatureSpec.from_dict(spec)
+    parsed = tiny_spec()
     for name, schema in (
         ("events", parsed.event_schema()),
         ("items", parsed.item_schema()),
         ("impressions", parsed.impression_schema()),
     ):
         pq.write_table(schema.empty_table(), tmp_path / f"{name}.parquet")
-    (tmp_path / "features.yaml").write_text(json.dumps(spec))
+    parsed.save(tmp_path / "features.yaml")
     day = 86_400_000
     splits = {"train": [10**12, 10**12 + day], "eval": [10**12 + day, 10**12 + 2 * day]}
     (tmp_path / "dataset.json").write_text(

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from laser_features import FeatureSpec
+from laser_features.testing import tiny_spec
 from seqvault import Schema, SeqVault
 from tfx_pipeline.config import load_config
 from tfx_pipeline.runners.kubeflow import compile_kubeflow
@@ -47,15 +47,7 @@ def write_log(folder, clicks):
 
 @pytest.fixture
 def config(tmp_path):
-    spec = FeatureSpec.from_dict(
-        {
-            "name": "tiny",
-            "history": {"max_length": 2},
-            "tables": {"item": {"rows": 3, "width": 64, "ids": "direct"}},
-            "event": {"item_id": {"type": "int64", "table": "item"}},
-            "label": {"click": {"type": "int8"}},
-        }
-    )
+    spec = tiny_spec(rows=3, width=64)
     spec.save(tmp_path / "features.yaml")
     write_log(tmp_path, [0, 1, 0, 1])
     pq.write_table(pa.table({"item_id": [0, 1]}), tmp_path / "items.parquet")

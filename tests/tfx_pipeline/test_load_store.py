@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laser_features import FeatureSpec
+from laser_features.testing import tiny_spec
 from seqvault import SeqVault
 from tfx_pipeline.definition.fingerprints import store_fingerprint
 from tfx_pipeline.errors import PipelineError
@@ -13,16 +13,7 @@ from tfx_pipeline.load_store import load_store
 
 HOUR = 3_600_000
 NEWEST = 1_650_000_000_000
-SPEC = FeatureSpec.from_dict(
-    {
-        "name": "tiny",
-        "history": {"max_length": 5},
-        "tables": {"item": {"rows": 50, "width": 2, "ids": "direct"}},
-        "event": {"item_id": {"type": "int64", "table": "item"}},
-        "item": {"author": {"type": "int64", "table": "item"}},
-        "label": {"click": {"type": "int8"}},
-    }
-)
+SPEC = tiny_spec(rows=50, item={"author": {"type": "int64", "table": "item"}})
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from components.seqvault_example_gen.impressions import Requests, check_rows, group_requests
 from components.seqvault_example_gen.join import REQUESTS_PER_READ, Store, request_batch
 from laser_features import FeatureSpec, ModelInput, build_model_inputs, history_fields
+from seqvault.progress import Progress, no_progress
 from tfx_pipeline.datasets import PreparedDataset
-from tfx_pipeline.datasets.dataset_tables import Progress, no_progress
 from tfx_pipeline.errors import PipelineError
 
 SPLITS = ("train", "eval")

@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pyarrow as pa
 
 from laser_features import FeatureSpec
-
-# Called with a stage's name, the work done and the whole work of that stage.
-Progress = Callable[[str, int, int], None]
-
-
-def no_progress(stage: str, done: int, total: int) -> None:
-    """A ``Progress`` that shows nothing."""
 
 
 @dataclass(frozen=True)

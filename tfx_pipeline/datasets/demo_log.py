@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from tfx_pipeline.datasets.dataset_tables import Progress
+from seqvault.progress import Progress
 from tfx_pipeline.datasets.generated_items import NICHES, NICHES_PER_TOPIC, TOPICS, Catalogue
 from tfx_pipeline.datasets.generated_pages import (
     SCENARIO_SHARE,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
 from laser_features.time import MS_PER_DAY
-from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
+from seqvault.progress import Progress, no_progress
+from tfx_pipeline.datasets.dataset_tables import DatasetTables
 from tfx_pipeline.datasets.demo_log import simulate_demo
 from tfx_pipeline.datasets.generated_items import (
     CONTENT,

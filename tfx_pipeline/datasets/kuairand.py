@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from laser_features import FeatureSpec
 from laser_features.ids import hash_strings
 from laser_features.time import MS_PER_HOUR
-from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
+from seqvault.progress import Progress, no_progress
+from tfx_pipeline.datasets.dataset_tables import DatasetTables
 from tfx_pipeline.datasets.id_tables import id_table
 from tfx_pipeline.datasets.reading import (
     checked_ms,

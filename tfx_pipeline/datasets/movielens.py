@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
 from laser_features.ids import hash_strings
-from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
+from seqvault.progress import Progress, no_progress
+from tfx_pipeline.datasets.dataset_tables import DatasetTables
 from tfx_pipeline.datasets.id_tables import id_table
 from tfx_pipeline.datasets.reading import (
     column,

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from laser_features import FeatureSpec, FeatureSpecError
 from laser_features.arrow_columns import to_type
 from laser_features.errors import ColumnTypeError
-from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
+from seqvault.progress import Progress, no_progress
+from tfx_pipeline.datasets.dataset_tables import DatasetTables
 from tfx_pipeline.datasets.reading import checked_ms, find_file, read_parquet
 from tfx_pipeline.errors import DatasetError
 

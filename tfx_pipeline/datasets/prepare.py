@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
+from seqvault.progress import Progress, no_progress
+from tfx_pipeline.datasets.dataset_tables import DatasetTables
 from tfx_pipeline.datasets.ebnerd import read_ebnerd
 from tfx_pipeline.datasets.generator import generate
 from tfx_pipeline.datasets.generator_settings import GeneratorSettings

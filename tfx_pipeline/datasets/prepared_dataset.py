@@ -25,7 +25,8 @@ from laser_features import (
 )
 from laser_features.arrow_columns import to_schema
 from laser_features.errors import ColumnTypeError
-from tfx_pipeline.datasets.dataset_tables import DatasetTables, Progress, no_progress
+from seqvault.progress import Progress, no_progress
+from tfx_pipeline.datasets.dataset_tables import DatasetTables
 from tfx_pipeline.errors import DatasetError
 
 SUMMARY = "dataset.json"

@@ -22,11 +22,8 @@ def example_features(
     """What ``tf.io.parse_example`` needs to read the model's inputs, and labels if named.
 
     Example:
-        >>> spec = FeatureSpec.from_dict({
-        ...     "name": "tiny", "history": {"max_length": 3},
-        ...     "tables": {"item": {"rows": 10, "width": 4, "ids": "direct"}},
-        ...     "event": {"item_id": {"type": "int64", "table": "item"}},
-        ...     "label": {"click": {"type": "int8"}}})
+        >>> from laser_features.testing import tiny_spec
+        >>> spec = tiny_spec()
         >>> sorted(example_features(spec, label="click"))
         ['candidate_count', 'candidate_item_id', 'history_age_seconds', 'history_item_id', \
 'history_length', 'label_click']

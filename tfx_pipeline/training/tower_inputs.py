@@ -47,11 +47,8 @@ def tower_widths(spec: FeatureSpec) -> dict[str, int]:
     """Width of each of the tower's float inputs; those that the spec leaves empty are absent.
 
     Example:
-        >>> spec = FeatureSpec.from_dict({
-        ...     "name": "tiny", "history": {"max_length": 3},
-        ...     "tables": {"item": {"rows": 10, "width": 4, "ids": "direct"}},
-        ...     "event": {"item_id": {"type": "int64", "table": "item"}},
-        ...     "label": {"click": {"type": "int8"}}})
+        >>> from laser_features.testing import tiny_spec
+        >>> spec = tiny_spec()
         >>> tower_widths(spec)
         {'history': 4, 'target': 4}
     """

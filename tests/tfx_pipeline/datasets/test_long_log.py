@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from seqvault.progress import no_progress
 from tfx_pipeline.datasets import DatasetError, GeneratorSettings
 from tfx_pipeline.datasets import long_log as module
-from tfx_pipeline.datasets.dataset_tables import no_progress
 from tfx_pipeline.datasets.generated_items import make_catalogue
 from tfx_pipeline.datasets.generator import generate
 from tfx_pipeline.datasets.long_log import EFFECTS, planted_windows, simulate_long

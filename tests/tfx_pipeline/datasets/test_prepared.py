@@ -13,21 +13,14 @@ from hypothesis import strategies as st
 
 from laser_features import FeatureSpec
 from laser_features.ids import direct_rows, hash_rows
+from laser_features.testing import tiny_spec
 from tfx_pipeline.datasets import DatasetError, PreparedDataset, prepare
 from tfx_pipeline.datasets.dataset_tables import DatasetTables
 from tfx_pipeline.datasets.first_rows import first_rows
 from tfx_pipeline.datasets.id_tables import id_table
 
 NOW = 1_650_000_000_000
-SPEC = FeatureSpec.from_dict(
-    {
-        "name": "tiny",
-        "history": {"max_length": 3},
-        "tables": {"item": {"rows": 10, "width": 4, "ids": "direct"}},
-        "event": {"item_id": {"type": "int64", "table": "item"}},
-        "label": {"click": {"type": "int8"}},
-    }
-)
+SPEC = tiny_spec()
 
 
 def make_tables(**changes):

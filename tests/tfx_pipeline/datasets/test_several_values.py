@@ -9,19 +9,13 @@ import pytest
 import yaml
 
 from laser_features import FeatureSpec, FeatureSpecError, RequestBatch, build_model_inputs
+from laser_features.testing import tiny_content
 from tfx_pipeline.datasets import DatasetError, prepare
 
-SPEC = {
-    "name": "tags",
-    "history": {"max_length": 3},
-    "tables": {
-        "item": {"rows": 10, "width": 2, "ids": "direct"},
-        "tag": {"rows": 20, "width": 2, "ids": "direct"},
-    },
-    "event": {"item_id": {"type": "int64", "table": "item"}},
-    "item": {"tags": {"type": "int16", "table": "tag", "values": 2, "pool": "max"}},
-    "label": {"click": {"type": "int8"}},
-}
+SPEC = tiny_content(
+    tables={"tag": {"rows": 20, "width": 2, "ids": "direct"}},
+    item={"tags": {"type": "int16", "table": "tag", "values": 2, "pool": "max"}},
+)
 
 
 def tags(**change):

@@ -4,15 +4,10 @@ from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2
 
 from laser_features import FeatureSpec
+from laser_features.testing import tiny_content
 from tfx_pipeline.definition.example_schema import make_schema, write_schema
 
-SPEC = {
-    "name": "tiny",
-    "history": {"max_length": 3},
-    "tables": {"item": {"rows": 10, "width": 4, "ids": "direct"}},
-    "event": {"item_id": {"type": "int64", "table": "item"}},
-    "label": {"click": {"type": "int8"}},
-}
+SPEC = tiny_content()
 
 
 def test_the_file_holds_the_schema(tmp_path):

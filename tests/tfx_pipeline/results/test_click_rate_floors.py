@@ -5,18 +5,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laser_features import FeatureSpec
+from laser_features.testing import tiny_spec
 from tfx_pipeline.results.click_rate_floors import click_rate_floors, smoothed_rates
 
-SPEC = FeatureSpec.from_dict(
-    {
-        "name": "tiny",
-        "history": {"max_length": 2},
-        "tables": {"item": {"rows": 9, "width": 2, "ids": "direct"}},
-        "event": {"item_id": {"type": "int64", "table": "item"}},
-        "label": {"click": {"type": "int8"}},
-    }
-)
+SPEC = tiny_spec()
 
 
 def test_rates_by_hand():

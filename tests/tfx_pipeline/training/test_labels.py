@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from laser_features import FeatureSpec
+from laser_features.testing import tiny_content
 from tfx_pipeline.errors import SettingsError
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.section import check
@@ -19,17 +20,11 @@ from tfx_pipeline.training.parsing import parse_examples
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.trainer import Trainer
 
-SPEC: dict[str, Any] = {
-    "name": "three labels",
-    "history": {"max_length": 4},
-    "tables": {"item": {"rows": 20, "width": 4, "ids": "direct"}},
-    "event": {"item_id": {"type": "int64", "table": "item"}},
-    "label": {
-        "click": {"type": "int8"},
-        "like": {"type": "int8"},
-        "played": {"type": "float32"},
-    },
-}
+SPEC = tiny_content(
+    max_length=4,
+    rows=20,
+    label={"click": {"type": "int8"}, "like": {"type": "int8"}, "played": {"type": "float32"}},
+)
 MODEL = ModelSettings(system="mean", dim=4, num_tokens=4, mixer_dim=8, mixer_blocks=1)
 
 
