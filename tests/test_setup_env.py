@@ -85,6 +85,38 @@ def test_without_uv_and_without_a_network_the_ways_out_are_the_same(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["setup.py", "tools"]
 
 
+def test_make_demo_where_there_is_no_python_says_so(silent_server: str, tmp_path: Path) -> None:
+    """`make demo` of an empty clone, on a machine with nothing but make and a shell."""
+    if any(Path(place, "python3.10").exists() for place in ("/usr/bin", "/usr/local/bin")):
+        pytest.skip("the system has Python 3.10 in a place where it is always found")
+    for name in ("Makefile", "setup.py", "tools/setup_env.sh", "requirements/pipeline.lock"):
+        (tmp_path / "clone" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / "clone" / name)
+    (tmp_path / "bin").mkdir()
+    for program in ("bash", "make", "cat", "cksum", "dirname", "rm"):
+        found = shutil.which(program)
+        assert found is not None
+        (tmp_path / "bin" / program).symlink_to(found)
+    done = subprocess.run(
+        [str(tmp_path / "bin" / "make"), "demo"],
+        cwd=tmp_path / "clone",
+        capture_output=True,
+        text=True,
+        timeout=FAR_TOO_LONG,
+        env={
+            "PATH": str(tmp_path / "bin"),
+            "HOME": str(tmp_path),
+            "PIP_INDEX_URL": silent_server,
+            "PIP_CONFIG_FILE": os.devnull,
+        },
+    )
+    assert done.returncode != 0
+    ways = done.stderr[done.stderr.index("error: no Python 3.10") :]
+    for way in ("1. install it", "2. let uv download", "3. use a container"):
+        assert way in ways, done.stderr
+    assert not (tmp_path / "clone" / ".venv").exists()
+
+
 def test_a_python_that_is_named_is_taken(tmp_path: Path) -> None:
     """PYTHON points at any place; one of another version is not taken."""
     python = tmp_path / "python"

@@ -19,8 +19,15 @@ install_uv() {  # $@: options of pip
   for python in python3 python3.13 python3.12 python3.11 python3.10 /usr/bin/python3; do
     "$python" -c 'import sys, venv; sys.exit(sys.version_info < (3, 8))' >/dev/null 2>&1 || continue
     say "uv not found: installing it into .venv-tools" >&2
+    # Where Python has a pip of its own, it finds out sooner than a new environment's whether there is a network.
+    local from=(uv)
+    if works "$python" -m pip; then
+      if ! "$python" -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
+          --dest .venv-tools/wheels "$@" uv >&2; then rm -rf .venv-tools; return 1; fi
+      from=(--no-index .venv-tools/wheels/uv-*)
+    fi
     "$python" -m venv .venv-tools >&2 || continue
-    .venv-tools/bin/python -m pip install --quiet --disable-pip-version-check "$@" uv >&2 && return
+    .venv-tools/bin/python -m pip install --quiet --disable-pip-version-check "$@" "${from[@]}" >&2 && return
     rm -rf .venv-tools
     return 1
   done
@@ -48,7 +55,7 @@ find_python() {  # $1: version such as 3.10
   candidate=$("$uv" python find --system --no-python-downloads "$1" 2>/dev/null || true)
   if [ -n "$candidate" ] && is_version "$candidate" "$1"; then echo "$candidate"; return; fi
   # Last resort: uv's own build of CPython, where its download can be reached.
-  if UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-5} UV_HTTP_RETRIES=${UV_HTTP_RETRIES:-0} \
+  if RES_OPTIONS=$impatient UV_HTTP_TIMEOUT=${UV_HTTP_TIMEOUT:-5} UV_HTTP_RETRIES=${UV_HTTP_RETRIES:-0} \
       "$uv" python install --quiet "$1" >/dev/null 2>&1; then "$uv" python find --system "$1"; return; fi
   return 1
 }
@@ -65,8 +72,10 @@ no_python() {  # $1: version
 }
 
 # Where no Python can be had, the answer comes within seconds, even if the network swallows what is sent to it:
-# nothing waits long, or twice. With a Python in hand there is time to be patient.
-uv=$(find_uv --timeout 2 --retries 0)
+# nothing waits long, or twice; RES_OPTIONS bounds name servers, which the programs' own timeouts leave out.
+# With a Python in hand there is time to be patient.
+impatient='timeout:1 attempts:1'
+uv=$(RES_OPTIONS=$impatient find_uv --timeout 2 --retries 0)
 # Trust what this machine trusts, a company proxy's certificate too (older versions of uv know the second name only).
 export UV_SYSTEM_CERTS="${UV_SYSTEM_CERTS:-true}" UV_NATIVE_TLS="${UV_NATIVE_TLS:-true}"
 mode=${1:-pipeline}
