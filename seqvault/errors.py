@@ -109,6 +109,10 @@ class OlderServerError(SeqVaultError):
     """The server does not know the call: it is older than the client, or no SeqVault server."""
 
 
+class ProtocolError(SeqVaultError):
+    """What came over a connection does not follow the read protocol, or another version of it."""
+
+
 class AccessDeniedError(SeqVaultError):
     """The token is missing, unknown, expired or not good for this call.
 

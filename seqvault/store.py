@@ -18,6 +18,7 @@ from seqvault.memory.store_state import State
 from seqvault.merge.bulk_loader import bulk_load
 from seqvault.merge.merger import Merger
 from seqvault.progress import Progress, no_progress
+from seqvault.read.framed_answer import framed_answers
 from seqvault.read.packed_answer import pack_batch
 from seqvault.read.planned_read import Reader
 from seqvault.read.read_request import USERS_A_PAGE, ReadRequest, page_of
@@ -279,6 +280,38 @@ class SeqVault:
             self.schema, user_ids, before, last_n, scenarios, actions, fields, version
         )
         return pack_batch(self._reader, request)
+
+    def read_framed(
+        self,
+        user_ids: Any,
+        before: Any,
+        last_n: int,
+        scenarios: Sequence[int] | None = None,
+        actions: Sequence[int] | None = None,
+        fields: Sequence[str] | None = None,
+        version: np.ndarray | None = None,
+        ends: Sequence[int] | np.ndarray | None = None,
+        numbers: Sequence[int] = (0,),
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``read`` as frames of the read protocol, see ``docs/seqvault/protocol.md``.
+
+        Several requests that ask for the same of other users are answered by one read.
+
+        Args:
+            user_ids, before, last_n, scenarios, actions, fields, version: as of ``read``.
+            ends: of each request the first user behind its own; None: it is one.
+            numbers: of the requests.
+
+        Returns:
+            uint8 frames, one behind the other, and int64 [Q] where each ends.
+        """
+        request = ReadRequest.of(
+            self.schema, user_ids, before, last_n, scenarios, actions, fields, version
+        )
+        last = [len(request.users)] if ends is None else ends
+        return framed_answers(
+            self._reader, request, np.array(last, np.int64), np.array(numbers, np.uint64)
+        )
 
     def answer_bytes(
         self,

@@ -50,6 +50,7 @@ def _run_kernels() -> None:
             vault.append(events)
             vault.read([0], before=400, last_n=9)
             vault.read([0], before=400, last_n=9, actions=[0])
+            vault.read_framed([0], before=400, last_n=9)
             unpack_batch(vault.read_packed([0], before=400, last_n=9))
             vault.put_items({"item_id": [1], "value": [1]})
             vault.read_items([1])

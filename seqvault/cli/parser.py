@@ -168,6 +168,12 @@ def _add_serve(commands: Any) -> None:
     )  # fmt: skip
     sub.add_argument("--host", default="127.0.0.1", help="address to bind (default 127.0.0.1)")
     sub.add_argument("--port", type=int, default=7420, help="0 takes a free one (default 7420)")
+    sub.add_argument(
+        "--read-port",
+        type=int,
+        default=0,
+        help="of the read protocol, which clients are told; 0 takes a free one (default 0)",
+    )
     sub.add_argument("--tokens", metavar="JSON", help='file like {"secret": ["read", "write"]}')
     sub.add_argument("--tls-key", metavar="PEM")
     sub.add_argument("--tls-cert", metavar="PEM")

@@ -36,6 +36,7 @@ def serve(arguments: argparse.Namespace) -> None:
             merge_seconds=arguments.merge_seconds,
             bytes_in_flight=arguments.mib_in_flight << 20,
             snapshots=arguments.snapshots,
+            read_port=arguments.read_port,
         )
     except SeqVaultError:
         vault.close()

@@ -9,7 +9,7 @@ import numpy as np
 from seqvault.codec.bits import to_bits
 from seqvault.codec.bundles import bundle
 from seqvault.codec.unpack_kernel import WIDENED
-from seqvault.schema import Schema
+from seqvault.schema import DTYPE_NAMES, Schema
 
 _FLOAT_TO_DOUBLE = (np.dtype("float32"), np.dtype("float64"))
 MAX_SHAPES = 256
@@ -50,6 +50,7 @@ class Layout:
         columns_in: int64 [S], columns of a record of each schema.
         words: bundle of these, as ``read_rows`` takes it.
         width: bytes of an event.
+        described: uint8, names and types as answers of the read protocol have them.
         shapes: what ``shape`` worked out before.
     """
 
@@ -62,6 +63,7 @@ class Layout:
     columns_in: np.ndarray
     words: np.ndarray
     width: int
+    described: np.ndarray
     shapes: dict[tuple[int, int], Shape]
 
     def shape(self, rows: int, width: int) -> Shape:
@@ -84,9 +86,14 @@ class Layout:
 
     def offsets(self, places: int) -> tuple[list[int], int]:
         """Where each field of ``places`` values starts, and bytes of all."""
+        starts, size = self.places(places)
+        return starts.tolist(), size
+
+    def places(self, places: int) -> tuple[np.ndarray, int]:
+        """``offsets`` with int64 [C] starts."""
         padded = (self.sizes * places + 63) & ~63
-        ends = np.cumsum(padded)
-        return (ends - padded).tolist(), int(ends[-1]) if len(ends) else 0
+        ends = padded.cumsum()
+        return ends - padded, int(ends[-1]) if len(ends) else 0
 
 
 class Layouts:
@@ -137,5 +144,15 @@ class Layouts:
         words = bundle((columns_of, sizes, defaults, mem_columns, self.columns_in))
         return Layout(
             names, dtypes, sizes, defaults, columns_of, mem_columns, self.columns_in, words,
-            int(sizes.sum()), {},
+            int(sizes.sum()), _described(names, dtypes), {},
         )  # fmt: skip
+
+
+def _described(names: Sequence[str], dtypes: Sequence[np.dtype[Any]]) -> np.ndarray:
+    """Of each field the lengths of name and type, as two uint16, and both."""
+    parts = []
+    for name, dtype in zip(names, dtypes, strict=True):
+        words = name.encode(), DTYPE_NAMES[dtype].encode()
+        parts += [len(word).to_bytes(2, "little") for word in words]
+        parts += words
+    return np.frombuffer(b"".join(parts), np.uint8).copy()

@@ -1,6 +1,5 @@
 """Ordinary reads: one look-up under the lock, then one kernel that reads and unpacks."""
 
-import sys
 import threading
 
 import numpy as np
@@ -12,15 +11,13 @@ from seqvault.memory.field_layout import Layout
 from seqvault.memory.index import find_rows
 from seqvault.memory.kernel_view import ReadView
 from seqvault.memory.store_state import State
+from seqvault.read.kept_room import KeptRoom
+from seqvault.read.ragged import Ragged
 from seqvault.read.read_request import ReadRequest
 from seqvault.sequence_batch import SequenceBatch
 
 MAX_BUFFER = 1 << 24  # bytes of one user's records
-MAX_KEPT = 1 << 25  # bytes of answers that a thread keeps room for
 MAX_ANSWER = (1 << 31) - PADDING  # bytes of an answer that NumPy can take for one record
-ANSWERS = 4  # that a thread keeps room for
-_PAGE = 1 << 12
-_ONLY_OURS = 2  # references to kept room: the list and the question
 _Found = tuple[ReadView, int]  # what to read from, time from which on events are kept
 _INT64, _INT32 = np.dtype(np.int64), np.dtype(np.int32)
 
@@ -37,7 +34,7 @@ class _Room(threading.local):
         self.records = np.empty((256, RECORD_WIDTH), np.int64)
         self.buffer = np.empty(1 << 18, np.uint8)
         self.words = bundle((self.rows, self.records, self.buffer))
-        self.kept: list[np.ndarray] = []
+        self.kept = KeptRoom()
 
     def grow(self, rows: int = 0, records: int = 0, buffer: int = 0) -> None:
         """Makes room for at least so many rows, records or bytes of records."""
@@ -48,25 +45,6 @@ class _Room(threading.local):
         if buffer > len(self.buffer):
             self.buffer = np.empty(2 * buffer, np.uint8)
         self.words = bundle((self.rows, self.records, self.buffer))
-
-    def output(self, size: int) -> np.ndarray:
-        """A buffer for an answer: that of an earlier one that is no longer referenced, if any.
-
-        Page faults of fresh memory would cost a third of a read. A loop that holds each answer
-        until the next alternates between two buffers.
-        """
-        kept = self.kept
-        for place in range(len(kept)):
-            # a small answer that is held for long must not hold much more than itself
-            fits = size <= len(kept[place]) <= 2 * size + _PAGE
-            if fits and sys.getrefcount(kept[place]) == _ONLY_OURS:
-                return kept[place]
-        fresh = np.empty(-(-size // _PAGE) * _PAGE, np.uint8)
-        if len(fresh) <= MAX_KEPT:
-            while kept and (len(kept) >= ANSWERS or sum(map(len, kept)) + len(fresh) > MAX_KEPT):
-                kept.pop(0)
-            kept.append(fresh)
-        return fresh
 
 
 class DirectReader:
@@ -98,25 +76,19 @@ class DirectReader:
         if rows * width * layout.width > MAX_ANSWER:
             return None
         shape = layout.shape(rows, width)
-        out = self._room.output(shape.size + PADDING)
+        out = self._room.kept.take(shape.size + PADDING)
         lengths = self._fill(request, found, layout, rows * width, False, out)
         if lengths is None:
             return None
         return SequenceBatch(request.users, lengths, shape.columns(out), version)
 
-    def read_ragged(
-        self, request: ReadRequest
-    ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]] | None:
+    def read_ragged(self, request: ReadRequest) -> Ragged | None:
         """See ``SeqVault.read_ragged``; None: the general ``Reader`` must answer."""
         found, layout, version, events = self._find(request)
-        starts, size = layout.offsets(events)
-        out = self._room.output(size + PADDING)
+        starts, size = layout.places(events)
+        out = self._room.kept.take(size + PADDING)
         lengths = self._fill(request, found, layout, events, True, out)
-        if lengths is None:
-            return None
-        total = (int(lengths.sum()),)
-        placed = zip(layout.names, layout.dtypes, starts, strict=True)
-        return lengths, version, {n: np.ndarray(total, kind, out, at) for n, kind, at in placed}
+        return None if lengths is None else Ragged(layout, out, starts, lengths, version)
 
     def _find(self, request: ReadRequest) -> tuple[_Found, Layout, np.ndarray, int]:
         """Looks the users up, as of one moment, with the thread's room to note what is found.

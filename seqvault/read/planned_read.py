@@ -13,6 +13,7 @@ from seqvault.errors import DamagedFileError
 from seqvault.memory.store_state import State
 from seqvault.read.fast_read import DirectReader
 from seqvault.read.found import Found, Plan, of_numbers
+from seqvault.read.ragged import Ragged
 from seqvault.read.read_request import MAX_LAST_N, ReadRequest
 from seqvault.sequence_batch import SequenceBatch
 
@@ -56,11 +57,14 @@ class Reader:
         self, request: ReadRequest
     ) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
         """See ``SeqVault.read_ragged``."""
-        if request.plain and self._direct:
-            answer = self._direct.read_ragged(request)
-            if answer is not None:
-                return answer
+        answer = self.direct_ragged(request)
+        if answer is not None:
+            return answer.lengths, answer.version, answer.columns()
         return self.ragged_of(self.find(request.users, request), request)
+
+    def direct_ragged(self, request: ReadRequest) -> Ragged | None:
+        """``read_ragged`` by one kernel; None: that cannot do it."""
+        return self._direct.read_ragged(request) if request.plain and self._direct else None
 
     def ragged_of(
         self, found: Found, request: ReadRequest

@@ -27,7 +27,7 @@ class BytesInFlight:
         self.most, self.held = most, 0
         self._lock = threading.Lock()
 
-    def hold(self, size: int) -> "_Held":
+    def hold(self, size: int) -> "Held":
         """Admits a request of ``size`` bytes.
 
         Raises:
@@ -40,7 +40,7 @@ class BytesInFlight:
                     f"the server is {self.most}. Try again later, or send less at a time."
                 )
             self.held += size
-        return _Held(self, size)
+        return Held(self, size)
 
     def _make_room(self, size: int) -> None:
         with self._lock:
@@ -57,7 +57,7 @@ class BytesInFlight:
             self.held += size
 
 
-class _Held:
+class Held:
     """The bytes of one call."""
 
     def __init__(self, flight: BytesInFlight, size: int) -> None:

@@ -1,7 +1,5 @@
 """One call in progress: caller, deadline, outcome and its log line."""
 
-import json
-import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -9,7 +7,6 @@ from dataclasses import dataclass, field
 
 import grpc
 
-LOG = logging.getLogger("seqvault.calls")
 REQUEST_ID = "x-request-id"
 
 
@@ -51,22 +48,3 @@ class Call:
     def seconds(self) -> float:
         """Time since the server began to work on it."""
         return time.perf_counter() - self.started
-
-    def log(self, seconds: float) -> None:
-        """Writes the log line: one JSON object."""
-        if not LOG.isEnabledFor(logging.INFO):
-            return
-        entry = {
-            "time": round(time.time(), 3),
-            "event": "call",
-            "request_id": self.request_id,
-            "method": self.method,
-            "peer": self.peer,
-            "users": self.users,
-            "events": self.events,
-            "ms": round(seconds * 1000, 3),
-            "outcome": self.outcome,
-        }
-        if self.error:
-            entry["error"] = self.error
-        LOG.log(logging.INFO if self.outcome == "OK" else logging.WARNING, json.dumps(entry))

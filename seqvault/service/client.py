@@ -1,7 +1,10 @@
-"""The client of one server: the interface of ``SeqVault`` over gRPC."""
+"""The client of one server: the interface of ``SeqVault``; reads over the read protocol."""
 
 import json
 import os
+import re
+import threading
+import time
 import uuid
 from collections.abc import Sequence
 from types import TracebackType
@@ -15,6 +18,7 @@ from seqvault.disk.item_file import to_table
 from seqvault.errors import (
     AccessDeniedError,
     InvalidRequestError,
+    ProtocolError,
     ServerUnavailableError,
     TlsError,
 )
@@ -25,15 +29,20 @@ from seqvault.progress import Progress, no_progress
 from seqvault.read.read_request import USERS_A_PAGE, bounds_of, ids_of, page_of
 from seqvault.schema import Schema
 from seqvault.sequence_batch import SequenceBatch
+from seqvault.service import read_messages, wire
 from seqvault.service import seqvault_pb2 as pb
-from seqvault.service import wire
 from seqvault.service.call import REQUEST_ID
+from seqvault.service.read_channel import BrokenChannelError, OtherServerError, ReadChannel
+from seqvault.service.read_messages import ReadMessage, names_to_bytes
 from seqvault.service.read_replies import PACKED_EVENTS, PACKED_FROM, batch_of
+from seqvault.service.tls import client_context
 from seqvault.service.tls_fault import fault_of_client
 from seqvault.times import NO_BOUND
 from seqvault.write.event_columns import check_source, to_columns
 
 LONG_SECONDS = 3600.0  # for what may go through the whole store
+AGAIN_SECONDS = 10.0  # after which the read protocol is tried again where it did not work
+_NO_LIMIT = 0xFFFFFFFF  # of events of a user, as the read protocol has it
 
 
 class SeqVaultClient:
@@ -71,8 +80,13 @@ class SeqVaultClient:
             self._channel = grpc.secure_channel(target, credentials, options=options)
         self.path, self._timeout = target, timeout
         self._metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-        self._compress = compress
+        self._compress, self._tls = compress, (ca, key, certificate)
+        self._token = token or ""
         self._calls: dict[str, Any] = {}
+        self._channel_lock = threading.Lock()
+        self._reads: ReadChannel | None = None
+        self._reads_at: tuple[int, bytes] = 0, b""  # port and instance of the channel
+        self._reads_again = 0.0  # monotonic time until when reads go over gRPC
         try:
             self.schema, self.item_schema = self._describe()
         except BaseException as error:
@@ -103,10 +117,26 @@ class SeqVaultClient:
     def _describe(self) -> tuple[Schema, pa.Schema | None]:
         reply = self._call("Describe", pb.DescribeRequest(), pb.DescribeReply)
         items, self._offered = reply.item_schema, frozenset(reply.encodings)
+        self._open_reads(reply.read_port, reply.instance)
         return (
             Schema.from_arrow(pa.ipc.read_schema(pa.py_buffer(reply.event_schema))),
             pa.ipc.read_schema(pa.py_buffer(items)) if items else None,
         )
+
+    def _open_reads(self, port: int, instance: bytes) -> None:
+        """Has reads go over the read protocol if the server, where it was told, speaks it."""
+        place = re.fullmatch(r"\[?([^/]+?)\]?:(\d+)", self.path)
+        with self._channel_lock:
+            if (port, instance) == self._reads_at:
+                return
+            self._reads_at, old = (port, instance), self._reads
+            self._reads = None
+            if port and place is not None:
+                ca, key, certificate = self._tls
+                tls = None if ca is None else client_context(ca, key, certificate)
+                self._reads = ReadChannel(place[1], port, instance, self._token, tls)
+        if old is not None:
+            old.close()
 
     def append(
         self, events: Any, source: str = "", offset: int = -1, after: int | None = None
@@ -144,18 +174,54 @@ class SeqVaultClient:
         bounds = bounds_of(bound, len(users)) if bound.ndim else bounds_of(bound, 1)
         if isinstance(last_n, bool) or not isinstance(last_n, int | np.integer) or last_n < 1:
             raise InvalidRequestError(f"last_n must be a whole number of at least 1; got {last_n}.")
-        request = pb.ReadRequest(
-            user_ids=users.tobytes(),
+        message = ReadMessage(
+            seconds=self._timeout,
+            last_n=min(int(last_n), _NO_LIMIT),
+            encoding=int(pb.DENSE_ZSTD if self._compress else pb.DENSE),
+            users=users.tobytes(),
             before=bounds.tobytes(),
+            one_bound=not bound.ndim,
+            version=None if version is None else ids_of(version, "version").tobytes(),
+            scenarios=None if scenarios is None else ids_of(scenarios, "scenarios").tobytes(),
+            actions=None if actions is None else ids_of(actions, "actions").tobytes(),
+            names=None if fields is None else names_to_bytes([str(name) for name in fields]),
+        )
+        batch = self._read_by_channel(message, users, int(last_n))
+        if batch is not None:
+            return batch
+        request = pb.ReadRequest(
+            user_ids=message.users,
+            before=message.before,
             last_n=min(int(last_n), NO_BOUND),
             scenarios=None if scenarios is None else pb.IntegerList(values=scenarios),
             actions=None if actions is None else pb.IntegerList(values=actions),
             fields=None if fields is None else pb.StringList(values=fields),
-            version=b"" if version is None else ids_of(version, "version").tobytes(),
+            version=message.version or b"",
             encoding=self._encoding_for(len(users), int(last_n)),
         )
         reply = self._call("Read", request, pb.ReadReply)
         return batch_of(reply, users, int(last_n))
+
+    def _read_by_channel(
+        self, message: ReadMessage, users: np.ndarray, last_n: int
+    ) -> SequenceBatch | None:
+        """A read over the read protocol; None: it must go over gRPC.
+
+        A read that broke off may be asked again: it changes nothing.
+        """
+        for _ in range(2):
+            channel = self._reads
+            if channel is None or time.monotonic() < self._reads_again:
+                return None
+            try:
+                body = channel.read(message, self._timeout)
+                return read_messages.batch_of(body, users, last_n)
+            except OtherServerError:  # the one we knew was restarted, or has moved
+                self._reads_at = 0, b""
+                self._describe()
+            except (BrokenChannelError, ProtocolError):
+                self._reads_again = time.monotonic() + AGAIN_SECONDS
+        return None
 
     def _encoding_for(self, users: int, last_n: int) -> int:
         """The best encoding: the fewest bytes with compression, else the least CPU time."""
@@ -252,7 +318,9 @@ class SeqVaultClient:
         return False
 
     def close(self) -> None:
-        """Closes the connection."""
+        """Closes the connections."""
+        if self._reads is not None:
+            self._reads.close()
         self._channel.close()
 
     def __enter__(self) -> "SeqVaultClient":

@@ -13,6 +13,7 @@ from seqvault.errors import DamagedFileError, LimitError
 from seqvault.service import wire
 from seqvault.service.bytes_in_flight import BytesInFlight
 from seqvault.service.call import REQUEST_ID, Call
+from seqvault.service.call_log import CallLog
 from seqvault.service.metrics import Metrics
 from seqvault.service.store_service import WRITES, Handler, StoreService, StreamHandler
 from seqvault.service.tokens import Tokens
@@ -34,6 +35,7 @@ class Guard(grpc.GenericRpcHandler):
         tokens: who may do what; None: no tokens asked.
         metrics: is told of every call.
         tell_damage: called when a file turns out to be damaged.
+        log: of the calls.
     """
 
     def __init__(
@@ -44,7 +46,9 @@ class Guard(grpc.GenericRpcHandler):
         tokens: Tokens | None,
         metrics: Metrics,
         tell_damage: Callable[[], None],
+        log: CallLog,
     ) -> None:
+        self._log = log
         self._pool_of, self._flight, self._tokens = pool_of, flight, tokens
         self._metrics, self._tell_damage = metrics, tell_damage
         self._refusing = ThreadPoolExecutor(1, "seqvault-refuse")
@@ -148,7 +152,7 @@ class Guard(grpc.GenericRpcHandler):
         finally:
             seconds = call.seconds
             self._metrics.observe(call, seconds)
-            call.log(seconds)
+            self._log.write(call, seconds)
 
     def close(self) -> None:
         """Shuts the workers down once they are idle."""

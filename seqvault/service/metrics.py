@@ -1,6 +1,7 @@
 """Counters of the service in Prometheus' text format."""
 
 import threading
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -27,13 +28,18 @@ class Metrics:
 
     def observe(self, call: Call, seconds: float) -> None:
         """Counts a call that has ended."""
-        place = sum(seconds > bound for bound in BOUNDS)
-        with self._lock:
-            self._calls[call.method, call.outcome] += 1
-            if call.method == "Append":
+        self.count(call.method, call.outcome, seconds)
+        if call.method == "Append":
+            with self._lock:
                 self._appended += call.events or 0
-            self._buckets[call.method][place] += 1
-            self._seconds[call.method] += seconds
+
+    def count(self, method: str, outcome: str, seconds: float, calls: int = 1) -> None:
+        """Counts calls that have ended alike, each after so long."""
+        place = bisect_left(BOUNDS, seconds)
+        with self._lock:
+            self._calls[method, outcome] += calls
+            self._buckets[method][place] += calls
+            self._seconds[method] += calls * seconds
 
     def count_damage(self) -> None:
         """Counts a read that found a damaged file."""

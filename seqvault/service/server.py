@@ -1,4 +1,4 @@
-"""The server: a store behind gRPC."""
+"""The server: a store behind gRPC, and behind the read protocol."""
 
 import json
 import logging
@@ -15,9 +15,12 @@ from seqvault.errors import InvalidRequestError
 from seqvault.merge.background_merge import BackgroundMerge
 from seqvault.service import wire
 from seqvault.service.bytes_in_flight import BytesInFlight
+from seqvault.service.call_log import CallLog
 from seqvault.service.guard import Guard
 from seqvault.service.metrics import Metrics
+from seqvault.service.read_server import ReadServer
 from seqvault.service.store_service import Pools, StoreService
+from seqvault.service.tls import server_context
 from seqvault.service.tls_fault import fault_of_server
 from seqvault.service.tokens import Tokens
 from seqvault.service.work_pool import WorkPool
@@ -56,6 +59,8 @@ class Server:
             beyond it are refused with a retryable ``LimitError``, and so are reads before they
             are answered, from the number of events that they find.
         snapshots: directory below which callers may make snapshots; None: they may make none.
+        read_port: of the read protocol (``docs/seqvault/protocol.md``), at the address' host;
+            0 takes a free one, which clients are told; None: reads go over gRPC alone.
 
     Raises:
         InvalidRequestError: the port is in use, or the certificates are not good.
@@ -72,6 +77,7 @@ class Server:
         waiting: int = WAITING_CALLS,
         bytes_in_flight: int = BYTES_IN_FLIGHT,
         snapshots: str | None = None,
+        read_port: int | None = 0,
     ) -> None:
         warm_up()  # or the first caller waits for the compiler
         self.vault, self.metrics = vault, Metrics()
@@ -90,8 +96,11 @@ class Server:
         reads, appends = WorkPool(workers, "reads", waiting), WorkPool(workers, "appends", waiting)
         items = WorkPool(ITEM_WORKERS, "item writes", waiting)
         long_calls = WorkPool(LONG_WORKERS, "long calls", waiting)
+        asked = Tokens(tokens) if isinstance(tokens, Mapping) else tokens
+        log = CallLog()
+        self._service = StoreService(vault, self._pools, snapshots)
         self._guard = Guard(
-            StoreService(vault, self._pools, snapshots),
+            self._service,
             {
                 **dict.fromkeys(
                     ("Describe", "Read", "ReadItems", "UserIds", "Stats", "Fingerprint"), reads
@@ -101,9 +110,10 @@ class Server:
                 **dict.fromkeys(("Merge", "Verify", "Snapshot"), long_calls),
             },
             self.bytes_in_flight,
-            Tokens(tokens) if isinstance(tokens, Mapping) else tokens,
+            asked,
             self.metrics,
             self._found_damage,
+            log,
         )
         self._server = grpc.server(
             ThreadPoolExecutor(8, "seqvault-health"),  # for what is not a call of the store
@@ -117,11 +127,38 @@ class Server:
             (wire.NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self.port = self._listen(address, tls)
+        self._reads: ReadServer | None = None
+        host = address.rpartition(":")[0].strip("[]")
+        if read_port is not None and host and "/" not in address:
+            try:
+                self._reads = ReadServer(
+                    vault,
+                    host,
+                    read_port,
+                    self._service.instance,
+                    reads,
+                    self.bytes_in_flight,
+                    self.metrics,
+                    log,
+                    self._found_damage,
+                    asked,
+                    server_context(tls.key, tls.certificate, tls.client_ca) if tls else None,
+                )
+            except InvalidRequestError:
+                self._server.stop(0)
+                raise
+            self._service.read_port = self._reads.port
         self._server.start()
         self._set_health()
         seconds = 0.0 if vault.read_only else merge_seconds
         self._merge = BackgroundMerge(vault, seconds, tell_health=self._tell_merging)
-        LOG.info(json.dumps({"event": "serving", "port": self.port, "path": vault.path}))
+        ports = {"port": self.port, "read_port": self.read_port}
+        LOG.info(json.dumps({"event": "serving", **ports, "path": vault.path}))
+
+    @property
+    def read_port(self) -> int:
+        """Port of the read protocol; 0: it is not spoken."""
+        return 0 if self._reads is None else self._reads.port
 
     def _listen(self, address: str, tls: Tls | None) -> int:
         wrong = tls and fault_of_server(tls.key, tls.certificate, tls.client_ca)
@@ -167,7 +204,10 @@ class Server:
         store as it was before them.
         """
         self._health.enter_graceful_shutdown()
-        self._server.stop(grace).wait()
+        stopped = self._server.stop(grace)
+        if self._reads is not None:
+            self._reads.stop(grace)
+        stopped.wait()
         self.vault.close()
         self._merge.stop()
         self._guard.close()

@@ -3,6 +3,7 @@
 import json
 import os
 import threading
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,10 +48,15 @@ class StoreService:
         vault: the store.
         pools: workers that do what may have to wait for others.
         snapshots: directory below which snapshots may be made; None: none may.
+
+    Attributes:
+        instance: 16 bytes, which server this is.
+        read_port: where it speaks the read protocol, too; 0: nowhere.
     """
 
     def __init__(self, vault: SeqVault, pools: Pools, snapshots: str | None = None) -> None:
         self._vault, self._pools = vault, pools
+        self.instance, self.read_port = uuid.uuid4().bytes, 0
         self._snapshots = None if snapshots is None else os.path.realpath(snapshots)
         self._sources: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
@@ -81,6 +87,8 @@ class StoreService:
             event_schema=self._vault.schema.to_arrow().serialize().to_pybytes(),
             item_schema=b"" if items is None else items.serialize().to_pybytes(),
             encodings=OFFERED,
+            read_port=self.read_port,
+            instance=self.instance,
         )
 
     def _append(self, request: Any, call: Call) -> Any:

@@ -16,6 +16,7 @@ MAX_MESSAGE = 256 << 20
 _CODES: list[tuple[type[Exception], grpc.StatusCode]] = [
     (errors.AccessDeniedError, grpc.StatusCode.UNAUTHENTICATED),
     (errors.InvalidRequestError, grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.ProtocolError, grpc.StatusCode.INVALID_ARGUMENT),
     (errors.LimitError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.DiskFullError, grpc.StatusCode.RESOURCE_EXHAUSTED),
     (errors.DamagedFileError, grpc.StatusCode.DATA_LOSS),
@@ -35,6 +36,11 @@ _BY_NAME = {
     for name, kind in inspect.getmembers(errors, inspect.isclass)
     if issubclass(kind, errors.SeqVaultError)
 }
+
+
+def error_named(name: str) -> type[errors.SeqVaultError]:
+    """The error of that name; ``SeqVaultError`` if there is none."""
+    return _BY_NAME.get(name, errors.SeqVaultError)
 
 
 def code_of(error: Exception) -> grpc.StatusCode:

@@ -51,17 +51,20 @@ def wait_for(condition, seconds: float = 30.0) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.parametrize("read_port", [None, 0])
 @pytest.mark.parametrize("merged", [True, False])
-def test_an_answer_too_large_is_refused_before_it_is_built(tmp_path, monkeypatch, merged):
+def test_an_answer_too_large_is_refused_before_it_is_built(
+    tmp_path, monkeypatch, merged, read_port
+):
     vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
     ids = np.random.default_rng(0).integers(0, 1 << 60, 20_000)  # that no packing makes smaller
     vault.append({**events(1, 20_000), "item_id": ids})
     vault.append(events(2, 10))
     if merged:
         vault.merge()
-    with Server(vault, merge_seconds=0, bytes_in_flight=200_000) as server:
+    with Server(vault, merge_seconds=0, bytes_in_flight=200_000, read_port=read_port) as server:
         built: list[str] = []
-        for name in ("read_ragged", "read_packed"):
+        for name in ("read_ragged", "read_packed", "read_framed"):
             real = getattr(vault, name)
             monkeypatch.setattr(
                 vault,
