@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import tensorflow as tf
@@ -27,9 +30,21 @@ class Checkpoints:
         directory: Where checkpoints live; made if it is missing.
         state: The variables.
         keep: Number of checkpoints kept.
+        report: Takes a line about a checkpoint that cannot be read.
+
+    Attributes:
+        damaged: Paths of the checkpoints that ``restore`` found damaged.
     """
 
-    def __init__(self, directory: str, state: TrainingState, keep: int = 2) -> None:
+    def __init__(
+        self,
+        directory: str,
+        state: TrainingState,
+        keep: int = 2,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self._directory, self._report = directory, report
+        self.damaged: list[str] = []
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._files_done = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._checkpoint = tf.train.Checkpoint(
@@ -49,22 +64,83 @@ class Checkpoints:
         return self._manager.save(checkpoint_number=int(self._number(position)))
 
     def restore(self) -> Position:
-        """Read the newest checkpoint, if there is one; its position, or the beginning.
+        """Read the newest checkpoint that is whole; its position, or without any the beginning.
+
+        A machine that goes down may leave a newest checkpoint whose bytes never reached the disk:
+        then the one before is taken, and the report says so.
 
         Raises:
-            ValueError: The checkpoint is of a model with other tables or sizes.
+            ValueError: The checkpoint is of a model with other tables or sizes, or none is whole.
         """
-        if self.latest is None:
-            return Position()
-        try:
-            self._checkpoint.restore(self.latest).assert_existing_objects_matched()
-        except (ValueError, AssertionError) as error:
+        self.damaged = []
+        found = _checkpoints(self._directory)
+        for path in found:
+            try:
+                _read_header(path)
+                self._checkpoint.restore(path).assert_existing_objects_matched()
+            except tf.errors.OpError as error:
+                if isinstance(error, _NOT_OF_THE_FILE):
+                    raise
+                self.damaged.append(path)
+                reason = error.message.splitlines()[0][:200]
+                self._report(f"checkpoint {path} is damaged ({reason}): trying the one before")
+                continue
+            except (ValueError, AssertionError) as error:
+                raise ValueError(
+                    f"checkpoint {path} is of another model ({error}); train in an empty "
+                    "directory, or with the feature spec and settings that wrote it"
+                ) from error
+            position = Position(int(self._epoch.numpy()), int(self._files_done.numpy()))
+            if self.damaged:
+                self._report(
+                    f"going on from {path}, epoch {position.epoch}, {position.files_done} files "
+                    f"done; damaged checkpoints: {len(self.damaged)}"
+                )
+            return position
+        if found:
+            # Some variables may have been read already, so this is no beginning any more.
             raise ValueError(
-                f"checkpoint {self.latest} is of another model ({error}); train in an empty "
-                "directory, or with the feature spec and settings that wrote it"
-            ) from error
-        return Position(int(self._epoch.numpy()), int(self._files_done.numpy()))
+                f"no checkpoint in {self._directory} is whole: remove this folder to train from "
+                "the beginning"
+            )
+        return Position()
 
     @staticmethod
     def _number(position: Position) -> int:
         return position.epoch * 1_000_000 + position.files_done
+
+
+# A file that is cut short, not there or other than its checksum has many names in TensorFlow, also
+# plain OpError. These tell of other things.
+_NOT_OF_THE_FILE = (
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.PermissionDeniedError,
+    tf.errors.ResourceExhaustedError,
+    tf.errors.UnavailableError,
+)
+
+
+def _read_header(path: str) -> None:
+    """Read what a checkpoint says of itself; where it is damaged the reader raises anything."""
+    try:
+        tf.train.load_checkpoint(path).get_tensor(_OBJECT_GRAPH)
+    except Exception as error:
+        raise tf.errors.DataLossError(None, None, str(error) or type(error).__name__) from error
+
+
+_OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # in every checkpoint of ``tf.train.Checkpoint``
+
+
+def _checkpoints(directory: str) -> list[str]:
+    """Paths of the checkpoints in a directory, newest first.
+
+    Read from the files that are there: the list that TensorFlow keeps may be damaged, too.
+    """
+    names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+    numbers = [int(found[1]) for name in names if (found := _INDEX.fullmatch(name))]
+    return [os.path.join(directory, f"ckpt-{number}") for number in sorted(numbers, reverse=True)]
+
+
+_INDEX = re.compile(r"ckpt-(\d+)\.index")

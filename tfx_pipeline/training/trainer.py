@@ -70,7 +70,9 @@ class Trainer:
             self._frozen = as_variable(content)
             self.state = TrainingState(spec, settings, self.tower)
             totals = [RunningTotals() for _ in self.labels]
-            self._checkpoints = Checkpoints(directory, self.state) if directory else None
+            self._checkpoints = (
+                Checkpoints(directory, self.state, report=report) if directory else None
+            )
         self._is_distributed = strategy is not None
         self.step = RankingStep(
             spec, settings, self.tower, lookup, self.state, self._frozen, negative_rate
@@ -132,7 +134,13 @@ class Trainer:
                 )
             state = TrainingState(self.spec, self.settings, self.tower)
             content = as_variable(self._content)
-            Checkpoints(self._directory, state).restore()
+            checkpoints = Checkpoints(self._directory, state)
+            checkpoints.restore()
+            if checkpoints.damaged:
+                raise ValueError(
+                    f"checkpoint {checkpoints.damaged[0]} of the trained model is damaged: give "
+                    "the same command again to train on from the one before"
+                )
         seed, outputs = self.settings.seed, len(self.labels)
         tower = Tower(self.spec, self.model_settings, seed, outputs=outputs)
         ServingModel(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -147,6 +149,38 @@ def test_resumed_run_equals_an_uninterrupted_one(
     )
     nothing_left.train(files)
     assert_same_state(trained, nothing_left)
+
+
+def _cut(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0x55
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damage", [_cut, _flip, lambda path: path.write_bytes(b"")])
+@pytest.mark.parametrize("kind", ["index", "data-00000-of-00001"])
+def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
+    trained, spec, model_settings, settings, tmp_path, damage, kind
+):
+    folder = Path(shutil.copytree(trained._directory, tmp_path / "checkpoints"))
+    other = Trainer(spec, model_settings, settings, trained.lookup, trained._content)
+    lines = []
+    checkpoints = Checkpoints(str(folder), other.state, report=lines.append)
+    before, newest = sorted(folder.glob("*.index"))
+    damage(newest.with_suffix(f".{kind}"))
+    (folder / "checkpoint").write_bytes(b"\0" * 64)  # what a power cut leaves of the list
+    assert checkpoints.restore() == Position(1, 2)
+    assert checkpoints.damaged == [str(newest.with_suffix(""))]
+    assert "ckpt-2000000 is damaged" in lines[0] and "damaged checkpoints: 1" in lines[1]
+    assert "epoch 1, 2 files done" in lines[1]
+    damage(before.with_suffix(f".{kind}"))
+    with pytest.raises(ValueError, match=r"no checkpoint in .* is whole: remove this folder"):
+        checkpoints.restore()
+    assert len(checkpoints.damaged) == 2
 
 
 def test_rows_outside_the_batch_keep_their_bits(
