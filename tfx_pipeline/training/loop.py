@@ -11,6 +11,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from components.heartbeat import shown_time
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.example_files import batches_of_file, epoch_order, file_seed
 from tfx_pipeline.training.labels import columns_of
@@ -54,6 +55,8 @@ class TrainingLoop:
         # and cutting batches to their longest history makes many.
         self._train_file = tf.function(self._train_on_file)
         self._evaluate_file = tf.function(self._evaluate_on_file)
+        # What the time left is told from: files begun, and impressions of an epoch once known.
+        self._part_begun, self._epoch_impressions = 0.0, 0
 
     def train(self, files: Sequence[str], start: Position = _BEGINNING) -> Totals:
         """Train for the epochs of the settings, from a position on.
@@ -66,15 +69,24 @@ class TrainingLoop:
         """
         settings = self._step.settings
         totals = self._totals.read()
+        began, before = time.monotonic(), _part(start, len(files), settings.epochs)
         for epoch in range(start.epoch, settings.epochs):
             self._totals.reset()
             skipped = start.files_done if epoch == start.epoch else 0
-            with self._progress(f"epoch {epoch + 1}/{settings.epochs}"):
+
+            def left(seen: int, epoch: int = epoch) -> str:
+                done = self._part_begun
+                if self._epoch_impressions:
+                    done = (epoch + min(1.0, seen / self._epoch_impressions)) / settings.epochs
+                return time_left(time.monotonic() - began, before, done)
+
+            with self._progress(f"epoch {epoch + 1}/{settings.epochs}", left):
                 for position, path in enumerate(epoch_order(files, settings.seed, epoch)):
                     if position < skipped:
                         continue
                     seed = file_seed(settings.seed, epoch, position)
-                    done = (epoch * len(files) + position) / (settings.epochs * len(files))
+                    done = _part(Position(epoch, position), len(files), settings.epochs)
+                    self._part_begun = done if self._coordinator is None else 0.0
                     rate = rate_of_progress(settings, done)
                     arguments = tf.constant(seed, tf.int64), tf.constant(rate, tf.float32)
                     self._run(self._train_file, path, *arguments)
@@ -83,6 +95,7 @@ class TrainingLoop:
                         self._save(Position(epoch, files_done))
                 self._join()
             totals = self._totals.read()
+            self._epoch_impressions = 0 if skipped else totals.impressions
             if not math.isfinite(totals.loss_sum):
                 raise ValueError(
                     f"the loss is {totals.loss_sum} in epoch {epoch + 1}: training diverged with "
@@ -170,8 +183,8 @@ class TrainingLoop:
             self._writer.flush()
 
     @contextmanager
-    def _progress(self, name: str) -> Iterator[None]:
-        """Report the totals every few seconds while closures run."""
+    def _progress(self, name: str, left: Callable[[int], str]) -> Iterator[None]:
+        """Report the totals, and the time left, every few seconds while closures run."""
         ended = Event()
         began = time.monotonic()
 
@@ -182,7 +195,10 @@ class TrainingLoop:
                 recent = now - before
                 if recent.impressions:
                     rate = now.impressions / (time.monotonic() - began)
-                    self._report(f"{name}: {rate:,.0f} impressions/s, {describe(recent)}")
+                    self._report(
+                        f"{name}: {rate:,.0f} impressions/s, {describe(recent)}"
+                        + left(now.impressions)
+                    )
                 before = now
 
         watcher = Thread(target=watch, daemon=True)
@@ -197,3 +213,25 @@ class TrainingLoop:
 def describe(totals: Totals) -> str:
     """Loss and AUC as a person reads them."""
     return f"{totals.impressions:,} impressions, loss {totals.loss:.4f}, AUC {totals.auc:.4f}"
+
+
+def time_left(elapsed: float, before: float, done: float) -> str:
+    """How much of the training is left, "" while nobody can know.
+
+    Args:
+        elapsed: Seconds of this run.
+        before: Part of the whole that was done when it began.
+        done: Part that is done now.
+
+    Example:
+        >>> time_left(60.0, before=0.25, done=0.5)
+        ', about 2 min left'
+    """
+    if not before < done < 1:
+        return ""
+    return f", about {shown_time(elapsed * (1 - done) / (done - before))} left"
+
+
+def _part(position: Position, files: int, epochs: int) -> float:
+    """How much of a training lies before a position."""
+    return (position.epoch * files + position.files_done) / max(1, epochs * files)
