@@ -13,3 +13,11 @@ class DatasetError(ValueError):
 
 class SettingsError(PipelineError, ValueError):
     """A setting that is unknown, missing or does not fit: one line with all of them."""
+
+
+class ClusterError(PipelineError, ValueError):
+    """A training cluster that TF_CONFIG describes wrongly, or whose tasks do not answer."""
+
+
+class ServerLostError(PipelineError):
+    """A parameter server went away while it was needed; trying again may help."""

@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tfx_pipeline.errors import ClusterError
 from tfx_pipeline.settings.section import plain
+from tfx_pipeline.training.check_cluster import check_cluster
 from tfx_pipeline.training.cluster import EXIT_SERVER_LOST, Cluster
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.trainer import Trainer
@@ -37,6 +39,7 @@ def start(arguments, task=None, addresses=None, **streams):
         "PYTHONPATH": str(ROOT),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",
+        "PYTHONWARNINGS": "ignore",
     }
     environment.pop("TF_CONFIG", None)
     if task is not None:
@@ -47,9 +50,9 @@ def start(arguments, task=None, addresses=None, **streams):
 
 @pytest.fixture
 def cluster():
-    """Two parameter servers and a worker; yields their addresses and processes."""
-    ports = [f"localhost:{port}" for port in free_ports(4)]
-    addresses = {"chief": ports[:1], "ps": ports[1:3], "worker": ports[3:]}
+    """Two parameter servers and a worker, as documented; yields addresses and processes."""
+    ports = [f"localhost:{port}" for port in free_ports(3)]
+    addresses = {"ps": ports[:2], "worker": ports[2:]}
     servers = {
         task: start(["-m", "tfx_pipeline.training.cluster"], task, addresses)
         for task in (("ps", 0), ("ps", 1), ("worker", 0))
@@ -90,7 +93,8 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
         servers[("ps", 1)].kill()
         _, errors = chief.communicate(timeout=60)
         assert chief.returncode == EXIT_SERVER_LOST
-        assert "server was lost" in errors
+        (line,) = errors.strip().splitlines()
+        assert "a parameter server was lost" in line and "goes on from the last checkpoint" in line
     finally:
         chief.kill()
 
@@ -110,5 +114,43 @@ def test_tf_config_is_checked():
     with pytest.raises(ValueError, match="expected JSON"):
         Cluster.from_environment({"TF_CONFIG": "{"})
     worker = read({"cluster": hosts, "task": {"type": "worker", "index": 0}})
-    with pytest.raises(ValueError, match="only the chief"):
+    with pytest.raises(ClusterError, match="only the chief"):
         worker.connect()
+    for bad in ("a:1", ["a"], ["a:x"], [":1"], ["a:70000"], [1]):
+        with pytest.raises(ClusterError, match=r'ps is .* expected a list of "host:port"'):
+            read({"cluster": {**hosts, "ps": bad}})
+
+
+def test_a_cluster_is_checked_before_any_work(plain_spec):
+    with socket.create_server(("localhost", 0)) as one:
+        up, down = (f"localhost:{port}" for port in (one.getsockname()[1], free_ports(1)[0]))
+        said = []
+        check_cluster(None, plain_spec)
+        check_cluster(Cluster({"ps": [up], "worker": [up]}, "chief", 0), plain_spec, said.append)
+        assert said == []
+        with pytest.raises(ClusterError, match=rf"no answer within 0 s from worker:1 \({down}\)"):
+            half = Cluster({"ps": [up], "worker": [up, down]}, "chief", 0)
+            check_cluster(half, plain_spec, said.append, seconds=0.1)
+        assert said == [f"waiting for worker:1 ({down})"]
+        with pytest.raises(ClusterError, match=r"has .* rows, which cannot be split over 6"):
+            check_cluster(Cluster({"ps": [up] * 6, "worker": [up]}, "chief", 0), plain_spec)
+        with pytest.raises(ClusterError, match="only the chief runs the trainer"):
+            check_cluster(Cluster({"ps": [up], "worker": [up]}, "worker", 0), plain_spec)
+
+
+END = """
+import sys, threading, time, types
+training = types.ModuleType("tfx_pipeline.training.cluster")
+training.is_chief = lambda: True
+sys.modules["tfx_pipeline.training.cluster"] = training
+from tfx_pipeline import cli
+cli.main = lambda: (print("pushed to ..."), 75)[1]
+threading.Thread(target=time.sleep, args=(1000,)).start()  # as if a worker never came back
+cli.run_and_exit()
+"""
+
+
+def test_the_chief_ends_though_a_worker_never_comes_back():
+    chief = start(["-c", END], stdout=subprocess.PIPE)
+    said, _ = chief.communicate(timeout=60)
+    assert (said, chief.returncode) == ("pushed to ...\n", 75)
