@@ -12,30 +12,37 @@ from typing import Any
 import tensorflow as tf
 import tensorflow_model_analysis as tfma
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorflow_metadata.proto.v0 import anomalies_pb2
+from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
 from laser_features import FeatureSpec
-from tfx_pipeline.config import REPORT
+from tfx_pipeline.config import HTML_REPORT, REPORT, PipelineConfig
 from tfx_pipeline.definition.evaluation import METRICS
+from tfx_pipeline.results.html_report import html_report
 from tfx_pipeline.results.past_runs import PipelineRun
+from tfx_pipeline.results.score_histogram import calibration_curve, lift_curve, read_histogram
 
 _COUNT = "count_"
 
 
-def make_report(run: PipelineRun, spec: FeatureSpec) -> dict[str, Any]:
+def make_report(run: PipelineRun, config: PipelineConfig) -> dict[str, Any]:
     """Collect what the artifacts of a run hold.
 
     Args:
         run: The run.
-        spec: Its feature spec: slices are named by ids again, not by embedding rows.
+        config: What it was told; by its feature spec slices are named by ids again, not by
+            embedding rows.
 
     Returns:
         ``run_id``; ``pushed`` (folder or None); ``problems``; ``join`` (counts); ``training``
         (last value of each logged scalar); ``logs`` (folder for TensorBoard); ``evaluation``
         ({slice: {metric: value}}, the whole split under ""); ``anomalies`` (lines about Examples
         that do not fit the schema); ``seconds`` (by component, None where
-        the cache was used).
+        the cache was used); ``gates`` (what a model must pass: found, asked, passed);
+        ``calibration_curve`` and ``lift_curve`` (of the eval split's scores before calibration);
+        ``statistics`` (of each feature of the train split); ``lineage`` (artifact, component,
+        folder).
     """
+    spec = config.load_spec()
     report: dict[str, Any] = {
         "run_id": run.run_id,
         "pushed": run.pushed,
@@ -61,7 +68,52 @@ def make_report(run: PipelineRun, spec: FeatureSpec) -> dict[str, Any]:
         }
     if anomalies := _output(run, "ExampleValidator", "anomalies"):
         report["anomalies"] = read_anomalies(anomalies[0])
+    if model_run and (scores := read_histogram(report["logs"])) is not None:
+        report["calibration_curve"] = calibration_curve(scores)
+        report["lift_curve"] = lift_curve(scores)
+    if statistics := _output(run, "StatisticsGen", "statistics"):
+        report["statistics"] = read_statistics(statistics[0])
+    report["gates"] = _gates(report, run, config)
+    report["lineage"] = [
+        [name, node.node, uri]
+        for node in run.nodes.values()
+        for name, artifacts in node.outputs.items()
+        for uri, _ in artifacts
+    ]
     return report
+
+
+def _gates(
+    report: dict[str, Any], run: PipelineRun, config: PipelineConfig
+) -> dict[str, dict[str, Any]]:
+    """What had to hold before a model could be pushed."""
+    gates: dict[str, dict[str, Any]] = {}
+    join, overall = report.get("join", {}), report.get("evaluation", {}).get("", {})
+    if rows := join.get("rows_read"):
+        bad = sum(count for name, count in join.items() if name.startswith("malformed")) / rows
+        most = config.max_bad_fraction
+        gates["malformed impressions"] = _gate(bad, f"at most {most:g}", bad <= most)
+    if "anomalies" in report:
+        found = len(report["anomalies"])
+        allowed = set(config.allow_anomalies)
+        others = [line for line in report["anomalies"] if line.split(": ")[1] not in allowed]
+        gates["anomalies"] = _gate(found, "none, or allowed by name", not others)
+    if "auc" in overall:
+        auc = overall["auc"]
+        gates["AUC"] = _gate(auc, f"above {config.min_auc:g}", auc > config.min_auc)
+    if "auc_diff" in overall:
+        change, least = overall["auc_diff"], -config.max_auc_drop
+        gates["AUC beside the last blessed model"] = _gate(
+            change, f"at least {least:g}", change >= least
+        )
+    if check := _output(run, "ServingCheck", "blessing"):
+        sent = check[1].get("requests", 0)
+        gates["served answers"] = _gate(sent, "equal to the model's", check[1].get("blessed") == 1)
+    return gates
+
+
+def _gate(found: float, asked: str, passed: bool) -> dict[str, Any]:
+    return {"found": found, "asked": asked, "passed": bool(passed)}
 
 
 def write_report(report: dict[str, Any], work: Path) -> Path:
@@ -70,7 +122,34 @@ def write_report(report: dict[str, Any], work: Path) -> Path:
     partial = work / f".{REPORT}.partial"
     partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     partial.replace(path)
+    page = work / f".{HTML_REPORT}.partial"
+    page.write_text(html_report(report), encoding="utf-8")
+    page.replace(work / HTML_REPORT)
     return path
+
+
+def read_statistics(uri: str) -> dict[str, dict[str, Any]]:
+    """What StatisticsGen counted of each feature of the train split; numbers have most of it."""
+    path = Path(uri) / "Split-train" / "FeatureStats.pb"
+    if not path.is_file():
+        return {}
+    content = statistics_pb2.DatasetFeatureStatisticsList.FromString(path.read_bytes())
+    found = {}
+    for feature in content.datasets[0].features:
+        name = feature.name or ".".join(feature.path.step)
+        kind = feature.WhichOneof("stats")
+        stats = getattr(feature, kind)
+        values: dict[str, Any] = {
+            "examples": stats.common_stats.num_non_missing,
+            "missing": stats.common_stats.num_missing,
+        }
+        if kind == "num_stats":
+            values |= {"zeros": stats.num_zeros, "min": stats.min, "mean": stats.mean}
+            values |= {"median": stats.median, "max": stats.max, "deviation": stats.std_dev}
+        elif kind == "string_stats":
+            values["distinct"] = stats.unique
+        found[name] = values
+    return dict(sorted(found.items()))
 
 
 def read_evaluation(uri: str) -> list[tuple[tuple[tuple[str, Any], ...], dict[str, float]]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,7 @@ from tfx.orchestration.local import runner_utils
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
+from components.heartbeat import heartbeat
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.definition.fingerprints import PREPROCESSING_FN, RUN_FN
 from tfx_pipeline.definition.pipeline import create_pipeline
@@ -68,12 +69,12 @@ def _run_locked(
             say("an earlier run did not finish: this one goes on from what it left")
     run_id = datetime.now().isoformat()
     try:
-        _ProgressRunner(say, run_id).run(pipeline)
+        _ProgressRunner(say, run_id, _past_seconds(config)).run(pipeline)
     except BaseException as error:
         _record_failure(config, run_id, _reason(error))
         raise
     run = next(run for run in read_runs(config.metadata) if run.run_id == run_id)
-    report = make_report(run, config.load_spec())
+    report = make_report(run, config)
     write_report(report, config.work)
     if run.problems:
         auc = report.get("evaluation", {}).get("", {})
@@ -103,9 +104,11 @@ def _connection(config: PipelineConfig) -> metadata_store_pb2.ConnectionConfig:
 class _ProgressRunner(LocalDagRunner):
     """``LocalDagRunner`` that tells what it is doing: its own loop only logs, with much else."""
 
-    def __init__(self, say: Callable[[str], None], run_id: str) -> None:
+    def __init__(
+        self, say: Callable[[str], None], run_id: str, past_seconds: Mapping[str, float]
+    ) -> None:
         super().__init__()
-        self._say, self._run_id = say, run_id
+        self._say, self._run_id, self._past_seconds = say, run_id, past_seconds
 
     def run_with_ir(self, pipeline: object, run_options: object = None) -> None:
         """Launch the nodes one by one, in topological order."""
@@ -119,19 +122,40 @@ class _ProgressRunner(LocalDagRunner):
         for number, node in enumerate(nodes, start=1):
             name = node.node_info.id
             started = time.monotonic()
-            self._say(f"[{number:2d}/{len(nodes)}] {name} ...")
-            launcher.Launcher(
-                pipeline_node=node,
-                mlmd_connection=metadata.Metadata(connection),
-                pipeline_info=pipeline.pipeline_info,  # type: ignore[attr-defined]
-                pipeline_runtime_spec=pipeline.runtime_spec,  # type: ignore[attr-defined]
-                executor_spec=runner_utils.extract_executor_spec(deployment, name),
-                custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
-            ).launch()
+            place = f"[{number:2d}/{len(nodes)}] {name}"
+            self._say(f"{place} ...")
+            with self._told(name, place):
+                launcher.Launcher(
+                    pipeline_node=node,
+                    mlmd_connection=metadata.Metadata(connection),
+                    pipeline_info=pipeline.pipeline_info,  # type: ignore[attr-defined]
+                    pipeline_runtime_spec=pipeline.runtime_spec,  # type: ignore[attr-defined]
+                    executor_spec=runner_utils.extract_executor_spec(deployment, name),
+                    custom_driver_spec=runner_utils.extract_custom_driver_spec(deployment, name),
+                ).launch()
             took = f"{time.monotonic() - started:.1f} s"
             if _last_state(connection) == metadata_store_pb2.Execution.CACHED:
                 took = "cached"
-            self._say(f"[{number:2d}/{len(nodes)}] {name}: {took}")
+            self._say(f"{place}: {took}")
+
+    def _told(self, name: str, place: str) -> contextlib.AbstractContextManager[None]:
+        """Lines while a component runs that says nothing itself."""
+        if name in _SPEAK_THEMSELVES:
+            return contextlib.nullcontext()
+        return heartbeat(place, self._say, expected=self._past_seconds.get(name))
+
+
+_SPEAK_THEMSELVES = ("SeqVaultExampleGen",)
+
+
+def _past_seconds(config: PipelineConfig) -> dict[str, float]:
+    """How long each component took when it last ran here."""
+    return {
+        name: node.seconds
+        for run in read_runs(config.metadata)
+        for name, node in run.nodes.items()
+        if node.state == "COMPLETE"
+    }
 
 
 def _reason(error: BaseException) -> str:

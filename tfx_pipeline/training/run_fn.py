@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
+from tfx_pipeline.results.score_histogram import NAME as HISTOGRAM
+from tfx_pipeline.results.score_histogram import to_json
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.section import check
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.calibration import fit_calibration
-from tfx_pipeline.training.cluster import Cluster, exit_when_server_lost
+from tfx_pipeline.training.cluster import Cluster, server_loss_named
 from tfx_pipeline.training.content_vectors import content_vectors
 from tfx_pipeline.training.example_files import find_files
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -47,16 +52,17 @@ def run_fn(fn_args: Any) -> None:
 
     Raises:
         ValueError: A setting that is unknown or does not fit, before any work starts.
+        ServerLostError: A parameter server of the cluster went away.
     """
     config = dict(fn_args.custom_config or {})
     spec = feature_spec(config)
     model_settings = check(ModelSettings, config.get("model") or {}, "section model")
     settings = check(TrainingSettings, config.get("training") or {}, "section training")
-    progress = config.get("checkpoints") or fn_args.model_run_dir
     train_files, eval_files = find_files(fn_args.train_files), find_files(fn_args.eval_files)
+    progress = _progress_folder(config.get("checkpoints"), train_files) or fn_args.model_run_dir
     lookup = RowLookup.from_transform(fn_args.transform_graph_path, spec)
     content = content_vectors(spec, config.get("items"), lookup)
-    with exit_when_server_lost():
+    with server_loss_named():
         trainer = Trainer(
             spec,
             model_settings,
@@ -70,10 +76,30 @@ def run_fn(fn_args: Any) -> None:
         )
         trainer.train(train_files)
         found = trainer.evaluate(eval_files)
+        _write_histogram(found.histogram, os.path.join(progress, "logs"))
         calibration = fit_calibration(settings.calibration, found.histogram)
         trainer.export(fn_args.serving_model_dir, calibration)
     if progress != fn_args.model_run_dir:
         _move(progress, fn_args.model_run_dir)
+
+
+def _progress_folder(checkpoints: str | None, train_files: Sequence[str]) -> str | None:
+    """The folder of a training that goes on, of these very files.
+
+    On Kubeflow a run may name another dataset than the one whose fingerprint is in the folder's
+    name; its Examples lie in another place.
+    """
+    if not checkpoints:
+        return None
+    place = hashlib.sha256(os.path.dirname(train_files[0]).encode()).hexdigest()
+    return f"{checkpoints}-{place[:8]}"
+
+
+def _write_histogram(histogram: NDArray[np.int64], logs: str) -> None:
+    """Keep the eval scores for the run's report, before they are calibrated."""
+    tf.io.gfile.makedirs(logs)
+    with tf.io.gfile.GFile(os.path.join(logs, HISTOGRAM), "w") as file:
+        file.write(to_json(histogram))
 
 
 def _move(progress: str, destination: str) -> None:
