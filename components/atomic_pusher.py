@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from typing import Any
 
 from absl import logging
@@ -16,7 +17,9 @@ from tfx.proto import pusher_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
+from components.file_systems import upload
 from components.serving_check.warm_up import WARMUP_FILE
+from components.uris import scheme_of
 
 
 class AtomicPusherExecutor(Executor):
@@ -25,6 +28,9 @@ class AtomicPusherExecutor(Executor):
     A model server looks for versions every second and loads what it finds: a version that is
     copied into its folder file by file, or half a version that an interrupted run left there,
     would be loaded as it is, fail, and never be tried again.
+
+    Object stores have no rename: a version that goes to a URI is uploaded with its
+    ``saved_model.pb`` last.
 
     With the blessing of ServingCheck come requests that a model server runs before it puts the
     version to use; they are pushed with the model.
@@ -41,7 +47,8 @@ class AtomicPusherExecutor(Executor):
         destination = pusher_pb2.PushDestination()
         proto_utils.json_to_proto(exec_properties[key], destination)
         served = destination.filesystem.base_directory
-        staging = f"{served.rstrip('/')}.partial"
+        is_uri = scheme_of(served) is not None
+        staging = tempfile.mkdtemp(prefix="pushed_") if is_uri else f"{served.rstrip('/')}.partial"
         destination.filesystem.base_directory = staging
         staged = {**exec_properties, key: json_format.MessageToJson(destination)}
         try:
@@ -52,9 +59,12 @@ class AtomicPusherExecutor(Executor):
             if pushed.get_int_custom_property("pushed"):
                 version = pushed.get_string_custom_property("pushed_version")
                 final = os.path.join(served, version)
-                fileio.makedirs(served)
                 _add_warm_up(os.path.join(staging, version), input_dict)
-                fileio.rename(os.path.join(staging, version), final)
+                if is_uri:
+                    upload(os.path.join(staging, version), final)
+                else:
+                    fileio.makedirs(served)
+                    fileio.rename(os.path.join(staging, version), final)
                 pushed.set_string_custom_property("pushed_destination", final)
         finally:
             if fileio.exists(staging):

@@ -14,14 +14,22 @@ import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tfx_pipeline.errors import PipelineError
+from components.heartbeat import heartbeat
+from components.uris import scheme_of
+from tfx_pipeline.errors import PipelineError, ServerLostError
 from tfx_pipeline.explain_error import explain
+from tfx_pipeline.locations import local_folder, store_address
+
+if TYPE_CHECKING:
+    from tfx_pipeline.config import PipelineConfig
 
 # TensorFlow and TFX take half a minute of processor time to import: only commands that need them
 # do, inside their functions.
 
 EXIT_INTERRUPTED = 130
+EXIT_SERVER_LOST = 75  # as of a chief in ``tfx_pipeline.training.cluster``
 _WATCH_SECONDS = 2.0
 
 
@@ -47,7 +55,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         line = explain(error, getattr(arguments, "work", None))
         print(f"laser-pipeline: error: {line}", file=sys.stderr)
-        return 1
+        return EXIT_SERVER_LOST if isinstance(error, ServerLostError) else 1
+
+
+def run_and_exit() -> None:
+    """What the program ``laser-pipeline`` is: ``main``, and then the end of the process."""
+    code = main()
+    training = sys.modules.get("tfx_pipeline.training.cluster")
+    if training is not None and training.is_chief():
+        # TensorFlow would first take leave of every server and worker; of one that does not come
+        # back it waits for ever.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -61,9 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     prepare = commands.add_parser("prepare", help="turn a dataset into a prepared dataset")
     prepare.set_defaults(run=_prepare)
     prepare.add_argument(
-        "--source", type=Path, help="published files; without it a dataset is generated"
+        "--source", type=local_folder, help="published files; without it a dataset is generated"
     )
-    prepare.add_argument("--data", type=Path, required=True, help="folder to write")
+    prepare.add_argument("--data", type=local_folder, required=True, help="folder to write")
     prepare.add_argument(
         "--preset",
         help="of the generated dataset: demo (default), long, counts or presence",
@@ -109,9 +130,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_folders(compare, "data")
     compare.add_argument(
-        "--work", type=Path, required=True, help="folder: results; the same one again goes on"
+        "--work",
+        type=local_folder,
+        required=True,
+        help="folder: results; the same one again goes on",
     )
-    compare.add_argument("--store", help="its SeqVault; without it one is loaded within --work")
+    compare.add_argument(
+        "--store", type=store_address, help="its SeqVault; without it one is loaded within --work"
+    )
     compare.add_argument("--jobs", type=int, help="runs side by side (default: one per two cores)")
 
     status = commands.add_parser("status", help="what past runs did")
@@ -124,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     compiler = commands.add_parser("compile", help="compile the pipeline for another runner")
     compiler.set_defaults(run=_compile, begins_with="checking config, dataset and store")
     compiler.add_argument("--target", choices=["kubeflow"], required=True)
-    compiler.add_argument("--output", type=Path, required=True, help="YAML file to write")
+    compiler.add_argument("--output", type=local_folder, required=True, help="YAML file to write")
     compiler.add_argument("--image", help="container image with this package")
     _add_folders(compiler, "data", "work")
     _add_store(compiler)
@@ -132,10 +158,12 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", help="the whole way, from events to a rank answer")
     demo.set_defaults(run=_demo)
-    demo.add_argument("--data", type=Path, help="a dataset's folder; without it one is generated")
+    demo.add_argument(
+        "--data", type=local_folder, help="a dataset's folder; without it one is generated"
+    )
     demo.add_argument(
         "--work",
-        type=Path,
+        type=local_folder,
         default=Path(".laser"),
         help="folder; each dataset gets its own in it (default %(default)s)",
     )
@@ -144,7 +172,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 _FOLDERS = {
-    "data": "a prepared dataset",
+    "data": "a prepared dataset, or its URI (s3://, gs://, hdfs://)",
     "store": "its SeqVault",
     "work": "artifacts, metadata and pushed models",
 }
@@ -152,12 +180,14 @@ _FOLDERS = {
 
 def _add_folders(parser: argparse.ArgumentParser, *names: str) -> None:
     for name in names:
-        parser.add_argument(f"--{name}", type=Path, required=True, help=f"folder: {_FOLDERS[name]}")
+        kind = str if name == "data" else local_folder
+        parser.add_argument(f"--{name}", type=kind, required=True, help=f"folder: {_FOLDERS[name]}")
 
 
 def _add_store(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--store",
+        type=store_address,
         required=True,
         help="its SeqVault: a folder, or host:port of its servers, which workers elsewhere need",
     )
@@ -170,6 +200,14 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         help="YAML file, or one of this package (default); `laser-pipeline settings` lists its "
         "entries",
     )
+
+
+def _load_config(arguments: argparse.Namespace) -> PipelineConfig:
+    from tfx_pipeline.config import load_config
+    from tfx_pipeline.datasets.fetch import dataset_folder
+
+    data = dataset_folder(arguments.data)
+    return load_config(arguments.config, data, arguments.store, arguments.work)
 
 
 def _prepare(arguments: argparse.Namespace) -> int:
@@ -195,16 +233,19 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 def _load(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.console import Console
+    from tfx_pipeline.datasets.fetch import dataset_folder
     from tfx_pipeline.load_store import load_store
 
     console = Console()
-    loaded = load_store(
-        arguments.data,
-        arguments.store,
-        recent_hours=arguments.recent_hours,
-        replace=arguments.replace,
-        progress=console.progress,
-    )
+    # On a new installation the store's kernels are compiled first, which takes a minute.
+    with heartbeat("load", console.say_if_silent):
+        loaded = load_store(
+            dataset_folder(arguments.data),
+            arguments.store,
+            recent_hours=arguments.recent_hours,
+            replace=arguments.replace,
+            progress=console.progress,
+        )
     console.say(
         f"{arguments.store}: {loaded.bulk_events:,} events in bulk, {loaded.appended_events:,} "
         f"appended, {loaded.users:,} users, {loaded.items:,} items, "
@@ -215,12 +256,14 @@ def _load(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.check_run import check_run
-    from tfx_pipeline.config import load_config
 
-    config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
-    check_run(config)
+    config = _load_config(arguments)
+    with heartbeat("checking config, dataset and store"):
+        check_run(config)
+    _check_cluster(config)
     print("loading TFX and TensorFlow: this takes a while")
-    from tfx_pipeline.runners.local import run_local
+    with heartbeat("loading TFX and TensorFlow"):
+        from tfx_pipeline.runners.local import run_local
 
     report = run_local(config)
     for line in report.get("anomalies", []):
@@ -230,13 +273,21 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _check_cluster(config: PipelineConfig) -> None:
+    from tfx_pipeline.training.check_cluster import check_cluster
+    from tfx_pipeline.training.cluster import Cluster
+
+    check_cluster(Cluster.from_environment(), config.load_spec())
+
+
 def _check(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.check_run import check_run
-    from tfx_pipeline.config import load_config
     from tfx_pipeline.plan import make_plan
 
-    config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
-    check_run(config)
+    config = _load_config(arguments)
+    with heartbeat("checking config, dataset and store"):
+        check_run(config)
+    _check_cluster(config)
     for line in make_plan(config).lines():
         print(line)
     return 0
@@ -251,8 +302,10 @@ def _settings(arguments: argparse.Namespace) -> int:
 
 def _compare(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.compare.run_compare import run_compare
+    from tfx_pipeline.datasets.fetch import dataset_folder
 
-    run_compare(arguments.config, arguments.data, arguments.work, arguments.store, arguments.jobs)
+    data = dataset_folder(arguments.data)
+    run_compare(arguments.config, data, arguments.work, arguments.store, arguments.jobs)
     return 0
 
 
@@ -277,14 +330,16 @@ def _status(arguments: argparse.Namespace) -> int:
 
 def _compile(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.check_run import check_run
-    from tfx_pipeline.config import load_config
 
-    config = load_config(arguments.config, arguments.data, arguments.store, arguments.work)
+    config = _load_config(arguments)
     check_run(config)
     print("loading TFX and TensorFlow: this takes a while")
-    from tfx_pipeline.runners.kubeflow import DEFAULT_IMAGE, compile_kubeflow
+    with heartbeat("loading TFX and TensorFlow"):
+        from tfx_pipeline.runners.kubeflow import DEFAULT_IMAGE, compile_kubeflow
 
-    output = compile_kubeflow(config, arguments.output, arguments.image or DEFAULT_IMAGE)
+    image = arguments.image or DEFAULT_IMAGE
+    where = arguments.data if scheme_of(arguments.data) else None
+    output = compile_kubeflow(config, arguments.output, image, where)
     print(f"{output}: Kubeflow pipeline {config.name}")
     return 0
 
@@ -327,4 +382,4 @@ def _interrupt(*_: object) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_and_exit()

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
+from components.uris import scheme_of
 from laser_features import FeatureSpec
 from seqvault.service.address import is_address
 from tfx_pipeline.datasets import PreparedDataset
@@ -18,9 +19,18 @@ from tfx_pipeline.settings.pipeline_settings import LOCAL_BEAM_ARGS, PipelineSet
 from tfx_pipeline.settings.read_yaml import read_yaml
 from tfx_pipeline.settings.section import CONFIG, check, plain
 
-__all__ = ["CONFIGS", "LOCAL_BEAM_ARGS", "REPORT", "PipelineConfig", "load_config", "with_training"]
+__all__ = [
+    "CONFIGS",
+    "LOCAL_BEAM_ARGS",
+    "HTML_REPORT",
+    "REPORT",
+    "PipelineConfig",
+    "load_config",
+    "with_training",
+]
 
 REPORT = "last_run.json"
+HTML_REPORT = "last_run.html"
 CONFIGS = Path(__file__).parent / "configs"
 
 
@@ -44,9 +54,11 @@ class PipelineConfig(PipelineSettings):
         return self.work / "metadata.sqlite"
 
     @property
-    def serving(self) -> Path:
-        """Base path of the pushed model: one folder per version."""
-        return self.work / "serving" / self.name
+    def serving(self) -> Path | str:
+        """Base path of the pushed model, or its URI: one folder per version."""
+        if scheme_of(self.push_to) is not None:
+            return self.push_to.rstrip("/")
+        return Path(self.push_to).resolve() if self.push_to else self.work / "serving" / self.name
 
     def load_spec(self) -> FeatureSpec:
         """The dataset's feature spec."""

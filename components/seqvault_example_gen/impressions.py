@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from components.file_systems import open_file_system
 from components.seqvault_example_gen.errors import ImpressionsError
+from components.uris import scheme_of
 from laser_features.arrow_columns import to_type
 from laser_features.errors import ColumnTypeError
 from laser_features.ids import splitmix64
@@ -51,13 +53,16 @@ def check_columns(schema: pa.Schema, spec: FeatureSpec, path: str) -> None:
 
 
 def open_parquet(path: str) -> pq.ParquetFile:
-    """Open a Parquet file.
+    """Open a Parquet file, of a path or a URI.
 
     Raises:
         ImpressionsError: The file is not there or not readable as Parquet.
     """
     try:
-        return pq.ParquetFile(path)
+        if scheme_of(path) is None:
+            return pq.ParquetFile(path)
+        file_system, name = open_file_system(path)
+        return pq.ParquetFile(file_system.open_input_file(name))
     except (OSError, pa.ArrowException) as error:
         raise ImpressionsError(
             f"{path} cannot be read as Parquet ({error}): prepare the dataset again"
