@@ -7,6 +7,7 @@ import os
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import apache_beam as beam
@@ -22,6 +23,7 @@ from tfx.proto import example_gen_pb2
 from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
+from components.heartbeat import heartbeat
 from components.seqvault_example_gen.errors import ImpressionsError
 from components.seqvault_example_gen.impressions import (
     ROW,
@@ -32,8 +34,10 @@ from components.seqvault_example_gen.impressions import (
     without_some_negatives,
 )
 from components.seqvault_example_gen.join import IDS, OUTSIDE, OUTSIDE_EXAMPLE, join_requests
+from components.seqvault_example_gen.join_progress import PROGRESS
 from components.seqvault_example_gen.open_store import open_store
 from components.seqvault_example_gen.settings import Settings
+from components.seqvault_example_gen.time_range import TimeRange
 from laser_features import FeatureSpec
 
 NAMESPACE = "SeqVaultExampleGen"
@@ -59,7 +63,7 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
         self, pipeline: beam.Pipeline, exec_properties: dict[str, Any]
     ) -> dict[str, beam.PCollection]:
         """``{split: PCollection of (shard number, serialized Examples in order)}``."""
-        settings = _settings(exec_properties)
+        settings = settings_of(exec_properties)
         dataset = exec_properties[standard_component_specs.INPUT_BASE_KEY]
         path = os.path.join(dataset, "impressions.parquet")
         spec = FeatureSpec.from_dict(settings.feature_spec)
@@ -98,7 +102,7 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
             ImpressionsError: Unreadable input, too many malformed rows, or an empty split.
         """
         self._log_startup(input_dict, output_dict, exec_properties)
-        settings = _settings(exec_properties)
+        settings = settings_of(exec_properties)
         examples = output_dict[standard_component_specs.EXAMPLES_KEY]
         artifact = artifact_utils.get_single_instance(examples)
         artifact.split_names = artifact_utils.encode_split_names(list(settings.splits))
@@ -109,8 +113,10 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
             if not FileSystems.exists(folder):
                 FileSystems.mkdirs(folder)
             _ = split | f"Write[{name}]" >> beam.ParDo(_WriteFile(folder))
-        result = pipeline.run()
-        result.wait_until_finish()
+        PROGRESS.reset()
+        with heartbeat("join", progress=PROGRESS.read):
+            result = pipeline.run()
+            result.wait_until_finish()
         counts = _counts(result)
         check_counts(counts, settings)
         for name, count in sorted(counts.items()):
@@ -218,6 +224,7 @@ class _ReadAndCheck(beam.DoFn):
                 rows = good.filter(pa.array(within & (shard == number)))
                 if name == TRAIN_SPLIT:
                     rows = self._sampled(rows)
+                PROGRESS.found(rows.num_rows)
                 yield (name, int(number)), _to_bytes(rows)
         _count("dropped: outside every split", int(outside.sum()))
 
@@ -247,6 +254,7 @@ class _Join(beam.DoFn):
         examples: list[bytes] = []
         for serialized, counts in join_requests(requests, self._store, self._spec):
             examples.extend(serialized)
+            PROGRESS.joined(counts["impressions"])
             for name, count in counts.items():
                 _count(name, count)
         _count(f"requests_{split}", len(examples))
@@ -284,12 +292,20 @@ def write_records(path: str, records: list[bytes]) -> None:
             writer.write(record)
 
 
-def _settings(exec_properties: dict[str, Any]) -> Settings:
+def settings_of(exec_properties: dict[str, Any]) -> Settings:
+    """What a join was told: the component's settings, and what a run set in their place."""
     config = example_gen_pb2.CustomConfig()
     proto_utils.json_to_proto(exec_properties[standard_component_specs.CUSTOM_CONFIG_KEY], config)
     content = struct_pb2.Struct()
     config.custom_config.Unpack(content)
-    return Settings.from_json(content["settings"])
+    settings = Settings.from_json(content["settings"])
+    # A Kubeflow run may set these; another runner has them in the settings alone.
+    if store := exec_properties.get("store"):
+        settings = replace(settings, store=store)
+    if splits := exec_properties.get("splits"):
+        ranges = {name: TimeRange(*part) for name, part in json.loads(splits).items()}
+        settings = replace(settings, splits=ranges)
+    return settings
 
 
 def _write_dead_letters(letters: beam.PCollection, folder: str) -> None:

@@ -39,6 +39,7 @@ def create_pipeline(
     preprocessing_fn: str = PREPROCESSING_FN,
     run_fn: str = RUN_FN,
     resolve_baseline: bool = True,
+    dataset: str | None = None,
 ) -> Pipeline:
     """The TFX pipeline of a config.
 
@@ -52,6 +53,8 @@ def create_pipeline(
         run_fn: Dotted path of Trainer's function.
         resolve_baseline: Compare with the latest blessed model that ML Metadata knows; without it
             with ``config.baseline_model``, if given.
+        dataset: Path or URI by which the components find the dataset; None takes
+            ``config.dataset``.
 
     Raises:
         PipelineError: The dataset or the store is not there, or a slice names no context field.
@@ -59,9 +62,10 @@ def create_pipeline(
     """
     check_run(config)
     spec = config.load_spec()
+    dataset = (dataset or str(config.dataset)).rstrip("/")
     fingerprints = make_fingerprints(config, spec, preprocessing_fn, run_fn)
     example_gen = SeqVaultExampleGen(
-        dataset=str(config.dataset), settings=_join_settings(config, spec, fingerprints.join)
+        dataset=dataset, settings=_join_settings(config, spec, fingerprints.join)
     )
     examples = example_gen.outputs["examples"]
     schema_file = write_schema(spec, config.work / "schema")
@@ -94,7 +98,7 @@ def create_pipeline(
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
         custom_config={
             "feature_spec": spec.to_dict(),
-            "items": str(config.dataset / "items.parquet"),
+            "items": f"{dataset}/items.parquet",
             "model": plain(config.model),
             "training": plain(config.training),
             "fingerprint": fingerprints.training,

@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.functional_serializers import PlainSerializer
 
 from components.seqvault_example_gen.time_range import TimeRange
+from tfx_pipeline.settings.kubeflow_settings import KubeflowSettings
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.section import CONFIG, Integer, Real, empty_is_default
 from tfx_pipeline.settings.training_settings import TrainingSettings
@@ -123,10 +124,18 @@ class PipelineSettings:
         description="command of a model server for the serving check, TensorFlow Serving's flags "
         "are appended: `[tensorflow_model_server]`; empty takes the embedded one",
     )
+    push_to: str = Field(
+        default="",
+        description="folder or URI (`s3://`, `gs://`, `hdfs://`) that gets a folder per version of "
+        "the model; empty takes `serving/<name>` of the work folder",
+    )
     baseline_model: str = Field(
         default="",
         description="folder of the model to compare with where no ML Metadata of past runs is "
         "(Kubeflow)",
+    )
+    kubeflow: Annotated[KubeflowSettings, BeforeValidator(empty_is_default)] = Field(
+        default=KubeflowSettings(), description="pods of a compiled pipeline"
     )
     beam_args: tuple[str, ...] = Field(
         default=LOCAL_BEAM_ARGS, description="Beam's pipeline arguments: another runner goes here"
