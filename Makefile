@@ -81,11 +81,23 @@ docs-serve: docs  ## show the documentation at http://127.0.0.1:8000
 package:  ## build sdist and wheel into dist/, check them, install the wheel into empty environments
 	@tools/package.sh
 
-lock: env  ## refresh requirements/pipeline.lock from setup.py
+test-kill: env  ## kill `laser-pipeline run` at 30 random moments; the same command ends well, with an equal result
+	@$(PY) tests/end_to_end/kill_run.py --points $(or $(POINTS),30) --seed $(or $(SEED),1)
+
+test-s3: env  ## datasets and pushed models on an S3-compatible server, which is started for it
+	@tools/setup_env.sh light s3 3.10 'moto[server]'
+	@LASER_MOTO_SERVER=$(CURDIR)/.venv-s3/bin/moto_server $(PY) -m pytest -q tests/components/test_file_systems.py
+
+test-images: env  ## lint the Dockerfiles and run the pipeline image's steps in an empty environment
+	@tools/try_image.sh tfx_pipeline/deploy/pipeline.Dockerfile
+
+lock: env  ## refresh requirements/*.lock from setup.py
 	$(or $(wildcard .venv-tools/bin/uv),uv) pip compile setup.py --extra pipeline --extra dev --python-version 3.10 --python $(PY) \
 	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements/pipeline.lock
+	$(or $(wildcard .venv-tools/bin/uv),uv) pip compile setup.py --extra pipeline --python-version 3.10 --python $(PY) -c requirements/pipeline.lock \
+	  --generate-hashes --no-emit-index-url --no-emit-find-links --no-annotate -q -o requirements/image.lock
 
 clean:  ## remove environments, caches and demo output
 	rm -rf .venv .venv-* .laser site build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 
-.PHONY: help env demo test test-crash soak-serving test-hostile test-layers test-store test-serving test-light lint examples docs docs-serve package lock clean
+.PHONY: help env demo test test-crash soak-serving test-hostile test-layers test-store test-serving test-light lint examples docs docs-serve package test-kill test-s3 test-images lock clean

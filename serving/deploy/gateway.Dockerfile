@@ -6,6 +6,7 @@ COPY laser_keras laser_keras
 COPY seqvault seqvault
 COPY laser_features laser_features
 COPY serving serving
+# hadolint ignore=DL3013
 RUN pip install --no-cache-dir ".[gateway]"
 # The store's kernels are compiled here, once, and not by the first request of each container.
 ENV NUMBA_CACHE_DIR=/app/.numba
