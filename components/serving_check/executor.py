@@ -93,7 +93,7 @@ def check_model(
             f"--port={grpc_port}",
         ]
         url = f"http://127.0.0.1:{rest_port}/v1/models/{model_name}"
-        with ServerProcess([*command, *flags], ready_url=url):
+        with ServerProcess([*command, *flags], ready_url=url, ends_with_us=True):
             return check_answers(model, examples, f"{url}:predict")
 
 

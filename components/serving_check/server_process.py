@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import urllib.error
@@ -31,6 +34,7 @@ class ServerProcess:
         ready_url: Answers 200 once the server is ready.
         start_seconds: How long that may take.
         log: File for what the server prints; without one it is kept only while it runs.
+        ends_with_us: Where the system is Linux the server ends also when this process is killed.
 
     Raises:
         ServerError: On entry, if the program is not there, ends early or is not ready in time.
@@ -42,7 +46,9 @@ class ServerProcess:
         ready_url: str,
         start_seconds: float = 120,
         log: Path | None = None,
+        ends_with_us: bool = False,
     ) -> None:
+        self._ends_with_us = ends_with_us and sys.platform == "linux"
         self._command = list(command)
         self._ready_url = ready_url
         self._start_seconds = start_seconds
@@ -70,9 +76,16 @@ class ServerProcess:
 
     def start(self) -> None:
         """Start the process and wait until it is ready."""
+        command = self._command
         try:
+            if self._ends_with_us:
+                if shutil.which(command[0]) is None:
+                    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), command[0])
+                # A function to call between fork and exec would be simpler, but gRPC's threads
+                # complain of such forks.
+                command = [sys.executable, "-c", _ENDS_WITH_PARENT, str(os.getpid()), *command]
             self._process = subprocess.Popen(
-                self._command,
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=self._log,
                 stderr=subprocess.STDOUT,
@@ -142,6 +155,17 @@ class ServerProcess:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, ConnectionError, TimeoutError):
             return False
+
+
+# Linux ends a process with its parent if it asks for that; it does so before it becomes the server.
+# The parent may have ended before it asked.
+_PR_SET_PDEATHSIG = 1
+_ENDS_WITH_PARENT = f"""
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl({_PR_SET_PDEATHSIG}, signal.SIGKILL)
+if os.getppid() == int(sys.argv[1]):
+    os.execvp(sys.argv[2], sys.argv[2:])
+"""
 
 
 def free_port() -> int:

@@ -4,8 +4,10 @@ import base64
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import numpy as np
@@ -209,6 +211,26 @@ def test_a_server_runs_inside_the_block_and_not_after_it():
     assert not is_alive(pid)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="asks Linux to end the child")
+def test_a_server_ends_with_a_process_that_is_killed():
+    port = free_port()
+    code = (
+        "import sys, time; from components.serving_check.server_process import ServerProcess;"
+        f"command = [sys.executable, '-c', {HTTP_SERVER!r}, '{port}'];"
+        f"server = ServerProcess(command, 'http://127.0.0.1:{port}', ends_with_us=True);"
+        "server.start(); print(server.pid, flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    pid = int(parent.stdout.readline())
+    assert is_alive(pid)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while is_alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_alive(pid)
+
+
 def test_a_detached_server_goes_on():
     port = free_port()
     command = [sys.executable, "-c", HTTP_SERVER, str(port)]
@@ -235,7 +257,10 @@ def test_a_server_that_never_listens_is_stopped():
         ServerProcess(command, ready_url=url, start_seconds=1).start()
 
 
-def test_a_program_that_is_not_installed_is_named():
-    server = ServerProcess(["tensorflow_model_server_9"], ready_url="http://127.0.0.1:1")
+@pytest.mark.parametrize("ends_with_us", [False, True])
+def test_a_program_that_is_not_installed_is_named(ends_with_us):
+    server = ServerProcess(
+        ["tensorflow_model_server_9"], ready_url="http://127.0.0.1:1", ends_with_us=ends_with_us
+    )
     with pytest.raises(ServerError, match=r"cannot start 'tensorflow_model_server_9' .*install"):
         server.start()

@@ -1,0 +1,238 @@
+"""Kills ``laser-pipeline run`` at random moments, gives the same command again, and compares.
+
+    python tests/end_to_end/kill_run.py --points 30 --seed 1
+
+Each point begins in an empty work folder. A component is chosen in turn, the run is ended with
+SIGKILL a random time after it began, and the same command must end well with what the undisturbed
+run had: counts of the join, metrics, and every bit of the pushed model's weights.
+
+    python tests/end_to_end/kill_run.py --data D --store S --config C --work W --kill TEXT:SECONDS
+
+kills one run after another in the same folder, each the given time after a line that holds the
+text, and then lets one end.
+
+Runs are forked from a process that has imported everything: to import TFX takes longer than most
+components.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+CONFIG = """
+name: killed
+min_auc: 0.0
+rows_per_file: 100
+checked_requests: 1
+model: {dim: 16, mixer_dim: 16, num_tokens: 8, encoder: {num_recent_segments: 2}}
+training: {batch_size: 16, epochs: 2, checkpoint_files: 1}
+"""
+PREPARE = """
+import sys
+from pathlib import Path
+from tfx_pipeline.datasets import GeneratorSettings, prepare
+from tfx_pipeline.load_store import load_store
+sizes = GeneratorSettings(users=30, items=1000, min_events=5, max_events=30, requests=60)
+folder = Path(sys.argv[1])
+prepare(None, folder / "data", generator=sizes)
+load_store(folder / "data", folder / "store")
+"""
+BEGINS = re.compile(r"^\[ ?\d+/\d+\] (\w+) \.\.\.$", re.MULTILINE)
+ENDS = re.compile(r"^\[ ?\d+/\d+\] (\w+): ", re.MULTILINE)
+LONGEST_SECONDS = 900.0
+POLL_SECONDS = 0.01
+
+
+class KillError(AssertionError):
+    """A run that did not end as the undisturbed one did."""
+
+
+class Run:
+    """A forked ``laser-pipeline run`` whose output goes to a file."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        self.log = log
+        log.write_text("")
+        sys.stdout.flush()
+        self.pid = os.fork()
+        if self.pid == 0:
+            code = 1
+            try:
+                os.setsid()
+                output = os.open(log, os.O_WRONLY | os.O_APPEND)
+                os.dup2(output, 1)
+                os.dup2(output, 2)
+                from tfx_pipeline import cli
+
+                code = cli.main(arguments)
+                sys.stdout.flush()
+            finally:
+                os._exit(code)
+
+    def code(self) -> int | None:
+        """The exit code, negative for a signal; None while it runs."""
+        pid, status = os.waitpid(self.pid, os.WNOHANG)
+        return None if pid == 0 else os.waitstatus_to_exitcode(status)
+
+    def kill_after(self, text: str, seconds: float) -> bool:
+        """SIGKILL some time after the output holds a text; False if it had ended by then."""
+        deadline = time.monotonic() + LONGEST_SECONDS
+        while text not in self.log.read_text() and time.monotonic() < deadline:
+            if (code := self.code()) is not None:
+                raise KillError(f"ended with {code} before {text!r}:\n{self.log.read_text()}")
+            time.sleep(POLL_SECONDS)
+        time.sleep(seconds)
+        if self.code() is not None:
+            return False
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        return True
+
+    def end(self) -> dict[str, float]:
+        """Wait until it ends well; returns how long each component took."""
+        began: dict[str, float] = {}
+        took: dict[str, float] = {}
+        deadline = time.monotonic() + LONGEST_SECONDS
+        code = None
+        while code is None and time.monotonic() < deadline:
+            code = self.code()
+            said, now = self.log.read_text(), time.monotonic()
+            for name in BEGINS.findall(said):
+                began.setdefault(name, now)
+            for name in ENDS.findall(said):
+                took.setdefault(name, now - began.get(name, now))
+            time.sleep(POLL_SECONDS)
+        if code != 0:
+            raise KillError(f"ended with {code}:\n{self.log.read_text()}")
+        return took
+
+
+def result(work: Path) -> dict[str, Any]:
+    """What must not depend on kills: counts, metrics, weights; checks that versions are whole."""
+    report = json.loads((work / "last_run.json").read_text())
+    if report["problems"] or not report["pushed"]:
+        raise KillError(f"nothing was pushed: {report['problems']}")
+    (served,) = (work / "serving").iterdir()  # and nothing half written beside it
+    versions = sorted(served.iterdir())
+    weights = set()
+    for version in versions:
+        content = (version / "variables" / "variables.data-00000-of-00001").read_bytes()
+        weights.add(hashlib.sha256(content).hexdigest())
+        if not (version / "saved_model.pb").is_file():
+            raise KillError(f"{version} is not whole")
+    if str(versions[-1]) != report["pushed"]:
+        raise KillError(f"reported {report['pushed']}, but the newest is {versions[-1]}")
+    if leftover := [path.name for path in work.glob("training/*")]:
+        raise KillError(f"the training folder was not handed over: {leftover}")
+    evaluation = {
+        name: {metric: value for metric, value in metrics.items() if "diff" not in metric}
+        for name, metrics in report["evaluation"].items()
+    }
+    return {"join": report["join"], "evaluation": evaluation, "weights": sorted(weights)}
+
+
+def processes_that_name(folder: Path) -> list[str]:
+    """Command lines of living processes that hold a folder's path."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in command and str(os.getpid()) != path.parent.name:
+            found.append(command)
+    return found
+
+
+def kill_at_random(folder: Path, points: int, seed: int) -> int:
+    """Kill runs at random moments; returns how many points failed."""
+    subprocess.run([sys.executable, "-c", PREPARE, str(folder)], check=True)
+    (folder / "config.yaml").write_text(CONFIG)
+    random_ = random.Random(seed)
+
+    def arguments(work: Path) -> list[str]:
+        given = {"data": folder / "data", "store": folder / "store", "work": work}
+        names = [f"--{name}={value}" for name, value in given.items()]
+        return ["run", *names, f"--config={folder / 'config.yaml'}"]
+
+    took = Run(arguments(folder / "whole"), folder / "whole.log").end()
+    expected = result(folder / "whole")
+    print(f"undisturbed: {sum(took.values()):.0f} s, AUC {expected['evaluation']['']['auc']:.4f}")
+    order = random_.sample(sorted(took), len(took))
+    failed = 0
+    for point in range(points):
+        stage = order[point % len(order)]
+        # Also the moment between components, and a little after the end of the last one.
+        delay = random_.uniform(0, took[stage] + 0.05)
+        work, log = folder / f"work-{point}", folder / f"work-{point}.log"
+        began = time.monotonic()
+        try:
+            killed = Run(arguments(work), log).kill_after(f"] {stage} ...", delay)
+            Run(arguments(work), log).end()
+            if result(work) != expected:
+                raise KillError(f"found {result(work)}\nexpected {expected}")
+            if left := processes_that_name(work):
+                raise KillError(f"left running: {left}")
+            outcome = "equal" if killed else "equal (it had ended before)"
+        except KillError as error:
+            failed += 1
+            outcome = f"FAILED: {error}"
+        print(
+            f"{point + 1:3d} of {points}: killed {delay:6.2f} s into {stage}, "
+            f"{time.monotonic() - began:.0f} s: {outcome}",
+            flush=True,
+        )
+    print(f"{points - failed} of {points} points equal the undisturbed run")
+    return failed
+
+
+def kill_in_turn(arguments: list[str], work: Path, kills: list[str]) -> None:
+    """Kill one run after another in one folder, then let one end; prints its result as JSON."""
+    log = work.parent / f"{work.name}.log"
+    for kill in kills:
+        text, _, seconds = kill.rpartition(":")
+        if not Run(arguments, log).kill_after(text, float(seconds)):
+            raise KillError(f"the run ended before it could be killed at {kill!r}")
+    Run(arguments, log).end()
+    if left := processes_that_name(work):
+        raise KillError(f"left running: {left}")
+    print(json.dumps(result(work)))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=1)
+    for name in ("data", "store", "config", "work"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--kill", action="append", default=[], metavar="TEXT:SECONDS")
+    arguments = parser.parse_args()
+    # Imported before anything is forked. No operation may run here: TensorFlow's threads would be
+    # missing in the children.
+    import tfx_pipeline.check_run
+    import tfx_pipeline.runners.local
+    import tfx_pipeline.training.run_fn  # noqa: F401
+
+    if arguments.work:
+        names = ("data", "store", "config", "work")
+        run = ["run", *(f"--{name}={getattr(arguments, name)}" for name in names)]
+        kill_in_turn(run, Path(arguments.work), arguments.kill)
+        return 0
+    with tempfile.TemporaryDirectory(prefix="kill_run_") as folder:
+        return 1 if kill_at_random(Path(folder), arguments.points, arguments.seed) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
