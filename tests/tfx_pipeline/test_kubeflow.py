@@ -1,5 +1,6 @@
 """The same pipeline definition as a Kubeflow pipeline file."""
 
+import json
 import os
 
 import kfp
@@ -176,19 +177,20 @@ def test_a_run_may_set_dataset_store_and_splits(compiled, config, tmp_path):
     assert given["input_base"] == {"componentInputParameter": "dataset"}
     loaded = kfp.components.load_component_from_file(str(tmp_path / "laser.yaml"))
     assert set(loaded.component_spec.inputs) == {"dataset", "store", "splits"}
+    times = {"train": [10**12, 10**12 + 5], "eval": [10**12 + 5, 10**12 + 9]}
     # What a pod's entry point makes of them is what the executor takes.
     properties = parse_execution_properties(
         {
             "custom_config": struct_pb2.Value(string_value=_constant(given["custom_config"])),
             "store": struct_pb2.Value(string_value="vault:7420"),
-            "splits": struct_pb2.Value(string_value='{"train": [0, 5], "eval": [5, 9]}'),
+            "splits": struct_pb2.Value(string_value=json.dumps(times)),
         },
         {},
         ComponentInputsSpec(),
     )
     settings = settings_of(properties)
     assert settings.store == "vault:7420"
-    assert settings.splits == {"train": TimeRange(0, 5), "eval": TimeRange(5, 9)}
+    assert settings.splits == {name: TimeRange(*each) for name, each in times.items()}
     uri = compile_kubeflow(config(), tmp_path / "uri.yaml", dataset="s3://bucket/data")
     parameters = load(uri)[0]["root"]["inputDefinitions"]["parameters"]
     assert parameters["dataset"]["defaultValue"] == "s3://bucket/data"
