@@ -137,7 +137,12 @@ def result(work: Path) -> dict[str, Any]:
     if leftover := [path.name for path in work.glob("training/*")]:
         raise KillError(f"the training folder was not handed over: {leftover}")
     evaluation = {
-        name: {metric: value for metric, value in metrics.items() if "diff" not in metric}
+        name: {
+            # As text: a slice of one class has no AUC, and one NaN never equals another.
+            metric: repr(value)
+            for metric, value in metrics.items()
+            if "diff" not in metric
+        }
         for name, metrics in report["evaluation"].items()
     }
     return {"join": report["join"], "evaluation": evaluation, "weights": sorted(weights)}
@@ -169,7 +174,7 @@ def kill_at_random(folder: Path, points: int, seed: int) -> int:
 
     took = Run(arguments(folder / "whole"), folder / "whole.log").end()
     expected = result(folder / "whole")
-    print(f"undisturbed: {sum(took.values()):.0f} s, AUC {expected['evaluation']['']['auc']:.4f}")
+    print(f"undisturbed: {sum(took.values()):.0f} s, AUC {expected['evaluation']['']['auc']}")
     order = random_.sample(sorted(took), len(took))
     failed = 0
     for point in range(points):

@@ -1,6 +1,8 @@
 """The whole way from events to a rank answer, and what runs after it."""
 
 import glob
+import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -19,6 +21,7 @@ from tfx_pipeline.results.past_runs import read_runs
 from tfx_pipeline.runners.local import run_local
 from tfx_pipeline.training.parsing import parse_examples
 
+KILL_RUN = Path(__file__).parent / "kill_run.py"
 # A busy machine takes minutes for what a quiet one does in one.
 pytestmark = pytest.mark.timeout(900)
 
@@ -173,6 +176,26 @@ def settled(demo):
     """The demo, its store again as it was before the live event and the tests' own."""
     load_store(demo.dataset, demo.store, replace=True)
     return demo
+
+
+def test_a_run_killed_in_join_training_and_push_ends_as_the_undisturbed_one(settled, tmp_path):
+    """The same command again, three times; `make test-kill` does this at random moments."""
+    given = {"data": settled.dataset, "store": settled.store, "work": tmp_path / "killed"}
+    arguments = [f"--{name}={path}" for name, path in given.items()]
+    arguments.append(f"--config={settled.work / 'small.yaml'}")
+    kills = ["SeqVaultExampleGen ...:0.5", "train: :0.2", "Pusher ...:0"]
+    command = [sys.executable, str(KILL_RUN), *arguments, *(f"--kill={kill}" for kill in kills)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    report = settled.result["report"]
+    assert found["join"] == report["join"]
+    assert found["evaluation"] == {
+        name: {metric: repr(value) for metric, value in metrics.items()}
+        for name, metrics in report["evaluation"].items()
+    }
+    weights = Path(report["pushed"], "variables", "variables.data-00000-of-00001").read_bytes()
+    assert found["weights"] == [hashlib.sha256(weights).hexdigest()]
 
 
 def test_a_second_run_with_nothing_changed_uses_the_cache(settled):

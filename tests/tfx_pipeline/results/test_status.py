@@ -85,3 +85,36 @@ def test_what_a_killed_run_left_running_is_published_as_failed(store, tmp_path, 
     assert [node.state for node in first.nodes.values()] == ["COMPLETE", "FAILED"]
     assert main(["status", "--work", str(tmp_path)]) == 0
     assert "Trainer failed (interrupted)" in capsys.readouterr().out
+
+
+def test_watching_shows_each_change_until_the_run_ends(tmp_path, monkeypatch, capsys):
+    states = [
+        run("one", Join="RUNNING"),
+        run("one", Join="RUNNING"),  # nothing new: nothing is shown
+        run("one", Join="COMPLETE", Trainer="RUNNING"),
+        run("one", Join="COMPLETE", Trainer="FAILED"),
+    ]
+    running = [True, True, True, False]
+    (tmp_path / "metadata.sqlite").write_bytes(b"")
+    monkeypatch.setattr("tfx_pipeline.cli._WATCH_SECONDS", 0)
+    monkeypatch.setattr(
+        "tfx_pipeline.runners.work_lock.is_locked", lambda work: running[-len(states)]
+    )
+    monkeypatch.setattr(
+        "tfx_pipeline.results.past_runs.read_runs", lambda database: [states.pop(0)]
+    )
+    assert main(["status", "--work", str(tmp_path), "--watch"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.count("laser one: running") == 2
+    assert shown.index("Trainer                  RUNNING") < shown.index(
+        "laser one: Trainer failed"
+    )
+    assert "run the same command again" in shown and states == []
+
+
+def test_watching_a_run_that_has_just_begun_waits_for_it(tmp_path, monkeypatch, capsys):
+    running = [True, True, False]
+    monkeypatch.setattr("tfx_pipeline.cli._WATCH_SECONDS", 0)
+    monkeypatch.setattr("tfx_pipeline.runners.work_lock.is_locked", lambda work: running.pop(0))
+    assert main(["status", "--work", str(tmp_path), "--watch"]) == 1  # it ended before it wrote
+    assert "nothing was run there yet" in capsys.readouterr().err
