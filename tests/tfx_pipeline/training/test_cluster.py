@@ -93,6 +93,7 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
         servers[("ps", 1)].kill()
         _, errors = chief.communicate(timeout=60)
         assert chief.returncode == EXIT_SERVER_LOST
+        assert "Traceback" not in errors and errors.count("server was lost") == 1, errors
         line = errors.strip().splitlines()[-1]
         assert "a parameter server was lost" in line and "goes on from the last checkpoint" in line
     finally:
