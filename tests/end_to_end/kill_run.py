@@ -224,6 +224,8 @@ def main() -> int:
         parser.add_argument(f"--{name}")
     parser.add_argument("--kill", action="append", default=[], metavar="TEXT:SECONDS")
     arguments = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as ``laser-pipeline`` does
     # Imported before anything is forked. No operation may run here: TensorFlow's threads would be
     # missing in the children.
     import tfx_pipeline.check_run
