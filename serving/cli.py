@@ -21,7 +21,10 @@ _ACCESS_FLAGS = {
     "client-cert": "PEM: own certificate",
 }
 
-_MIB = 2**20
+_KIB, _MIB = 2**10, 2**20
+# Blocks from this size on are given back at once. TensorFlow's tensors are such blocks, and page
+# faults would cost a run more than its arithmetic; a gateway's are bodies.
+_GATEWAY_BLOCK, _MODEL_BLOCK = 256 * _KIB, 4 * _MIB
 _UNKNOWN = "candidates that the store or the item table lacks: score them by their features, or 400"
 
 # Imports of the two servers are inside the commands: the gateway must not wait for TensorFlow.
@@ -96,7 +99,7 @@ def _add_model_server(commands: argparse._SubParsersAction[argparse.ArgumentPars
     add("--grpc_max_threads", type=_positive, default=4 * (os.cpu_count() or 1))
     add("--max_waiting", type=_positive, default=256, help="calls that may wait for a thread")
     add("--max_request_bytes", type=_positive, default=64 * _MIB, help="of one request, as parsed")
-    add("--max_in_flight_bytes", type=_positive, default=128 * _MIB, help="of all under way")
+    add("--max_in_flight_bytes", type=_positive, default=80 * _MIB, help="of all under way")
     add("--max_run_seconds", type=_seconds, default=60.0, help="of a call without a deadline")
     add("--ready_file", default="", help="JSON with the addresses, written when ready")
     add("--end_with_stdin", action="store_true", help=argparse.SUPPRESS)
@@ -190,7 +193,9 @@ def _model_server(arguments: argparse.Namespace) -> int:
     from serving.model_server.server_config import read_config, single_model
     from serving.model_server.status import ServingError
     from serving.ready_file import write_ready_file
+    from serving.runtime.malloc import return_large_blocks
 
+    return_large_blocks(_MODEL_BLOCK)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if not arguments.model_base_path and not arguments.model_config_file:
         return _fail("give --model_base_path=/path/to/model or --model_config_file", 255)
@@ -239,7 +244,9 @@ def _model_server(arguments: argparse.Namespace) -> int:
 def _gateway(arguments: argparse.Namespace) -> int:
     from serving.gateway.options import GatewayOptions, Rules, StoreAccess
     from serving.gateway.serve import serve
+    from serving.runtime.malloc import return_large_blocks
 
+    return_large_blocks(_GATEWAY_BLOCK if arguments.model_base_path is None else _MODEL_BLOCK)
     return serve(
         GatewayOptions(
             store=arguments.store,

@@ -23,7 +23,7 @@ class Limits:
     """
 
     request_bytes: int = 64 * MIB
-    in_flight_bytes: int = 128 * MIB
+    in_flight_bytes: int = 80 * MIB
     threads: int = 4 * (os.cpu_count() or 1)
     waiting: int = 256
     body_seconds: float = 10.0

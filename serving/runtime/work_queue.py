@@ -11,7 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from serving.runtime.call import Call
-from serving.runtime.errors import AbandonedError, DeadlinePassedError, OverloadedError
+from serving.runtime.errors import (
+    AbandonedError,
+    DeadlinePassedError,
+    OverloadedError,
+    let_go,
+)
 
 Result = TypeVar("Result")
 # Weight of the newest duration in the running mean.
@@ -109,6 +114,7 @@ class WorkQueue:
                 timer.cancel()
             if not entry.begun:
                 release()
+            del entry  # see ``_work``
 
     def close(self, wait: bool = True) -> None:
         """Shut down the threads after their current work, optionally waiting for them."""
@@ -136,22 +142,25 @@ class WorkQueue:
         self._running += 1
         entry.begun = True
         loop = entry.future.get_loop()
-        self._executor.submit(self._work, entry, loop)
+        self._executor.submit(self._work, [entry], loop)
 
-    def _work(self, entry: _Entry, loop: asyncio.AbstractEventLoop) -> None:
+    def _work(self, box: list[_Entry], loop: asyncio.AbstractEventLoop) -> None:
         """In a thread."""
+        # An error knows the frames it passed, this one and its callers' among them. None of them
+        # may know the entry, whose future has the error: in a cycle it would outlive its answer,
+        # and with it the request's body.
+        entry = box.pop()
         started = time.monotonic()
-        result, error = None, None
-        try:
-            entry.call.check("it was begun")
-            result = entry.work()
-        except BaseException as raised:  # raised again where it is awaited
-            error = raised
+        result, error = _attempt(entry.work, entry.call)
+        if error is not None:
+            let_go(error)
         seconds = time.monotonic() - started
         try:
             loop.call_soon_threadsafe(self._end, entry, result, error, seconds)
         except RuntimeError:  # the loop has ended, and with it whoever would want the result
             entry.release()
+        finally:
+            del entry, result, error
 
     def _end(self, entry: _Entry, result: Any, error: BaseException | None, seconds: float) -> None:
         self._running -= 1
@@ -191,3 +200,12 @@ class WorkQueue:
     def _fail(entry: _Entry, error: BaseException) -> None:
         if not entry.future.done():
             entry.future.set_exception(error)
+
+
+def _attempt(work: Callable[[], Any], call: Call) -> tuple[Any, BaseException | None]:
+    """The result, or the error."""
+    try:
+        call.check("it was begun")
+        return work(), None
+    except BaseException as error:  # raised again where it is awaited
+        return None, error

@@ -254,16 +254,14 @@ def test_hashed_tables_take_every_id_but_the_missing_one(spec):
 
 
 def test_overload_leaves_goodput_and_no_work_behind(serve):
-    """64 impatient clients get answers, as 4 do, and a lone request after them is answered at once.
+    """64 impatient clients get answers, and once they are gone nothing is worked on for them.
 
-    A queue served in turn gives them next to none. How many is for the benchmark to say: here the
-    clients share the server's interpreter.
+    How many they get is for ``test_many_impatient_callers_get_what_a_few_get``, where time is
+    simulated, and for the benchmark to say: here clients and server share an interpreter.
     """
     model = SlowModel(0.02)
     client = serve(model, deadline_seconds=1.0, threads=4)
-    calm = answered(client.port, clients=4, seconds=1.5, patience=0.3)
-    storm = answered(client.port, clients=64, seconds=1.5, patience=0.3)
-    assert storm >= 0.5 * calm, (storm, calm)
+    assert answered(client.port, clients=64, seconds=1.5, patience=0.3)
     wait_for(lambda: "laser_gateway_running_requests 0.0" in metrics(client), 2)
     assert "laser_gateway_waiting_requests 0.0" in metrics(client)
     begun = model.begun

@@ -1,15 +1,19 @@
 """What both servers stand on: the bounded queue, the memory budget, threads that last."""
 
 import asyncio
+import gc
 import gzip
 import threading
 import time
+import weakref
 import zlib
+from collections import Counter
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serving_helpers import wait_for
+from simulated_time import simulate
 
 from serving.runtime.call import Call
 from serving.runtime.errors import (
@@ -228,3 +232,81 @@ def test_a_steady_thread_stops_at_once():
         started = time.monotonic()
         thread.stop()
         assert time.monotonic() - started < 5
+
+
+def test_a_refusal_keeps_nothing_of_what_was_refused():
+    """Without garbage collection: a cycle of error and frame would keep the body alive."""
+
+    class Body:
+        pass
+
+    bodies: list[weakref.ref] = []
+    alive_at_release: list[object] = []
+
+    def work():
+        body = Body()
+        bodies.append(weakref.ref(body))
+        try:
+            raise ValueError("no JSON")
+        except ValueError as error:
+            raise TooLargeError("the body is too large") from error
+
+    async def main():
+        queue = WorkQueue(1, 1, "test")
+        try:
+            await queue.run(work, Call(10.0), lambda: alive_at_release.append(bodies[0]()))
+        except TooLargeError as error:
+            refused.append(weakref.ref(error))
+        queue.close()
+
+    refused: list[weakref.ref] = []
+    gc.disable()
+    try:
+        run(main())
+        assert alive_at_release == [None]
+        assert refused[0]() is None
+    finally:
+        gc.enable()
+
+
+async def goodput(queue, threads, clients, patience, seconds):
+    """What callers got, who ask again and again and hang up after their patience."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + seconds
+    counts = Counter()
+
+    async def ask():
+        while loop.time() < end:
+            began = loop.time()
+            try:
+                await asyncio.wait_for(queue.run(threads.work, Call(1.0)), patience)
+                counts["answered"] += 1
+            except asyncio.TimeoutError:
+                counts["hung up"] += 1
+            except OverloadedError:
+                counts["refused"] += 1
+                await asyncio.sleep(max(0.0, patience - (loop.time() - began)))
+
+    await asyncio.gather(*(ask() for _ in range(clients)))
+    return counts
+
+
+@pytest.mark.parametrize("seconds", [0.01, 0.02, 0.08])
+def test_many_impatient_callers_get_what_a_few_get(monkeypatch, seconds):
+    """64 callers of 0.3 s against 4, in simulated time; afterwards one is answered at once."""
+
+    async def main(queue, threads):
+        calm = await goodput(queue, threads, clients=4, patience=0.3, seconds=10)
+        done = threads.done
+        storm = await goodput(queue, threads, clients=64, patience=0.3, seconds=10)
+        worked = threads.done - done
+        while queue.running:
+            await asyncio.sleep(0.01)
+        began = asyncio.get_running_loop().time()
+        await queue.run(threads.work, Call(1.0))
+        return calm, storm, worked, asyncio.get_running_loop().time() - began
+
+    calm, storm, worked, lone = simulate(monkeypatch, main, 4, 256, seconds)
+    assert storm["answered"] >= 0.8 * calm["answered"]
+    assert storm["answered"] >= 0.8 * worked
+    assert lone == pytest.approx(seconds)
