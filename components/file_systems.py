@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -52,6 +53,8 @@ def open_file_system(where: str) -> tuple[fs.FileSystem, str]:
 def upload(folder: str, where: str) -> None:
     """Copy a folder to a URI; ``saved_model.pb`` comes last: whoever waits for it waits for all.
 
+    What an interrupted copy left there is deleted again.
+
     Raises:
         LocationError: It cannot be written there.
     """
@@ -65,8 +68,12 @@ def upload(folder: str, where: str) -> None:
             with path.open("rb") as source, target.open_output_stream(name) as out:
                 while block := source.read(_PART_BYTES):
                     out.write(block)
-    except (OSError, pa.ArrowException) as error:
-        raise LocationError(f"{where} cannot be written ({_line(error)})") from error
+    except BaseException as error:
+        with contextlib.suppress(OSError, pa.ArrowException):
+            target.delete_dir(root)
+        if isinstance(error, (OSError, pa.ArrowException)):
+            raise LocationError(f"{where} cannot be written ({_line(error)})") from error
+        raise
 
 
 def download(where: str, names: list[str], folder: Path) -> None:

@@ -6,6 +6,7 @@ from tfx.proto import pusher_pb2
 from tfx.types import standard_artifacts
 from tfx.utils import io_utils
 
+from components import file_systems
 from components.atomic_pusher import AtomicPusherExecutor
 
 
@@ -23,7 +24,9 @@ def push(tmp_path):
         filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(served))
     )
 
-    def run(blessed=1, warm_up=None):
+    def run(blessed=1, warm_up=None, uri=""):
+        if uri:
+            destination.filesystem.base_directory = uri
         blessing = standard_artifacts.ModelBlessing()
         blessing.uri = str(tmp_path / "blessing")
         blessing.set_int_custom_property("blessed", blessed)
@@ -61,6 +64,46 @@ def test_warm_up_requests_are_pushed_with_the_model(push):
     (version,) = served.iterdir()
     file = version / "assets.extra" / "tf_serving_warmup_requests"
     assert file.read_bytes() == b"requests"
+
+
+def test_a_model_is_pushed_to_a_uri(push, tmp_path):
+    uri = f"file://{tmp_path / 'bucket' / 'laser'}"
+    served, pushed = push(warm_up=b"requests", uri=uri)
+    assert not served.exists()
+    (version,) = (tmp_path / "bucket" / "laser").iterdir()
+    assert pushed.get_string_custom_property("pushed_destination") == f"{uri}/{version.name}"
+    assert (version / "saved_model.pb").read_bytes() == b"graph"
+    assert (version / "variables" / "data").read_bytes() == b"weights"
+    file = version / "assets.extra" / "tf_serving_warmup_requests"
+    assert file.read_bytes() == b"requests"
+
+
+def test_a_push_to_a_uri_that_fails_leaves_no_version(push, tmp_path, monkeypatch):
+    opened = file_systems.open_file_system
+
+    def full(where):
+        target, root = opened(where)
+        return FailsAtTheGraph(target), root
+
+    monkeypatch.setattr(file_systems, "open_file_system", full)
+    with pytest.raises(file_systems.LocationError, match=r"cannot be written .*no room"):
+        push(uri=f"file://{tmp_path / 'bucket' / 'laser'}")
+    assert list((tmp_path / "bucket" / "laser").iterdir()) == []
+
+
+class FailsAtTheGraph:
+    """A file system that takes everything but ``saved_model.pb``."""
+
+    def __init__(self, target):
+        self._target = target
+
+    def open_output_stream(self, name):
+        if name.endswith("saved_model.pb"):
+            raise OSError(28, "no room")
+        return self._target.open_output_stream(name)
+
+    def __getattr__(self, name):
+        return getattr(self._target, name)
 
 
 def test_a_check_without_warm_up_requests(push):

@@ -81,6 +81,28 @@ def test_the_command_line_starts_without_tensorflow():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.parametrize("command", ["run", "check", "compile", "load"])
+def test_the_first_line_comes_before_anything_slow_is_imported(command):
+    """Also where everything is cached, or no kernel is compiled yet."""
+    code = (
+        "import builtins, sys\n"
+        "from tfx_pipeline import cli\n"
+        "def first(*words, **options):\n"
+        "    slow = ('tensorflow', 'tfx', 'apache_beam', 'keras', 'numba', 'pyarrow', 'numpy')\n"
+        "    sys.exit(repr([name for name in slow if name in sys.modules]))\n"
+        "builtins.print = first\n"
+        "cli.main(sys.argv[1:])"
+    )
+    options = {"--data": "d", "--store": "s"}
+    if command != "load":
+        options["--work"] = "w"
+    if command == "compile":
+        options |= {"--target": "kubeflow", "--output": "o"}
+    arguments = [command, *(word for pair in options.items() for word in pair)]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    assert done.stderr.strip() == "[]"
+
+
 def test_the_demo_shows_something_before_tensorflow_is_imported() -> None:
     code = (
         "import sys, tfx_pipeline.demo.demo;"
