@@ -17,6 +17,7 @@ from typing import Any
 HERE = Path(__file__).parent
 RESULTS = HERE / "results"
 PAGE = HERE.parents[1] / "docs" / "results.md"
+PLOTS = PAGE.parent / "results"
 DEMO = HERE.parents[1] / "tfx_pipeline" / "demo" / "comparison.json"
 
 # What the paper prints: its AUC or its change of AUC in points, by the names of our systems.
@@ -53,6 +54,10 @@ TITLES = {
     "figure3_layers": "Figure 3 (a, b): layers",
     "figure3_length": "Figure 3 (c, d): length of the history",
 }
+PLOT_TITLES = {
+    "difference": "AUC less that of the baseline, with its interval",
+    "cost": "AUC by multiply-accumulates of a request",
+}
 HEAD = """# Results
 
 The paper's tables and figures, run again with `laser-pipeline compare` on logs that anybody can
@@ -76,9 +81,10 @@ def keep(name: str, work: Path) -> None:
     (RESULTS / f"{name}.json").write_text(text + "\n", encoding="utf-8")
     if name == "demo_log":
         DEMO.write_text(json.dumps(for_the_demo(result), indent=1) + "\n", encoding="utf-8")
-    for plot in ("difference", "cost"):
+    for plot in PLOT_TITLES:
         if (work / f"{plot}.svg").is_file():
-            shutil.copyfile(work / f"{plot}.svg", RESULTS / f"{name}_{plot}.svg")
+            PLOTS.mkdir(exist_ok=True)
+            shutil.copyfile(work / f"{plot}.svg", PLOTS / f"{name}_{plot}.svg")
 
 
 def for_the_demo(result: dict[str, Any]) -> dict[str, Any]:
@@ -126,9 +132,9 @@ def _section(name: str, result: dict[str, Any]) -> str:
             f"| {'' if row.get('gates_auc') is None else format(row['gates_auc'], '.3f')} "
             f"| {'' if macs is None else f'{macs:.1f}'} |"
         )
-    for plot in ("difference", "cost"):
-        if (RESULTS / f"{name}_{plot}.svg").is_file():
-            lines += ["", f"![{plot} of {name}](../benchmarks/paper/results/{name}_{plot}.svg)"]
+    for plot in PLOT_TITLES:
+        if (PLOTS / f"{name}_{plot}.svg").is_file():
+            lines += ["", f"![{PLOT_TITLES[plot]}](results/{name}_{plot}.svg)"]
     return "\n".join([*lines, ""])
 
 

@@ -49,6 +49,7 @@ def test_a_kept_result_names_command_machine_and_seeds(tmp_path, monkeypatch):
     summary |= {"seeds": [1, 2], "baseline": "din", "rows": [row]}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
     monkeypatch.setattr(render, "RESULTS", tmp_path)
+    monkeypatch.setattr(render, "PLOTS", tmp_path)
     render.keep("table2", tmp_path)
     text = render.page()
     assert "compare --config benchmarks/paper/table2.yaml`, 20" in text and "seeds [1, 2]" in text
