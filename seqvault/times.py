@@ -14,7 +14,10 @@ NO_BOUND = np.iinfo(np.int64).max
 
 def check_times(times: np.ndarray, what: str) -> None:
     """Raises ``TimeUnitError`` unless all times can be milliseconds since 1970."""
-    if not len(times) or (int(times.min()) >= SECONDS_TO and int(times.max()) < MICROSECONDS_FROM):
+    if not len(times):
+        return
+    least = int(times.min())
+    if least == NO_BOUND or (least >= SECONDS_TO and int(times.max()) < MICROSECONDS_FROM):
         return
     wrong = (
         (times < 0)
