@@ -13,6 +13,7 @@ from seqvault.errors import DamagedFileError
 from seqvault.memory.store_state import State
 from seqvault.read.fast_read import DirectReader
 from seqvault.read.found import Found, Plan, of_numbers
+from seqvault.read.matching_events import newest_matching
 from seqvault.read.ragged import Ragged
 from seqvault.read.read_request import MAX_LAST_N, ReadRequest
 from seqvault.sequence_batch import SequenceBatch
@@ -88,8 +89,8 @@ class Reader:
 
         Args:
             users: int64 [B].
-            request: what is wanted of them: of a plain one's events in memory only those are
-                found that it can want. None: all are.
+            request: what is wanted of them: only those events in memory are found that it can
+                want. None: all are.
         """
         state = self._state
         state.check_open()
@@ -102,6 +103,8 @@ class Reader:
             arrived = np.where(slots >= 0, index.arrivals[np.maximum(slots, 0)], 0)
         if request is not None and request.plain:
             mem_starts, mem_rows = memtable.newest_before(newest, request.bounds(), request.last_n)
+        elif request is not None:
+            mem_starts, mem_rows = newest_matching(memtable, newest, request)
         else:
             mem_starts, mem_rows = memtable.chains(newest)
         return Found(

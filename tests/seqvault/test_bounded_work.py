@@ -14,6 +14,7 @@ from seqvault.memory.index import KeyTable
 from seqvault.memory.item_table import Items
 from seqvault.memory.memtable import Memtable
 from seqvault.read.packed_answer import unpack_batch
+from seqvault.read.read_request import ReadRequest
 from seqvault.testing.random_workload import NOW, SCHEMA
 from seqvault.warm_up import warm_up
 
@@ -118,6 +119,41 @@ def test_reads_of_many_events_in_memory_are_as_before(tmp_path):
                             packed = store.read_packed([1], before=before, last_n=last_n)
                             batch = unpack_batch(packed)
                             assert batch["item_id"][0, : batch.lengths[0]].tolist() == want
+
+
+def test_filtered_reads_pass_over_no_more_events_in_memory_than_they_must(tmp_path):
+    rng, n = np.random.default_rng(5), 40_000
+    times = NOW + np.arange(n) - rng.integers(0, 2000, n) * (rng.random(n) < 0.1)
+    actions = (rng.random(n) < 0.5).astype(np.int8)
+    actions[100] = 2  # one that is far back
+    columns = {
+        "user_id": np.ones(n, np.int64),
+        "timestamp": times,
+        "item_id": np.arange(n),
+        "action": actions,
+    }
+    order = np.lexsort((np.arange(n), times))[::-1]
+    with SeqVault.open(tmp_path / "vault", schema=SCHEMA) as vault:
+        vault.append(columns)
+        for wanted, version, before, last_n, most in (
+            ([1], None, None, 50, 256),
+            ([1], None, NOW + 20_000, 300, 1200),
+            ([1], n - 100, None, 50, 1024),
+            (None, n - 100, None, 50, 256),
+            ([2], None, None, 5, n),
+            ([], None, None, 5, n),
+            ([0, 1], 70, None, 9000, n),
+        ):
+            seen = None if version is None else np.array([version])
+            asked = {"before": before, "last_n": last_n, "actions": wanted, "version": seen}
+            batch = vault.read([1], **asked)
+            keep = np.isin(actions, [0, 1, 2] if wanted is None else wanted)
+            keep &= np.arange(n) < (n if version is None else version)
+            keep &= times < (END if before is None else before)
+            want = order[keep[order]][:last_n].tolist()
+            assert batch["item_id"][0, : batch.lengths[0]].tolist() == want
+            request = ReadRequest.of(vault.schema, [1], **asked)
+            assert len(vault._reader.find(request.users, request).mem_rows) <= most
 
 
 @pytest.mark.parametrize(
