@@ -22,7 +22,9 @@ def end_with_parent() -> None:
     sentinel = parent.sentinel
 
     def watch() -> None:
-        wait([sentinel])
-        os._exit(EXIT_CODE)
+        try:
+            wait([sentinel])
+        finally:  # a worker that cannot watch its parent must not outlive it
+            os._exit(EXIT_CODE)
 
     threading.Thread(target=watch, name="end-with-parent", daemon=True).start()

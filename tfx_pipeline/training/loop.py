@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from tfx_pipeline.training.learning_rate import rate_of_progress
 from tfx_pipeline.training.ranking_step import RankingStep, cross_entropy, valid_candidates
 from tfx_pipeline.training.running_totals import BINS, RunningTotals, Totals, probability_histogram
 
+log = logging.getLogger(__name__)
 _BEGINNING = Position()
 REPORT_STEPS = 20
 """Steps between two additions to the shared totals."""
@@ -184,22 +186,33 @@ class TrainingLoop:
 
     @contextmanager
     def _progress(self, name: str, left: Callable[[int], str]) -> Iterator[None]:
-        """Report the totals, and the time left, every few seconds while closures run."""
+        """Report the totals, and the time left, every few seconds while closures run.
+
+        A report that fails (a closed pipe, say) is logged once and does not end the reports.
+        """
         ended = Event()
         began = time.monotonic()
 
         def watch() -> None:
-            before = self._totals.read()
-            while not ended.wait(REPORT_SECONDS):
-                now = self._totals.read()
-                recent = now - before
-                if recent.impressions:
-                    rate = now.impressions / (time.monotonic() - began)
-                    self._report(
-                        f"{name}: {rate:,.0f} impressions/s, {describe(recent)}"
-                        + left(now.impressions)
-                    )
-                before = now
+            before: Totals | None = None
+            failed = False
+            while True:
+                try:
+                    now = self._totals.read()
+                    recent = now - before if before else now
+                    if before and recent.impressions:
+                        rate = now.impressions / (time.monotonic() - began)
+                        self._report(
+                            f"{name}: {rate:,.0f} impressions/s, {describe(recent)}"
+                            + left(now.impressions)
+                        )
+                    before = now
+                except Exception:
+                    if not failed:
+                        log.warning("progress of training cannot be reported", exc_info=True)
+                    failed = True
+                if ended.wait(REPORT_SECONDS):
+                    return
 
         watcher = Thread(target=watch, daemon=True)
         watcher.start()

@@ -37,6 +37,21 @@ def test_a_worker_ends_with_its_parent(sent, tmp_path):
         assert not _lives(worker)
 
 
+def test_a_worker_that_cannot_watch_its_parent_ends(tmp_path):
+    """An error while waiting must not leave a worker that nothing ends: here it sleeps 120 s."""
+    script = PARENT.replace(
+        "def work():",
+        "from tfx_pipeline.compare import end_with_parent as module\n"
+        "def fails(sentinels):\n    raise OSError('no more descriptors')\n\n"
+        "def work():\n    module.wait = fails",
+    ).replace(".start()\n    time.sleep(120)", ".start()")
+    (tmp_path / "parent.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "parent.py")], capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)
