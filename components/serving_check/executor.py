@@ -22,6 +22,8 @@ from components.serving_check.warm_up import WARMUP_FILE, warm_up_records, write
 
 EMBEDDED_SERVER = (sys.executable, "-m", "serving.cli", "model-server")
 _PROBLEMS_SHOWN = 5
+# A busy machine takes minutes to run the warm-up requests; a server that ends early is noticed.
+_START_SECONDS = 600
 
 
 class ServingCheckExecutor(base_executor.BaseExecutor):
@@ -93,7 +95,9 @@ def check_model(
             f"--port={grpc_port}",
         ]
         url = f"http://127.0.0.1:{rest_port}/v1/models/{model_name}"
-        with ServerProcess([*command, *flags], ready_url=url, ends_with_us=True):
+        with ServerProcess(
+            [*command, *flags], ready_url=url, start_seconds=_START_SECONDS, ends_with_us=True
+        ):
             return check_answers(model, examples, f"{url}:predict")
 
 
