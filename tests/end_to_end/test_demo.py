@@ -1,8 +1,6 @@
 """The whole way from events to a rank answer, and what runs after it."""
 
 import glob
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -183,19 +181,12 @@ def test_a_run_killed_in_join_training_and_push_ends_as_the_undisturbed_one(sett
     given = {"data": settled.dataset, "store": settled.store, "work": tmp_path / "killed"}
     arguments = [f"--{name}={path}" for name, path in given.items()]
     arguments.append(f"--config={settled.work / 'small.yaml'}")
+    arguments.append(f"--whole={settled.run_folder}")
     kills = ["SeqVaultExampleGen ...:0.5", "train: :0.2", "Pusher ...:0"]
     command = [sys.executable, str(KILL_RUN), *arguments, *(f"--kill={kill}" for kill in kills)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    report = settled.result["report"]
-    assert found["join"] == report["join"]
-    assert found["evaluation"] == {
-        name: {metric: repr(value) for metric, value in metrics.items()}
-        for name, metrics in report["evaluation"].items()
-    }
-    weights = Path(report["pushed"], "variables", "variables.data-00000-of-00001").read_bytes()
-    assert found["weights"] == [hashlib.sha256(weights).hexdigest()]
+    assert done.stdout.startswith("3 kills; the last run ended with the undisturbed result")
 
 
 def test_a_second_run_with_nothing_changed_uses_the_cache(settled):
