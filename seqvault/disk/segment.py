@@ -199,7 +199,7 @@ class Segment:
         if not _is_sound(footer):
             raise self._damaged("its footer describes impossible records")
         if int(lengths.sum()) != self.record_bytes or int(footer.counts.sum()) != self.events:
-            raise self._damaged("its records do not fill the file")
+            raise self._damaged("its records do not match its header")
         return footer
 
     def expired_bytes(self, oldest: int) -> int:
