@@ -12,7 +12,7 @@ EVERY_SECONDS = 10.0
 
 
 class Done(NamedTuple):
-    """How far work has come; ``whole`` is 0 as long as nobody knows."""
+    """How far work has come; ``whole`` is 0 while unknown."""
 
     done: int
     whole: int

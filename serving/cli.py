@@ -289,7 +289,7 @@ def _end_with_stdin() -> None:
     """Exit as on SIGTERM when the process at the other end of standard input is gone."""
 
     def wait() -> None:
-        with suppress(OSError):  # what cannot be read has nobody at its other end either
+        with suppress(OSError):  # an error means the other end is gone, too
             while os.read(0, 4096):
                 pass
         os.kill(os.getpid(), signal.SIGTERM)

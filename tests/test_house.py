@@ -51,6 +51,29 @@ def test_callbacks_and_tiny_specs_are_defined_once() -> None:
         assert found == [owner], f"use {owner}"
 
 
+def docstrings(path: Path) -> list[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    nodes = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    return [text for text in map(ast.get_docstring, nodes) if text]
+
+
+def test_docstrings_are_in_plain_words() -> None:
+    """Phrases that had to be explained: say what is meant, in the words of the field."""
+    riddles = re.compile(
+        r"untold|strangers?\b|lays? down|\bsee there\b|(written|made|begun) anew|to the letter",
+        re.IGNORECASE,
+    )
+    found = {
+        str(path.relative_to(ROOT)): riddles.findall(text)
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        for text in docstrings(path)
+        if riddles.search(text)
+    }
+    assert found == {}
+
+
 def too_long(path: Path) -> bool:
     """Whether a module has more lines than it may and does not say why in its first one."""
     lines = path.read_text(encoding="utf-8").splitlines()

@@ -15,7 +15,7 @@ from seqvault.errors import AccessDeniedError, ProtocolError, SeqVaultError, Ser
 from seqvault.service import read_messages
 from seqvault.service.read_messages import ReadMessage
 
-KEPT = 64  # connections that nobody uses
+KEPT = 64  # idle connections
 MAX_ANSWER = 1 << 30  # bytes of an answer that is taken in
 CONNECT_SECONDS = 2.0  # that a connection may take to come about
 
@@ -96,7 +96,7 @@ class ReadChannel:
             return answer
 
     def _connection(self, ends: float) -> tuple[socket.socket, bool]:
-        """A connection that nobody else uses, and whether it is new."""
+        """A connection for exclusive use, and whether it is new."""
         with self._lock:
             if self._process != os.getpid():  # those of the process before the fork are its own
                 self._idle, self._process = [], os.getpid()
@@ -142,7 +142,7 @@ class ReadChannel:
         sock.close()
 
     def close(self) -> None:
-        """Closes the connections that nobody uses."""
+        """Closes the idle connections."""
         with self._lock:
             idle, self._idle = self._idle, []
         for sock in idle:

@@ -13,8 +13,8 @@ EXIT_CODE = 1
 def end_with_parent() -> None:
     """Watch the parent from a thread, and end this process when it ends, however it does.
 
-    A pool's workers would otherwise finish their task for nobody after a SIGTERM or SIGKILL of the
-    parent: training for hours, in the way of whoever resumes it.
+    A pool's workers would otherwise go on with their task after a SIGTERM or SIGKILL of the parent:
+    training for hours, in the way of whoever resumes it.
     """
     parent = multiprocessing.parent_process()
     if parent is None:

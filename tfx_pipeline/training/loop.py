@@ -229,7 +229,7 @@ def describe(totals: Totals) -> str:
 
 
 def time_left(elapsed: float, before: float, done: float) -> str:
-    """How much of the training is left, "" while nobody can know.
+    """How much of the training is left, "" while that is unknown.
 
     Args:
         elapsed: Seconds of this run.
