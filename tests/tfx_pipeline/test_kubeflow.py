@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 
 import kfp
 import kfp.local
@@ -11,6 +12,8 @@ import pytest
 import yaml
 from google.protobuf import struct_pb2
 from kfp.pipeline_spec.pipeline_spec_pb2 import ComponentInputsSpec
+from kubeflow.training import models as operator
+from kubernetes.client import models as kubernetes
 from tfx.orchestration.kubeflow.v2.container.kubeflow_v2_entrypoint_utils import (
     parse_execution_properties,
 )
@@ -166,6 +169,50 @@ def test_the_trainers_servers_are_a_tfjob_whose_chief_it_is(compiled):
     assert worker["resources"]["limits"] == {"cpu": "8.0", "nvidia.com/gpu": "2"}
     assert "nvidia.com/gpu" not in server["resources"]["limits"]
     assert worker["volumeMounts"] == [{"name": "laser-work", "mountPath": "/work"}]
+
+
+PLAIN = {"str": str, "int": int, "bool": bool, "object": object}
+
+
+def as_published(value, kind):
+    """Make the published class of a plain value; unknown, missing and mistyped entries raise."""
+    container = re.fullmatch(r"(list|dict)[\[(](?:str, )?(\w+)[\])]", kind)
+    if container and container[1] == "list":
+        return [as_published(each, container[2]) for each in value]
+    if container:
+        return {key: as_published(each, container[2]) for key, each in value.items()}
+    if kind in PLAIN:
+        assert isinstance(value, PLAIN[kind]), (value, kind)
+        return value
+    model = getattr(operator, kind, None) or getattr(kubernetes, kind)
+    names = {key: name for name, key in model.attribute_map.items()}
+    arguments = {
+        names[key]: as_published(each, model.openapi_types[names[key]])
+        for key, each in value.items()
+    }
+    return model(**arguments)
+
+
+def test_the_tfjob_is_what_operator_and_kubernetes_publish(compiled):
+    _, _, job = compiled
+    replicas = as_published(job, "KubeflowOrgV1TFJob").spec.tf_replica_specs
+    assert {kind: each.replicas for kind, each in replicas.items()} == {"PS": 2, "Worker": 1}
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda job: job["spec"].update(replicas=3),
+        lambda job: job["spec"].pop("tfReplicaSpecs"),
+        lambda job: job["spec"]["tfReplicaSpecs"]["PS"].update(replicas="2"),
+        lambda job: job["spec"]["tfReplicaSpecs"]["PS"]["template"]["spec"].pop("containers"),
+    ],
+)
+def test_what_is_not_published_is_refused(compiled, spoil):
+    _, _, job = compiled
+    spoil(job)
+    with pytest.raises((AssertionError, KeyError, ValueError)):
+        as_published(job, "KubeflowOrgV1TFJob")
 
 
 def test_a_run_may_set_dataset_store_and_splits(compiled, config, tmp_path):

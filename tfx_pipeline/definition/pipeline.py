@@ -104,6 +104,9 @@ def create_pipeline(
             "fingerprint": fingerprints.training,
             "checkpoints": str(config.work / "training" / fingerprints.training),
             "negative_rate": config.negative_rate,
+            # Where it is trained is no part of the fingerprint: another number of servers goes on
+            # from the same checkpoints.
+            "cluster": config.cluster,
         },
     )
     for node in (transform, trainer):

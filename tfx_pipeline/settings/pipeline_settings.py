@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from pydantic.functional_serializers import PlainSerializer
 
 from components.seqvault_example_gen.time_range import TimeRange
+from tfx_pipeline.cluster.local_cluster import LocalCluster
 from tfx_pipeline.settings.kubeflow_settings import KubeflowSettings
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.section import CONFIG, Integer, Real, empty_is_default
@@ -129,6 +130,11 @@ class PipelineSettings:
         description="folder or URI (`s3://`, `gs://`, `hdfs://`) that gets a folder per version of "
         "the model; empty takes `serving/<name>` of the work folder",
     )
+    cluster: str = Field(
+        default="",
+        description="roles on this machine that the Trainer runs over, such as "
+        "`local:ps=2,workers=2`; empty trains in one process",
+    )
     baseline_model: str = Field(
         default="",
         description="folder of the model to compare with where no ML Metadata of past runs is "
@@ -149,6 +155,13 @@ class PipelineSettings:
                 "should be a name of at most 100 letters, digits, `.`, `_` and `-`, not a path"
             )
         return name
+
+    @field_validator("cluster")
+    @classmethod
+    def _is_a_cluster(cls, cluster: str) -> str:
+        if cluster:
+            LocalCluster.parse(cluster)
+        return cluster
 
     @field_validator("splits", mode="before")
     @classmethod

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.dataclasses import dataclass
+from typing_extensions import Self
 
 from tfx_pipeline.settings.section import CONFIG, Integer, Real, empty_is_default
 
@@ -110,3 +111,33 @@ class TrainingSettings:
         description="training files between two checkpoints within an epoch; the end of an epoch "
         "always has one",
     )
+    transmission: Literal["none", "bf16"] = Field(
+        default="none",
+        description="how table rows and their gradients travel between parameter servers and "
+        "workers: as they are, or rounded to bfloat16 in half the bytes",
+    )
+    keep_checkpoints: Integer = Field(default=2, ge=1, description="newest checkpoints kept")
+    evaluate_steps: Integer = Field(
+        default=0,
+        ge=0,
+        description="steps between two evaluations while training, to the next whole file; 0 "
+        "evaluates at the end alone. The best checkpoint is kept and exported",
+    )
+    evaluate_files: Integer = Field(
+        default=0, ge=0, description="eval files that such an evaluation reads; 0 reads all"
+    )
+    patience: Integer = Field(
+        default=0,
+        ge=0,
+        description="evaluations in a row without a higher AUC after which training ends; 0 "
+        "never ends it early",
+    )
+
+    @model_validator(mode="after")
+    def _patience_needs_evaluations(self) -> Self:
+        if self.patience and not self.evaluate_steps:
+            raise ValueError(
+                f"patience is {self.patience} and evaluate_steps 0; without evaluations nothing "
+                "can end early: set evaluate_steps"
+            )
+        return self

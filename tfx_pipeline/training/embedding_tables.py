@@ -11,6 +11,8 @@ from zlib import crc32
 
 import tensorflow as tf
 
+from tfx_pipeline.training.transmission import NONE, decoded, encoded
+
 _INIT_BLOCK = 8192
 
 
@@ -28,6 +30,7 @@ class EmbeddingTable(tf.Module):
         seed: Initial values follow from (seed, name, row) alone, not from the sharding.
         init_scale: Initial values are uniform in [-init_scale, init_scale].
         initial_accumulator: First value of Adagrad's sum of squares.
+        transmission: How rows and gradients travel, one of ``transmission.CODECS``.
 
     Example:
         >>> table = EmbeddingTable("item", rows=5, width=2, seed=1)
@@ -44,9 +47,11 @@ class EmbeddingTable(tf.Module):
         seed: int,
         init_scale: float = 0.05,
         initial_accumulator: float = 0.1,
+        transmission: str = NONE,
     ) -> None:
         super().__init__(name=name)
         self.rows, self.width = rows, width
+        self._transmission = transmission
 
         def initial_rows(
             partition_shape: Sequence[int] = (rows, width), partition_offset: Sequence[int] = (0, 0)
@@ -73,7 +78,7 @@ class EmbeddingTable(tf.Module):
 
     def gather(self, ids: tf.Tensor) -> tf.Tensor:
         """Rows of distinct ``ids`` [U] (int32): float32 [U, width]."""
-        return gather_rows(shards_of(self.values), ids)
+        return gather_rows(shards_of(self.values), ids, self._transmission)
 
     def apply_gradient(
         self, ids: tf.Tensor, gradient: tf.Tensor, learning_rate: tf.Tensor | float
@@ -93,13 +98,14 @@ class EmbeddingTable(tf.Module):
             values, accumulators, parts, strict=True
         ):
             part = gradient if positions is None else tf.gather(gradient, positions)
+            sent = encoded(part, self._transmission)
             with tf.device(value.device):
                 tf.raw_ops.ResourceSparseApplyAdagradV2(
                     var=value.handle,
                     accum=accumulator.handle,
                     lr=tf.cast(learning_rate, tf.float32),
                     epsilon=tf.constant(1e-7, tf.float32),
-                    grad=part,
+                    grad=decoded(sent),
                     indices=local_ids,
                     use_locking=True,
                     update_slots=True,
@@ -140,20 +146,21 @@ def shards_of(variable: tf.Variable) -> list[tf.Variable]:
     return list(getattr(variable, "variables", [variable]))
 
 
-def gather_rows(shards: Sequence[tf.Variable], ids: tf.Tensor) -> tf.Tensor:
+def gather_rows(
+    shards: Sequence[tf.Variable], ids: tf.Tensor, transmission: str = NONE
+) -> tf.Tensor:
     """Read rows where their shards live and put them together in the order of ``ids`` [U]."""
     parts, positions = [], []
     for shard, (local_ids, position) in zip(shards, _split_by_shard(shards, ids), strict=True):
         with tf.device(shard.device):
-            parts.append(
-                tf.raw_ops.ResourceGather(
-                    resource=shard.handle, indices=local_ids, dtype=shard.dtype
-                )
+            rows = tf.raw_ops.ResourceGather(
+                resource=shard.handle, indices=local_ids, dtype=shard.dtype
             )
+            parts.append(encoded(rows, transmission))
         positions.append(position)
     if len(parts) == 1:
-        return parts[0]
-    return tf.reshape(tf.dynamic_stitch(positions, parts), [-1, shards[0].shape[1]])
+        return decoded(parts[0])
+    return decoded(tf.reshape(tf.dynamic_stitch(positions, parts), [-1, shards[0].shape[1]]))
 
 
 def _split_by_shard(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -14,11 +14,15 @@ import tensorflow as tf
 
 from components.heartbeat import shown_time
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
+from tfx_pipeline.training.diverged import DivergedError, where_not_finite
+from tfx_pipeline.training.evaluations import Evaluations
 from tfx_pipeline.training.example_files import batches_of_file, epoch_order, file_seed
 from tfx_pipeline.training.labels import columns_of
 from tfx_pipeline.training.learning_rate import rate_of_progress
+from tfx_pipeline.training.metrics_log import MetricsLog
 from tfx_pipeline.training.ranking_step import RankingStep, cross_entropy, valid_candidates
 from tfx_pipeline.training.running_totals import BINS, RunningTotals, Totals, probability_histogram
+from tfx_pipeline.training.stop_request import TrainingStopped
 
 log = logging.getLogger(__name__)
 _BEGINNING = Position()
@@ -32,27 +36,38 @@ class TrainingLoop:
 
     Args:
         step: The step, with its model and variables.
-        totals: Where the closures add up loss and AUC, one per label of the step.
+        totals: Where training adds up loss and AUC.
+        eval_totals: Where evaluation does, one per label of the step.
         checkpoints: Where the state is saved; None saves nothing.
+        evaluations: Evaluates while training; None does not.
         coordinator: Schedules closures on workers; None runs them here.
         report: Takes one line of progress.
-        log_dir: Where TensorBoard scalars go; None writes none.
+        log_dir: Where metrics go, see ``MetricsLog``; None writes none.
+        ahead: Closures that may wait for a worker; what is given out cannot be taken back, so a
+            request to stop waits for them.
     """
 
     def __init__(
         self,
         step: RankingStep,
-        totals: Sequence[RunningTotals],
+        totals: RunningTotals,
+        eval_totals: Sequence[RunningTotals],
         checkpoints: Checkpoints | None = None,
+        evaluations: Evaluations | None = None,
         coordinator: Any = None,
         report: Callable[[str], None] = print,
         log_dir: str | None = None,
+        ahead: int = 1,
     ) -> None:
-        self._step, self._totals, self._more_totals = step, totals[0], totals[1:]
+        self._given_out: deque[Any] = deque()
+        self._saved = _BEGINNING
+        self._ahead = ahead
+        self._step, self._totals, self._eval_totals = step, totals, eval_totals
+        self._evaluations = evaluations
         self._label, self._more = step.labels[0].name, columns_of(step.labels)
         self._fixed_length = step.tower.fixed_length
         self._checkpoints, self._coordinator, self._report = checkpoints, coordinator, report
-        self._writer = tf.summary.create_file_writer(log_dir) if log_dir else None
+        self._metrics = MetricsLog(log_dir)
         # Not jit-compiled: XLA makes a step cheaper, but compiles for every shape that a batch has,
         # and cutting batches to their longest history makes many.
         self._train_file = tf.function(self._train_on_file)
@@ -60,18 +75,32 @@ class TrainingLoop:
         # What the time left is told from: files begun, and impressions of an epoch once known.
         self._part_begun, self._epoch_impressions = 0.0, 0
 
-    def train(self, files: Sequence[str], start: Position = _BEGINNING) -> Totals:
+    def train(
+        self,
+        files: Sequence[str],
+        start: Position = _BEGINNING,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> Totals:
         """Train for the epochs of the settings, from a position on.
+
+        Args:
+            files: Of Examples.
+            start: Where to go on.
+            should_stop: Asked before each file.
 
         Returns:
             Loss and AUC of the predictions made before each step, of the last epoch.
 
         Raises:
-            ValueError: The loss became NaN or infinite. Nothing is saved then.
+            DivergedError: A step met NaN or infinity. Nothing of it is saved.
+            TrainingStopped: It was asked to stop; the state is saved.
         """
         settings = self._step.settings
         totals = self._totals.read()
         began, before = time.monotonic(), _part(start, len(files), settings.epochs)
+        self._saved = start
+        if self._evaluations is not None:
+            self._evaluations.start_at(start)
         for epoch in range(start.epoch, settings.epochs):
             self._totals.reset()
             skipped = start.files_done if epoch == start.epoch else 0
@@ -86,6 +115,11 @@ class TrainingLoop:
                 for position, path in enumerate(epoch_order(files, settings.seed, epoch)):
                     if position < skipped:
                         continue
+                    reached = Position(epoch, position)
+                    if should_stop():
+                        self._stop(reached, start)
+                    if self._is_over(reached):
+                        return self._totals.read()
                     seed = file_seed(settings.seed, epoch, position)
                     done = _part(Position(epoch, position), len(files), settings.epochs)
                     self._part_begun = done if self._coordinator is None else 0.0
@@ -98,28 +132,28 @@ class TrainingLoop:
                 self._join()
             totals = self._totals.read()
             self._epoch_impressions = 0 if skipped else totals.impressions
-            if not math.isfinite(totals.loss_sum):
-                raise ValueError(
-                    f"the loss is {totals.loss_sum} in epoch {epoch + 1}: training diverged with "
-                    f"dense_learning_rate {settings.dense_learning_rate} and table_learning_rate "
-                    f"{settings.table_learning_rate}; lower them"
-                )
-            self._write("train", totals, epoch + 1)
+            self._write("train", totals)
             self._save(Position(epoch + 1, 0))
+        self._is_over(Position(settings.epochs, 0), is_last=True)
         return totals
 
-    def evaluate(self, files: Sequence[str]) -> Totals:
-        """Loss and AUC of the present weights over files."""
-        for each in (self._totals, *self._more_totals):
+    def evaluate(self, files: Sequence[str], split: str = "eval") -> Totals:
+        """Loss and AUC of the present weights over files; metrics are named by the split."""
+        for each in self._eval_totals:
             each.reset()
         for path in files:
             self._run(self._evaluate_file, path)
         self._join()
-        totals = self._totals.read()
-        self._write("eval", totals, self._step.settings.epochs)
-        for label, more in zip(self._step.labels[1:], self._more_totals, strict=True):
-            self._write(f"eval {label.name}", more.read(), self._step.settings.epochs)
-        return totals
+        first, *more = [each.read() for each in self._eval_totals]
+        self._write(split, first)
+        for label, counted in zip(self._step.labels[1:], more, strict=True):
+            self._write(f"{split} {label.name}", counted)
+        return first
+
+    @property
+    def steps(self) -> int:
+        """Training steps so far."""
+        return int(self._step.state.step.numpy())
 
     def _train_on_file(self, path: tf.Tensor, seed: tf.Tensor, rate: tf.Tensor) -> None:
         step = self._step
@@ -145,44 +179,92 @@ class TrainingLoop:
         batches = batches_of_file(
             path, step.spec, step.settings, self._label, None, self._fixed_length, self._more
         )
+        first_totals, *more_totals = self._eval_totals
         histogram = tf.zeros([2, BINS], tf.int64)
         loss_sum = tf.zeros([], tf.float64)
         for batch in iter(batches):
             (logits, *others), valid = step.predict_heads(batch), valid_candidates(batch)
             histogram += probability_histogram(tf.sigmoid(logits), batch["label"], valid)
             loss_sum += tf.cast(cross_entropy(logits, batch["label"], valid), tf.float64)
-            for label, head, totals in zip(step.labels[1:], others, self._more_totals, strict=True):
+            for label, head, totals in zip(step.labels[1:], others, more_totals, strict=True):
                 value = batch[f"label_{label.name}"]
                 losses = tf.where(valid, label.losses(head, value), 0.0)
                 totals.add(
                     probability_histogram(label.answer(head), value, valid),
                     tf.cast(tf.reduce_sum(losses), tf.float64),
                 )
-        self._totals.add(histogram, loss_sum)
+        first_totals.add(histogram, loss_sum)
 
     def _run(self, closure: Any, path: str, *arguments: tf.Tensor) -> None:
-        if self._coordinator is None:
-            closure(tf.constant(path), *arguments)
-        else:
-            self._coordinator.schedule(closure, args=(tf.constant(path), *arguments))
+        with self._names_divergence():
+            if self._coordinator is None:
+                closure(tf.constant(path), *arguments)
+                return
+            given = self._coordinator.schedule(closure, args=(tf.constant(path), *arguments))
+            self._given_out.append(given)
+            while len(self._given_out) > self._ahead:
+                try:
+                    self._given_out.popleft().get()
+                except tf.errors.CancelledError:  # another closure failed: this says how
+                    self._coordinator.join()
 
     def _join(self) -> None:
+        self._given_out.clear()
         if self._coordinator is not None:
-            self._coordinator.join()
+            with self._names_divergence():
+                self._coordinator.join()
+
+    @contextmanager
+    def _names_divergence(self) -> Iterator[None]:
+        """Turn the failure of a step that met NaN into an error for people."""
+        try:
+            yield
+        except tf.errors.InvalidArgumentError as error:
+            where = where_not_finite(error)
+            if where is None:
+                raise
+            settings = self._step.settings
+            kept = None if self._checkpoints is None else self._checkpoints.latest
+            raise DivergedError(
+                f"training diverged at step {self.steps}: {where} is not finite (NaN or infinity). "
+                f"It had dense_learning_rate {settings.dense_learning_rate} and "
+                f"table_learning_rate {settings.table_learning_rate}; lower them, set clip_norm, "
+                f"or mend the input. The last checkpoint is {kept or 'not written yet'}"
+            ) from error
+
+    def _is_over(self, position: Position, is_last: bool = False) -> bool:
+        """Evaluate if it is time to, and say whether training should end early."""
+        if self._evaluations is None:
+            return False
+        if self._evaluations.is_due(self.steps, is_last):
+            self._save(position)
+            self._evaluations.add(
+                self.steps, position, self.evaluate(self._evaluations.files, "eval_part")
+            )
+        if self._evaluations.is_over and not is_last:
+            self._report(f"ends early: {self._evaluations.describe()}")
+        return self._evaluations.is_over
+
+    def _stop(self, position: Position, start: Position) -> None:
+        """Save and leave; at the start there is nothing new to save."""
+        if position > start:
+            self._save(position)
+        raise TrainingStopped(
+            f"stopped after {position.files_done} files of epoch {position.epoch + 1}; the same "
+            "command goes on from there"
+        )
 
     def _save(self, position: Position) -> None:
-        if self._checkpoints is not None:
-            self._join()
+        self._join()
+        if self._checkpoints is not None and position != self._saved:
             self._checkpoints.save(position)
+            self._saved = position
 
-    def _write(self, split: str, totals: Totals, epoch: int) -> None:
+    def _write(self, split: str, totals: Totals) -> None:
         self._report(f"{split}: {describe(totals)}")
-        if self._writer is not None:
-            with self._writer.as_default(step=epoch):
-                name = split.replace(" ", "/")
-                for metric in ("loss", "auc", "normalised_entropy", "calibration"):
-                    tf.summary.scalar(f"{name}/{metric}", getattr(totals, metric))
-            self._writer.flush()
+        names = ("loss", "auc", "normalised_entropy", "calibration")
+        values = {name: getattr(totals, name) for name in names}
+        self._metrics.write(split.replace(" ", "/"), self.steps, values)
 
     @contextmanager
     def _progress(self, name: str, left: Callable[[int], str]) -> Iterator[None]:
@@ -195,18 +277,26 @@ class TrainingLoop:
 
         def watch() -> None:
             before: Totals | None = None
+            steps, then = 0, began
             failed = False
             while True:
                 try:
-                    now = self._totals.read()
+                    now, steps_now, at = self._totals.read(), self.steps, time.monotonic()
                     recent = now - before if before else now
                     if before and recent.impressions:
-                        rate = now.impressions / (time.monotonic() - began)
+                        rate = now.impressions / (at - began)
                         self._report(
                             f"{name}: {rate:,.0f} impressions/s, {describe(recent)}"
                             + left(now.impressions)
                         )
-                    before = now
+                        values = {
+                            "loss": recent.loss,
+                            "auc": recent.auc,
+                            "impressions_per_second": recent.impressions / (at - then),
+                            "steps_per_second": (steps_now - steps) / (at - then),
+                        }
+                        self._metrics.write("progress", steps_now, values)
+                    before, steps, then = now, steps_now, at
                 except Exception:
                     if not failed:
                         log.warning("progress of training cannot be reported", exc_info=True)

@@ -10,6 +10,7 @@ import tensorflow as tf
 from laser_features import FeatureSpec
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.content_vectors import CONTENT
+from tfx_pipeline.training.diverged import finite
 from tfx_pipeline.training.embedding_tables import gather_rows, shards_of
 from tfx_pipeline.training.labels import labels_of, weighted_loss
 from tfx_pipeline.training.learning_rate import warm_up
@@ -73,14 +74,28 @@ class RankingStep:
         Returns:
             The first label's logits float32 [B, N] before the step, the mask of real candidates
             bool [B, N], and the sum of their losses float32.
+
+        Raises:
+            tf.errors.InvalidArgumentError: A label, a row, the loss or a gradient is not finite
+                (``where_not_finite`` tells which); tables and weights are as before.
         """
         settings, state = self.settings, self.state
         step = state.step.assign_add(1)
         rows = self.lookup.table_rows(self.spec, batch)
         distinct = self._distinct_rows(rows)
-        values = {name: state.tables[name].gather(each.ids) for name, each in distinct.items()}
-        frozen = self._frozen_rows(distinct)
-        weights = state.dense.read()
+        batch = {
+            name: finite(value, f"label {name!r} of the input") if _is_label(name) else value
+            for name, value in batch.items()
+        }
+        values = {
+            name: finite(state.tables[name].gather(each.ids), f"table {name!r}")
+            for name, each in distinct.items()
+        }
+        frozen = {
+            name: finite(rows_, "the content vectors of the input")
+            for name, rows_ in self._frozen_rows(distinct).items()
+        }
+        weights = finite(state.dense.read(), "the dense weights")
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([weights, values])
             output = self._pass(rows, distinct, {**values, **frozen}, weights, step)
@@ -95,25 +110,30 @@ class RankingStep:
                 cross_entropy(each, batch["label"], valid) for each in output.auxiliary_logits
             ]
             loss = tf.add_n([*losses, *(each / count for each in auxiliary), output.penalty])
+            loss = finite(loss, "the loss")
         weight_gradient, table_gradients = tape.gradient(loss, (weights, values))
+        weight_gradient = finite(weight_gradient, "the gradient of the dense weights")
         by_row = {
-            name: tf.convert_to_tensor(gradient) + settings.table_l2 * values[name]
+            name: finite(tf.convert_to_tensor(gradient), f"the gradient of table {name!r}")
+            + settings.table_l2 * values[name]
             for name, gradient in table_gradients.items()
         }
         weight_gradient, by_row = _clipped(weight_gradient, by_row, settings.clip_norm)
         rate = rate * warm_up(settings, step)
-        for name, gradient in by_row.items():
-            state.tables[name].apply_gradient(
-                distinct[name].ids, gradient, settings.table_learning_rate * rate
+        # No table may learn from a step of which another part is not finite.
+        with tf.control_dependencies([weight_gradient, *by_row.values()]):
+            for name, gradient in by_row.items():
+                state.tables[name].apply_gradient(
+                    distinct[name].ids, gradient, settings.table_learning_rate * rate
+                )
+            state.dense.apply_gradient(
+                weight_gradient,
+                step,
+                settings.dense_learning_rate * rate,
+                settings.weight_decay,
+                (settings.beta_1, settings.beta_2),
             )
-        state.dense.apply_gradient(
-            weight_gradient,
-            step,
-            settings.dense_learning_rate * rate,
-            settings.weight_decay,
-            (settings.beta_1, settings.beta_2),
-        )
-        state.carried.assign(output.carried)
+            state.carried.assign(output.carried)
         return logits, valid, loss_sum
 
     def predict(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -205,6 +225,10 @@ def _clipped(
         return dense, by_row
     (dense, *rows), _ = tf.clip_by_global_norm([dense, *by_row.values()], clip_norm)
     return dense, dict(zip(by_row, rows, strict=True))
+
+
+def _is_label(name: str) -> bool:
+    return name == "label" or name.startswith("label_")
 
 
 def valid_candidates(batch: Mapping[str, tf.Tensor]) -> tf.Tensor:

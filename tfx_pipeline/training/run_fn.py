@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
+from tfx_pipeline.cluster.supervisor import train_on_local_cluster
+from tfx_pipeline.cluster.training_job import TrainingJob
 from tfx_pipeline.results.score_histogram import NAME as HISTOGRAM
 from tfx_pipeline.results.score_histogram import to_json
 from tfx_pipeline.settings.model_settings import ModelSettings
@@ -22,6 +25,7 @@ from tfx_pipeline.training.cluster import Cluster, server_loss_named
 from tfx_pipeline.training.content_vectors import content_vectors
 from tfx_pipeline.training.example_files import find_files
 from tfx_pipeline.training.row_lookup import RowLookup
+from tfx_pipeline.training.stop_request import stop_request
 from tfx_pipeline.training.trainer import Trainer
 
 _CONFIG_KEYS = {
@@ -32,6 +36,7 @@ _CONFIG_KEYS = {
     "negative_rate",
     "fingerprint",
     "checkpoints",
+    "cluster",
 }
 
 
@@ -47,17 +52,26 @@ def run_fn(fn_args: Any) -> None:
             ``negative_rate`` (share of negatives that the join kept),
             ``checkpoints`` (folder of the checkpoints and logs while training goes on; named by
             all that they depend on, so that whoever runs the same again goes on from the last
-            one; they move to ``model_run_dir`` at the end) and ``fingerprint`` (ignored here; it
-            makes a change of code a change of configuration, so that caches notice).
+            one; they move to ``model_run_dir`` at the end), ``cluster`` (a description of roles on
+            this machine, see ``LocalCluster``; "" and none train here) and ``fingerprint``
+            (ignored here; it makes a change of code a change of configuration, so that caches
+            notice).
 
     Raises:
         ValueError: A setting that is unknown or does not fit, before any work starts.
+        ClusterError: A cluster that cannot start, or that was given up.
+        TrainingStopped: Somebody asked to stop (SIGTERM, Ctrl-C); the state is saved.
         ServerLostError: A parameter server of the cluster went away.
     """
     config = dict(fn_args.custom_config or {})
     spec = feature_spec(config)
     model_settings = check(ModelSettings, config.get("model") or {}, "section model")
     settings = check(TrainingSettings, config.get("training") or {}, "section training")
+    if config.get("cluster"):
+        job = TrainingJob.of_fn_args(fn_args)
+        job.custom_config.pop("cluster")
+        train_on_local_cluster(config["cluster"], job, Path(fn_args.model_run_dir) / "cluster")
+        return
     train_files, eval_files = find_files(fn_args.train_files), find_files(fn_args.eval_files)
     progress = _progress_folder(config.get("checkpoints"), train_files) or fn_args.model_run_dir
     lookup = RowLookup.from_transform(fn_args.transform_graph_path, spec)
@@ -73,8 +87,10 @@ def run_fn(fn_args: Any) -> None:
             log_dir=os.path.join(progress, "logs"),
             cluster=Cluster.from_environment(),
             negative_rate=float(config.get("negative_rate", 1.0)),
+            eval_files=eval_files,
         )
-        trainer.train(train_files)
+        with stop_request() as should_stop:
+            trainer.train(train_files, should_stop)
         found = trainer.evaluate(eval_files)
         _write_histogram(found.histogram, os.path.join(progress, "logs"))
         calibration = fit_calibration(settings.calibration, found.histogram)

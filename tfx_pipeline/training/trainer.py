@@ -13,9 +13,11 @@ from laser_features import FeatureSpec
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.calibration import Calibration
-from tfx_pipeline.training.checkpoint import Checkpoints
+from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.cluster import Cluster
 from tfx_pipeline.training.embedding_tables import shards_of
+from tfx_pipeline.training.evaluation_log import EvaluationLog
+from tfx_pipeline.training.evaluations import Evaluations
 from tfx_pipeline.training.export import ServingModel, as_variable
 from tfx_pipeline.training.labels import labels_of
 from tfx_pipeline.training.loop import TrainingLoop
@@ -42,6 +44,7 @@ class Trainer:
         report: Takes one line of progress.
         negative_rate: Share of negatives that the training files hold; predictions are corrected
             for it.
+        eval_files: What evaluations while training read, if the settings ask for any.
     """
 
     def __init__(
@@ -57,10 +60,11 @@ class Trainer:
         cluster: Cluster | None = None,
         report: Callable[[str], None] = print,
         negative_rate: float = 1.0,
+        eval_files: Sequence[str] = (),
     ) -> None:
         self.spec, self.settings, self.lookup = spec, settings, lookup
         self.model_settings = model_settings
-        self._content, self._directory = content, directory
+        self._content, self._directory, self._report = content, directory, report
         # Connecting drops what was made on this process's devices before, so it comes first.
         strategy = None if cluster is None else cluster.connect()
         self.labels = labels_of(spec, settings)
@@ -69,10 +73,13 @@ class Trainer:
             # Tables first: the partitioner counts on whole rounds over the servers.
             self._frozen = as_variable(content)
             self.state = TrainingState(spec, settings, self.tower)
-            totals = [RunningTotals() for _ in self.labels]
+            totals, *eval_totals = [RunningTotals() for _ in ("training", *self.labels)]
             self._checkpoints = (
-                Checkpoints(directory, self.state, report=report) if directory else None
+                Checkpoints(directory, self.state, settings.keep_checkpoints, report)
+                if directory
+                else None
             )
+            self._evaluations = self._make_evaluations(eval_files)
         self._is_distributed = strategy is not None
         self.step = RankingStep(
             spec, settings, self.tower, lookup, self.state, self._frozen, negative_rate
@@ -85,17 +92,51 @@ class Trainer:
         self._loop = TrainingLoop(
             self.step,
             totals,
+            eval_totals,
             self._checkpoints,
+            self._evaluations,
             coordinator,
             report,
             log_dir,
+            ahead=1 if cluster is None else 2 * len(cluster.addresses["worker"]),
         )
 
-    def train(self, files: Sequence[str]) -> Totals:
-        """Train over GZIP TFRecord files of Examples, from the newest checkpoint on."""
-        if self._checkpoints is None:
-            return self._loop.train(files)
-        return self._loop.train(files, self._checkpoints.restore())
+    def train(
+        self, files: Sequence[str], should_stop: Callable[[], bool] = lambda: False
+    ) -> Totals:
+        """Train over GZIP TFRecord files of Examples, from the newest checkpoint on.
+
+        Afterwards the state is the best one that was evaluated, if evaluations were asked for.
+
+        Args:
+            files: Of Examples.
+            should_stop: Asked before each file; the state is saved before
+                ``TrainingStopped`` is raised.
+        """
+        start = Position() if self._checkpoints is None else self._checkpoints.restore()
+        totals = self._loop.train(files, start, should_stop)
+        if self._evaluations is not None and self._evaluations.restore_best():
+            self._report(f"goes on with the best: {self._evaluations.describe()}")
+        return totals
+
+    @property
+    def _best_directory(self) -> str | None:
+        if self._directory is None or not self.settings.evaluate_steps:
+            return None
+        return f"{self._directory}/best"
+
+    def _make_evaluations(self, files: Sequence[str]) -> Evaluations | None:
+        if not self.settings.evaluate_steps:
+            return None
+        if not files:
+            raise ValueError("evaluate_steps asks for evaluations; give eval_files")
+        best = self._best_directory
+        return Evaluations(
+            self.settings,
+            files,
+            EvaluationLog(best and f"{best}/evaluations.jsonl"),
+            Checkpoints(best, self.state, keep=1) if best else None,
+        )
 
     def numpy_state(self) -> dict[str, NDArray]:
         """Copies of all variables by name: tables, dense weights and what the optimisers keep."""
@@ -134,7 +175,9 @@ class Trainer:
                 )
             state = TrainingState(self.spec, self.settings, self.tower)
             content = as_variable(self._content)
-            checkpoints = Checkpoints(self._directory, state)
+            best = self._best_directory
+            kept = best if best and tf.io.gfile.exists(best) else self._directory
+            checkpoints = Checkpoints(kept, state)
             checkpoints.restore()
             if checkpoints.damaged:
                 raise ValueError(

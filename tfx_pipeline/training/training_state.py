@@ -36,6 +36,7 @@ class TrainingState(tf.Module):
                 seed=settings.seed,
                 init_scale=settings.table_init_scale,
                 initial_accumulator=settings.table_initial_accumulator,
+                transmission=settings.transmission,
             )
             for name, table in spec.tables.items()
         }

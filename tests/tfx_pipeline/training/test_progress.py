@@ -1,11 +1,14 @@
 """Progress of training is reported for as long as it runs, whatever a report meets."""
 
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from tfx_pipeline.training import loop
+from tfx_pipeline.training.metrics_log import MetricsLog
 from tfx_pipeline.training.running_totals import Totals
 
 
@@ -38,6 +41,8 @@ def test_reports_go_on_after_one_fails(
     monkeypatch.setattr(loop, "REPORT_SECONDS", 0.001)
     running = object.__new__(loop.TrainingLoop)
     running._totals, running._report = CountingTotals(), report
+    running._metrics = MetricsLog(None)
+    running._step = SimpleNamespace(state=SimpleNamespace(step=tf.constant(7)))
     with running._progress("epoch 1", lambda seen: ""):
         assert enough.wait(30)
     assert all(line.startswith("epoch 1: ") for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,6 +23,7 @@ from tfx_pipeline.training.content_vectors import content_vectors
 from tfx_pipeline.training.parsing import parse_examples
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.run_fn import run_fn
+from tfx_pipeline.training.stop_request import TrainingStopped, stop_request
 from tfx_pipeline.training.tower_inputs import tower_widths
 from tfx_pipeline.training.trainer import Trainer
 
@@ -181,6 +183,36 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
     with pytest.raises(ValueError, match=r"no checkpoint in .* is whole: remove this folder"):
         checkpoints.restore()
     assert len(checkpoints.damaged) == 2
+
+
+def test_a_stopped_run_saves_and_goes_on_as_if_it_had_not_been(
+    trained, spec, lookup, content, files, tmp_path
+):
+    def trainer():
+        return Trainer(
+            spec, trained.model_settings, trained.settings, lookup, content, directory=str(tmp_path)
+        )
+
+    answers = iter([False, False, False, False, True])
+    with pytest.raises(TrainingStopped, match="after 1 files of epoch 2"):
+        trainer().train(files, lambda: next(answers))
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(TrainingStopped):
+        trainer().train(files, lambda: True)
+    assert sorted(tmp_path.iterdir()) == before
+    resumed = trainer()
+    resumed.train(files)
+    assert_same_state(trained, resumed)
+
+
+def test_a_signal_asks_to_stop_and_a_second_one_ends():
+    said = []
+    with pytest.raises(KeyboardInterrupt), stop_request(said.append) as should_stop:
+        assert not should_stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert should_stop() and len(said) == 1
+        signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_rows_outside_the_batch_keep_their_bits(

@@ -7,7 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from laser_features import FeatureSpec
+from tfx_pipeline.config import CONFIGS
 from tfx_pipeline.settings.model_settings import ModelSettings
+from tfx_pipeline.settings.pipeline_settings import PipelineSettings
+from tfx_pipeline.settings.read_yaml import read_yaml
+from tfx_pipeline.settings.section import check
 from tfx_pipeline.training.content_vectors import CONTENT
 from tfx_pipeline.training.tower import Tower
 from tfx_pipeline.training.tower_inputs import tower_inputs, tower_widths
@@ -77,3 +81,16 @@ def test_an_item_starts_as_the_same_token_on_both_sides() -> None:
     of_history = keras.ops.convert_to_numpy(tokenizer.history_kernel)
     of_target = keras.ops.convert_to_numpy(tokenizer.target_kernel)
     np.testing.assert_array_equal(of_history[:shared], of_target)
+
+
+def test_the_papers_config_is_a_ranker_with_its_sizes_and_optimiser():
+    config = read_yaml(CONFIGS / "paper.yaml")
+    settings = check(PipelineSettings, config, "paper.yaml")
+    assert (settings.training.beta_1, settings.training.beta_2) == (0.9, 0.9999)
+    assert settings.training.batch_size == 2048
+    spec = SPEC.to_dict()
+    spec["tables"]["item"]["width"] = 64
+    tower = Tower(FeatureSpec.from_dict(spec), settings.model, seed=0)
+    attention = tower.model.encoder.segmented_attention
+    assert (attention.num_heads, attention.key_dim, attention.segment_size) == (2, 16, 10)
+    assert settings.model.dim == 128

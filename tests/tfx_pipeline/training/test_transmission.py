@@ -1,0 +1,52 @@
+"""What codecs do to rows and gradients, in one process as over a cluster."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfx_pipeline.settings.training_settings import TrainingSettings
+from tfx_pipeline.training.embedding_tables import EmbeddingTable
+from tfx_pipeline.training.transmission import CODECS
+
+IDS = tf.constant([1, 4])
+
+
+def rounded(values):
+    return tf.cast(tf.cast(values, tf.bfloat16), tf.float32).numpy()
+
+
+def table(codec):
+    return EmbeddingTable("item", 6, 3, seed=1, transmission=codec)
+
+
+def test_every_codec_is_a_setting():
+    (kinds,) = {TrainingSettings.__annotations__["transmission"]}
+    assert all(codec in str(kinds) for codec in CODECS)
+
+
+def test_none_changes_no_bit_and_bf16_rounds_what_travels():
+    plain, half = table("none"), table("bf16")
+    assert plain.values.numpy().tobytes() == half.values.numpy().tobytes()
+    stored = tf.gather(plain.values, IDS)
+    np.testing.assert_array_equal(plain.gather(IDS), stored)
+    np.testing.assert_array_equal(half.gather(IDS), rounded(stored))
+    assert (half.gather(IDS).numpy() != stored.numpy()).any()
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_tables_and_accumulators_stay_float32(codec):
+    gradient = tf.constant([[0.1001, -0.2003, 0.3], [1e-3, 3.003, -7.7]])
+    sent = gradient if codec == "none" else rounded(gradient)
+    each, expected = table(codec), table("none")
+    each.apply_gradient(IDS, gradient, 0.05)
+    expected.apply_gradient(IDS, sent, 0.05)
+    assert each.values.numpy().tobytes() == expected.values.numpy().tobytes()
+    assert each.accumulators.numpy().tobytes() == expected.accumulators.numpy().tobytes()
+
+
+def test_bf16_keeps_the_range_of_float32_and_nan():
+    each = table("bf16")
+    each.values.assign(tf.fill([6, 3], 3e38))
+    assert np.isfinite(each.gather(IDS)).all()
+    each.values.assign(tf.fill([6, 3], float("nan")))
+    assert np.isnan(each.gather(IDS)).all()
