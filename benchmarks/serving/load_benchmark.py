@@ -5,6 +5,7 @@
 * overload: answers in time per second with 4 and with 64 clients who hang up after 0.3 s, and how
   long a lone request takes after the burst;
 * swap: new versions while clients rank, with the warm-up requests that the pipeline pushes;
+* beside: a second model's versions load again and again while clients rank with the first;
 * drain: SIGTERM while clients with kept connections rank;
 * start: seconds until both ports are open.
 
@@ -54,9 +55,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="benchmarks/serving/load_results.json")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
-    parser.add_argument("--swaps", type=int, default=5)
+    parser.add_argument("--swaps", type=int, default=20)
     parser.add_argument("--code", default="", help="checkout whose servers are run")
-    parser.add_argument("--only", choices=["overload", "swap", "drain"], default=None)
+    parser.add_argument("--only", choices=["overload", "swap", "beside", "drain"], default=None)
     arguments = parser.parse_args()
     if arguments.code:
         os.environ["PYTHONPATH"] = arguments.code
@@ -72,12 +73,16 @@ def main() -> int:
         for name, measure in (
             ("overload", measure_overload),
             ("swap", measure_swap),
+            ("beside", measure_beside),
             ("drain", measure_drain),
         ):
             if arguments.only in (None, name):
-                result[name] = measure(Path(folder), arguments)
+                load_before = round(os.getloadavg()[0], 2)
+                measured = measure(Path(folder), arguments)
+                result[name] = {"load_average_before": load_before, **measured}
                 print(name, json.dumps(result[name]), flush=True)
-    Path(arguments.output).write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+                text = json.dumps(result, indent=2) + "\n"
+                Path(arguments.output).write_text(text, encoding="utf-8")
     return 0
 
 
@@ -112,15 +117,15 @@ def write_warm_up(folder: Path, spec: FeatureSpec) -> None:
 class Servers:
     """Both servers, started and timed."""
 
-    def __init__(self, folder: Path, *flags: str) -> None:
+    def __init__(self, folder: Path, *model_flags: str) -> None:
         started = time.perf_counter()
-        self.model_server, addresses = start_model_server(folder)
+        self.model_server, addresses = start_model_server(folder, *model_flags)
         self.model_server_seconds = time.perf_counter() - started
         started = time.perf_counter()
         self.gateway, ready = start_server(
             folder,
             ["gateway", f"--store={folder / 'store'}", f"--features={folder / 'features.yaml'}",
-             f"--model_server={addresses['grpc']}", "--port=auto", *flags],
+             f"--model_server={addresses['grpc']}", "--port=auto"],
         )  # fmt: skip
         self.gateway_seconds = time.perf_counter() - started
         self.address = ready["gateway"]
@@ -140,7 +145,8 @@ class Load:
     def __init__(self, address: str, clients: int, patience: float) -> None:
         self._address, self._patience = address, patience
         self.statuses: Counter[str] = Counter()
-        self.seconds: list[tuple[float, float]] = []
+        # The version that answered, when it was asked, and the seconds that it took.
+        self.answers: list[tuple[int, float, float]] = []
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
         for thread in self._threads:
@@ -160,7 +166,7 @@ class Load:
             try:
                 connection.request("POST", "/v1/rank", body)
                 response = connection.getresponse()
-                response.read()
+                content = response.read()
                 status = str(response.status)
             except (OSError, HTTPException) as error:
                 connection.close()
@@ -168,7 +174,8 @@ class Load:
             taken = time.perf_counter() - started
             self.statuses[status] += 1
             if status == "200":
-                self.seconds.append((started, taken))
+                version = int(json.loads(content)["model_version"])
+                self.answers.append((version, started, taken))
                 if response.getheader("Connection") == "close":
                     self.statuses["last of its connection"] += 1
             elif status in ("503", "ConnectionRefusedError"):
@@ -192,9 +199,15 @@ def measure_overload(folder: Path, arguments: argparse.Namespace) -> dict[str, A
             measured[f"clients_{clients}"] = {
                 "goodput_per_second": round(load.statuses["200"] / arguments.seconds, 1),
                 "statuses": dict(load.statuses),
-                **percentiles([taken for _, taken in load.seconds]),
+                **percentiles([taken for _, _, taken in load.answers]),
             }
-            measured[f"lone_request_after_{clients}_ms"] = ask_once(servers.address)
+            lone = [ask_once(servers.address) for _ in range(11)]
+            measured[f"lone_request_after_{clients}_ms"] = {
+                "first": lone[0],
+                "median_of_10_more": float(np.median(lone[1:])),
+            }
+    calm, storm = (measured[f"clients_{n}"]["goodput_per_second"] for n in (4, 64))
+    measured["goodput_ratio_64_to_4"] = round(storm / calm, 3) if calm else None
     return measured
 
 
@@ -203,21 +216,67 @@ def measure_swap(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         ask_once(servers.address)
         load = Load(servers.address, 2, 5.0)
         time.sleep(arguments.seconds)
-        swaps: list[float] = []
+        began = time.perf_counter()
         for version in range(2, 2 + arguments.swaps):
-            hidden = folder / "ranker" / f".{version}"
-            shutil.copytree(folder / "ranker" / "1", hidden)
-            swaps.append(time.perf_counter())
-            hidden.rename(folder / "ranker" / str(version))
-            time.sleep(4.0)
+            publish(folder / "ranker", version)
+            wait_for_version(servers.address, version)
+            time.sleep(0.5)
         load.stop()
-    calm = [taken for at, taken in load.seconds if at < swaps[0]]
-    swapping = [taken for at, taken in load.seconds if at >= swaps[0]]
+    answered = [version for version, _, _ in load.answers]
     return {
-        "swaps": len(swaps),
+        "swaps": arguments.swaps,
+        "answers": len(answered),
+        "versions_answered": len(set(answered)),
         "statuses": dict(load.statuses),
-        "before": percentiles(calm),
-        "during": percentiles(swapping),
+        **before_and_during(load, began),
+    }
+
+
+def measure_beside(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+    shutil.copytree(folder / "ranker", folder / "other")
+    models = "".join(
+        f'config {{ name: "{name}" base_path: "{folder / name}" model_platform: "tensorflow" }}\n'
+        for name in ("ranker", "other")
+    )
+    config = folder / "models.config"
+    config.write_text(f"model_config_list {{\n{models}}}\n", encoding="utf-8")
+    with Servers(folder, f"--model_config_file={config}") as servers:
+        ask_once(servers.address)
+        load = Load(servers.address, 2, 5.0)
+        time.sleep(arguments.seconds)
+        began = time.perf_counter()
+        last = max(int(path.name) for path in (folder / "other").iterdir())
+        loads = max(5, arguments.swaps // 2)
+        for version in range(last + 1, last + 1 + loads):
+            publish(folder / "other", version)
+            time.sleep(2.0)  # a second until it is found, and time to load
+        load.stop()
+    return {"loads": loads, "statuses": dict(load.statuses), **before_and_during(load, began)}
+
+
+def publish(base: Path, version: int) -> None:
+    """The first version again, under another number."""
+    hidden = base / f".{version}"
+    shutil.copytree(base / "1", hidden)
+    hidden.rename(base / str(version))
+
+
+def wait_for_version(address: str, version: int) -> None:
+    """Until the gateway's answers name it."""
+    end = time.monotonic() + 120
+    while rank_once(address)["model_version"] != version:
+        if time.monotonic() > end:
+            raise RuntimeError(f"version {version} was not served within two minutes")
+        time.sleep(0.1)
+
+
+def before_and_during(load: Load, began: float) -> dict[str, Any]:
+    before = percentiles([taken for _, at, taken in load.answers if at < began])
+    during = percentiles([taken for _, at, taken in load.answers if at >= began])
+    return {
+        "before": before,
+        "during": during,
+        "p99_ratio": round(during["p99_ms"] / before["p99_ms"], 2),
     }
 
 
@@ -239,11 +298,20 @@ def measure_drain(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]
 def ask_once(address: str) -> float:
     """Milliseconds of one request."""
     started = time.perf_counter()
+    rank_once(address)
+    return round(1e3 * (time.perf_counter() - started), 1)
+
+
+def rank_once(address: str) -> dict[str, Any]:
+    """The answer to one request."""
     connection = HTTPConnection(address, timeout=60)
     connection.request("POST", "/v1/rank", json.dumps(rank_request(0, _CANDIDATES)))
-    connection.getresponse().read()
+    response = connection.getresponse()
+    answer = json.loads(response.read())
     connection.close()
-    return round(1e3 * (time.perf_counter() - started), 1)
+    if response.status != 200:
+        raise RuntimeError(f"the gateway answered {response.status}: {answer}")
+    return answer
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:

@@ -63,7 +63,11 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=300)
     arguments = parser.parse_args()
     spec = FeatureSpec.from_dict(SPEC)
-    results: dict[str, Any] = {"machine": describe_machine(), "seed": SEED}
+    results: dict[str, Any] = {
+        "machine": describe_machine(),
+        "seed": SEED,
+        "command": " ".join(sys.argv),
+    }
     results["start"] = measure_imports()
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), spec)
@@ -167,7 +171,15 @@ def start_server(folder: Path, command: list[str]) -> tuple[subprocess.Popen[byt
     ready = folder / f"{command[0]}.json"
     ready.unlink(missing_ok=True)
     process = subprocess.Popen(
-        [sys.executable, "-m", "serving.cli", *command, f"--ready_file={ready}"],
+        [
+            sys.executable,
+            "-m",
+            "serving.cli",
+            *command,
+            f"--ready_file={ready}",
+            "--end_with_stdin",
+        ],
+        stdin=subprocess.PIPE,  # a benchmark that is killed leaves no server behind
         stderr=subprocess.DEVNULL,
     )
     while not ready.exists():
@@ -177,7 +189,7 @@ def start_server(folder: Path, command: list[str]) -> tuple[subprocess.Popen[byt
     return process, json.loads(ready.read_text())
 
 
-def start_model_server(folder: Path) -> tuple[subprocess.Popen[bytes], dict]:
+def start_model_server(folder: Path, *flags: str) -> tuple[subprocess.Popen[bytes], dict]:
     """The embedded model server on free ports."""
     return start_server(
         folder,
@@ -187,6 +199,7 @@ def start_model_server(folder: Path) -> tuple[subprocess.Popen[bytes], dict]:
             "--rest_api_port=auto",
             "--model_name=ranker",
             f"--model_base_path={folder / 'ranker'}",
+            *flags,
         ],
     )
 
@@ -223,6 +236,7 @@ def measure_transports(folder: Path, spec: FeatureSpec, repeats: int) -> dict[st
 
             times = interleave({"grpc": over_grpc, "rest": over_rest}, repeats)
             measured[f"candidates_{count}"] = {
+                "rest_to_grpc_p50": round(times["rest"]["p50_ms"] / times["grpc"]["p50_ms"], 2),
                 "grpc": {"request_bytes": message.ByteSize(), **times["grpc"]},
                 "rest": {"request_bytes": len(body), **times["rest"]},
             }
@@ -263,7 +277,15 @@ def measure_gateway(folder: Path, repeats: int) -> dict[str, Any]:
                     raise RuntimeError(f"the gateway answered {answer}")
                 splits.append(answer["latency"])
 
+            processes = {"gateway": gateway, "model_server": server}
+            before = {name: cpu_seconds(process.pid) for name, process in processes.items()}
             client = interleave({"client": rank}, repeats)["client"]
+            cpu = {
+                f"{name}_cpu_ms": round(
+                    1e3 * (cpu_seconds(process.pid) - before[name]) / (repeats + 20), 3
+                )
+                for name, process in processes.items()
+            }
             timed = splits[-repeats:]
             measured[f"candidates_{count}"] = {
                 "client": client,
@@ -271,12 +293,23 @@ def measure_gateway(folder: Path, repeats: int) -> dict[str, Any]:
                     name: round(float(np.median([split[name] for split in timed])), 3)
                     for name in timed[0]
                 },
+                "gateway_adds_p50_ms": round(
+                    float(np.median([split["total_ms"] - split["model_ms"] for split in timed])), 3
+                ),
+                **cpu,
+                "gateway_share_of_cpu": round(cpu["gateway_cpu_ms"] / sum(cpu.values()), 3),
             }
     finally:
         for process in (gateway, server):
             process.terminate()
             process.wait()
     return measured
+
+
+def cpu_seconds(pid: int) -> float:
+    """Processor time of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def rank_request(user: int, count: int) -> dict[str, Any]:

@@ -150,7 +150,7 @@ def predict_request(folder: Path, spec: FeatureSpec) -> bytes:
 def measure_peak(servers: Servers, requests: int, threads: int) -> dict[str, Any]:
     """Peak memory after ordinary load, then after as many hostile requests."""
     statuses: Counter[str] = Counter()
-    run_threads(threads, max(2000, requests // 20), lambda i, r: ask_ordinary(servers, i, statuses))
+    run_threads(threads, max(500, requests // 20), lambda i, r: ask_ordinary(servers, i, statuses))
     ordinary = servers.memory("VmHWM")
     outcomes: Counter[str] = Counter()
     run_threads(threads, requests, lambda i, r: ask_hostile(servers, i, r, outcomes))

@@ -145,7 +145,8 @@ class Gateway:
         answer = await self._work(request, call, self._ranks, self._ranker.rank)
         self._metrics.observe(answer["latency"])
         if "unknown_candidates" in answer:
-            self._metrics.count_unknown("candidates", len(answer["unknown_candidates"]))
+            self._metrics.count_unknown(len(answer["unknown_candidates"]))
+        self._metrics.count_outside("rank", answer.get("outside_ids", {}))
         for without in answer.get("degraded", ()):
             self._metrics.count_degraded(without)
         return _json(answer)
@@ -154,8 +155,7 @@ class Gateway:
         call = Call(self._rules.append_seconds, first_byte_at(request))
         answer = await self._work(request, call, self._appends, self._append)
         self._metrics.count_events(answer["appended"])
-        if "beyond_item_table" in answer:
-            self._metrics.count_unknown("events", answer["beyond_item_table"])
+        self._metrics.count_outside("events", answer.get("outside_ids", {}))
         return _json(answer)
 
     async def _livez(self, request: web.BaseRequest) -> web.Response:
@@ -214,7 +214,7 @@ class Gateway:
             self._items.check_times(events["timestamp"], "events[{}].timestamp")
         except RequestError as error:
             raise GatewayError(400, str(error)) from error
-        beyond = int(np.count_nonzero(self._items.beyond_table(events["item_id"])))
+        outside = self._items.outside_tables(events)
         call.check("the events were stored")
         try:
             self._store.append(events)
@@ -222,8 +222,8 @@ class Gateway:
             raise GatewayError(400, str(error)) from error
         except (SeqVaultError, OSError) as error:
             raise GatewayError(503, f"the events were not stored: {error}") from error
-        answer = {"appended": len(events["user_id"])}
-        return {**answer, "beyond_item_table": beyond} if beyond else answer
+        answer: dict[str, Any] = {"appended": len(events["user_id"])}
+        return {**answer, "outside_ids": outside} if outside else answer
 
     def _refuse(self, error: RuntimeRefusal) -> web.Response:
         status, reason = next(

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from laser_features import FeatureSpec, RequestError
+from laser_features import FeatureSpec, OutsideIds, RequestError
 
 _MISSING = -1
 
@@ -28,6 +29,14 @@ class ItemRules:
         self._hashed = table.ids == "hash"
         self._last = table.rows - 2 if table.ids == "direct" else None
         self._max_ahead_seconds = max_ahead_seconds
+        self._direct = {
+            name: spec.tables[field.table].rows
+            for name, field in spec.event_fields.items()
+            if field.table is not None
+            and spec.tables[field.table].ids == "direct"
+            and field.boundaries is None
+            and field.quantiles is None
+        }
 
     def check_ids(self, ids: NDArray, where: str) -> None:
         """Raise unless every id can be one.
@@ -50,6 +59,17 @@ class ItemRules:
         if self._last is None:
             return np.zeros(len(ids), bool)
         return ids > self._last
+
+    def outside_tables(self, events: Mapping[str, NDArray]) -> dict[str, int]:
+        """How many ids of events lie outside their direct table, by field; only where some do.
+
+        Args:
+            events: Columns [n] by field.
+        """
+        counted = OutsideIds()
+        for name, rows in self._direct.items():
+            counted.count(name, rows, events[name])
+        return counted.outside
 
     def check_times(self, times: NDArray, where: str) -> None:
         """Raise unless every time is at most a little ahead of now.

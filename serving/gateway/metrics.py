@@ -29,9 +29,13 @@ class Metrics:
         )
         self._events = self._counter("events_appended", "Events that were appended.")
         self._unknown = self._counter(
-            "unknown_items",
-            "Items that the store does not know or that lie beyond the item table, by where.",
-            ["where"],
+            "unknown_candidates",
+            "Candidates that the store does not know or that lie beyond the item table.",
+        )
+        self._outside = self._counter(
+            "outside_ids",
+            "Ids outside their direct table, which count as missing, by route and model input.",
+            ["where", "input"],
         )
         self._degraded = self._counter(
             "degraded_answers", "Answers without what could not be read, by what.", ["without"]
@@ -56,9 +60,14 @@ class Metrics:
         """Count appended events."""
         self._events.inc(number)
 
-    def count_unknown(self, where: str, number: int) -> None:
-        """Count items that are not known, in ``"candidates"`` or ``"events"``."""
-        self._unknown.labels(where).inc(number)
+    def count_unknown(self, number: int) -> None:
+        """Count candidates that are not known."""
+        self._unknown.inc(number)
+
+    def count_outside(self, where: str, numbers: Mapping[str, int]) -> None:
+        """Count ids outside their table, by model input, in ``"rank"`` or ``"events"``."""
+        for name, number in numbers.items():
+            self._outside.labels(where, name).inc(number)
 
     def count_degraded(self, without: str) -> None:
         """Count one answer without, for instance, ``"history"``."""

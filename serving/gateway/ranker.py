@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from laser_features import (
     FeatureSpec,
+    OutsideIds,
     RequestBatch,
     RequestError,
     build_model_inputs,
@@ -82,8 +83,9 @@ class Ranker:
 
         Returns:
             ``ranked`` (best first; equal scores in the order of the request), ``model_version``,
-            ``history_length``, ``latency`` in milliseconds; ``unknown_candidates`` and
-            ``degraded`` if there is something to tell.
+            ``history_length``, ``latency`` in milliseconds; ``unknown_candidates``,
+            ``outside_ids`` (by model input, ids that lie outside their direct table and count as
+            missing) and ``degraded`` if there is something to tell.
 
         Raises:
             GatewayError: With the HTTP status to answer.
@@ -125,6 +127,8 @@ class Ranker:
         }
         if read.unknown:
             answer["unknown_candidates"] = read.unknown
+        if read.outside_ids:
+            answer["outside_ids"] = read.outside_ids
         if read.degraded:
             answer["degraded"] = ["history"]
         answer["latency"] = {
@@ -167,14 +171,20 @@ class Ranker:
                 batch.user_id, batch.time_ms, self._spec.max_history, fields=self._fields
             )
         seconds = time.monotonic() - started
-        inputs = build_model_inputs(self._spec, batch, history, items)
+        outside = OutsideIds()
+        inputs = build_model_inputs(self._spec, batch, history, items, outside)
         unknown: list[int] = []
         if store is not None:
             candidates = batch.candidate_item_id[0]
             beyond = self._items.beyond_table(candidates)
             unknown = candidates[beyond | items.missing(candidates)].tolist()
         return _Read(
-            inputs, int(history.lengths[0]), unknown, store is None, seconds + items.seconds
+            inputs,
+            int(history.lengths[0]),
+            unknown,
+            outside.outside,
+            store is None,
+            seconds + items.seconds,
         )
 
 
@@ -186,12 +196,14 @@ class _Read:
         inputs: dict[str, NDArray],
         history_length: int,
         unknown: list[int],
+        outside_ids: dict[str, int],
         degraded: bool,
         store_seconds: float,
     ) -> None:
         self.inputs = inputs
         self.history_length = history_length
         self.unknown = unknown
+        self.outside_ids = outside_ids
         self.degraded = degraded
         self.store_seconds = store_seconds
 
