@@ -131,6 +131,7 @@ def training_job(config: PipelineConfig, image: str) -> Spec:
         "kind": "TFJob",
         "metadata": {"name": job_name(config), "namespace": settings.namespace},
         "spec": {
+            "runPolicy": {"cleanPodPolicy": "Running"},
             "tfReplicaSpecs": {
                 kind: {
                     "replicas": count,
