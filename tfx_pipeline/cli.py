@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(getattr(error, "exit_code", 1))
 
 
-def run_and_exit() -> None:
+def run_and_exit(argv: Sequence[str] | None = None) -> None:
     """What the program ``laser-pipeline`` is: ``main``, and then the end of the process."""
-    code = main()
+    code = main(argv)
     training = sys.modules.get("tfx_pipeline.training.cluster")
     if training is not None and training.is_chief():
         # TensorFlow would first take leave of every server and worker; of one that does not come

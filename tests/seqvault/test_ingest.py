@@ -253,8 +253,8 @@ def test_malformed_messages_are_told_kept_and_passed(cluster, tmp_path, caplog):
     """Each has one line with its place, reason and content; the rest is stored."""
     good = event(1)
     malformed = {
-        b"not json": "no JSON",
-        b"[1, 2]": "no JSON object",
+        b"not json": "is not JSON",
+        b"[1, 2]": "not a JSON object",
         json.dumps({**good, "item_id": 2.5}).encode(): "whole number",
         json.dumps({**good, "item_id": 2**70}).encode(): "field 'item_id' has values",
         json.dumps({**good, "item_id": True}).encode(): "whole number",
@@ -323,7 +323,7 @@ def test_dead_letters_are_bounded_each_once_and_go_on_after_a_crash(tmp_path, mo
         False, False,
     ]  # fmt: skip
     (tmp_path / "other").write_text("something\n")
-    with pytest.raises(errors.InvalidRequestError, match="no file of dead letters"):
+    with pytest.raises(errors.InvalidRequestError, match="is not a dead-letter file"):
         DeadLetters(tmp_path / "other")
 
 
@@ -344,7 +344,7 @@ def test_a_log_that_does_not_fit_the_store_is_refused(cluster, tmp_path):
         one = {name: [value] for name, value in event(0).items()}
         vault.append(one, source=source_of("anew", 0), offset=999)
         run = consumer(cluster, "anew", vault, tmp_path)
-        with pytest.raises(errors.LogGapError, match="made anew"):
+        with pytest.raises(errors.LogGapError, match="was recreated"):
             run.run(once=True)
         run.close()
 

@@ -23,6 +23,7 @@ from tfx_pipeline.ranking_metrics import (
     log_loss,
     normalised_entropy,
 )
+from tfx_pipeline.training.diverged import where_not_finite
 from tfx_pipeline.training.export import as_variable
 from tfx_pipeline.training.learning_rate import rate_of_progress
 from tfx_pipeline.training.ranking_step import RankingStep
@@ -125,9 +126,13 @@ def _train(
             done = (epoch * steps + number) / (settings.epochs * steps)
             rate = tf.constant(rate_of_progress(settings, done), tf.float32)
             batch = log.batch("train", chosen, run.length, tower.fixed_length)
-            loss += float(train(_tensors(batch), rate))
-        if not np.isfinite(loss):
-            raise Diverged(f"the loss is {loss} in epoch {epoch + 1}")
+            try:
+                loss += float(train(_tensors(batch), rate))
+            except tf.errors.InvalidArgumentError as error:
+                where = where_not_finite(error)
+                if where is None:
+                    raise
+                raise Diverged(f"{where} is not finite in epoch {epoch + 1}") from error
         report(f"epoch {epoch + 1}/{settings.epochs}: loss {loss / _impressions(log):.4f}")
     trained = time.monotonic() - began
     scores = []

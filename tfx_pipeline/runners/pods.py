@@ -139,7 +139,7 @@ def training_job(config: PipelineConfig, image: str) -> Spec:
                     "template": {"spec": _pod(settings, image, kind)},
                 }
                 for kind, count in replicas.items()
-            }
+            },
         },
     }
 

@@ -96,7 +96,7 @@ def test_model_inputs_have_an_axis_of_values():
         ({"item": {"tags": tags(type="float32")}}, "integer ids"),
         ({"interactions": {"similarity": ["tags"]}}, r"is not a content vector.*has none"),
         ({"interactions": {"category": "tags"}}, "'tags', which is not an item field with a table"),
-        ({"interactions": {"cross": ["item_id"]}}, "no event field with a table"),
+        ({"interactions": {"cross": ["item_id"]}}, "not an event field with a table"),
         ({"interactions": {"crosses": []}}, "unknown key 'crosses'"),
     ],
 )  # fmt: skip
