@@ -20,10 +20,13 @@ env:  ## create the environment (.venv) from requirements/pipeline.lock
 demo: env  ## events -> SeqVault -> TFX pipeline -> SavedModel -> served rank request; DATA=folder for a real log, KEEP=1 to leave the server up
 	@$(PY) -m tfx_pipeline.cli demo $(if $(DATA),--data $(DATA)) $(if $(filter 1,$(KEEP)),--keep)
 
-test: env  ## every test, with lint and types
+test: env  ## the tests but those of `make test-long`, with lint and types
 	@$(MAKE) --no-print-directory lint
 	@.venv/bin/seqvault warm-up
-	@$(PY) $(PYTEST) tests
+	@$(PY) $(PYTEST) -m 'not long' tests
+
+test-long: env  ## the tests that `make test` leaves out: killed runs and a supervised cluster of processes
+	@$(PY) $(PYTEST) -m long tests
 
 test-crash: env  ## kill SeqVault at 1000 random points, end it amid all that it does, and compare with an oracle
 	@$(PY) -m seqvault.testing.crash_run --points 1000

@@ -176,6 +176,7 @@ def settled(demo):
     return demo
 
 
+@pytest.mark.long
 def test_a_run_killed_in_join_training_and_push_ends_as_the_undisturbed_one(settled, tmp_path):
     """The same command again, three times; `make test-kill` does this at random moments."""
     given = {"data": settled.dataset, "store": settled.store, "work": tmp_path / "killed"}

@@ -69,6 +69,7 @@ class Run:
         self.wait(lambda: self.newest() > reached)
 
 
+@pytest.mark.long
 @pytest.mark.timeout(2400)
 def test_a_cluster_goes_on_after_losses_and_saves_when_it_is_stopped(
     plain_spec, model_settings, settings, write_files, tmp_path
