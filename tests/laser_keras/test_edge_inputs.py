@@ -68,12 +68,11 @@ def test_scores_below_any_fill_value_are_still_preferred_to_padding() -> None:
     assert to_numpy(masked_softmax(scores, mask)).tolist() == [[1.0, 0.0, 0.0]]
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_float16"])
-@pytest.mark.parametrize("filler", [1e4, 3e38])
+@pytest.mark.parametrize(
+    ("dtype", "filler"), [("float32", 1e4), ("float32", 3e38), ("mixed_float16", 1e4)]
+)
 def test_finite_padding_reaches_no_gradient_however_large(dtype: str, filler: float) -> None:
     """The loss scale of a half-precision optimiser makes the gradients large as well."""
-    if dtype == "mixed_float16" and filler > 6e4:
-        pytest.skip("not a float16")
     rng = np.random.default_rng(0)
     target = rng.normal(size=(2, 1, 8)).astype("float32")
     history = rng.normal(size=(2, 12, 8)).astype("float32")
