@@ -145,7 +145,7 @@ training = types.ModuleType("tfx_pipeline.training.cluster")
 training.is_chief = lambda: True
 sys.modules["tfx_pipeline.training.cluster"] = training
 from tfx_pipeline import cli
-cli.main = lambda: (print("pushed to ..."), 75)[1]
+cli.main = lambda arguments: (print("pushed to ..."), 75)[1]
 threading.Thread(target=time.sleep, args=(1000,)).start()  # as if a worker never came back
 cli.run_and_exit()
 """
