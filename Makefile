@@ -49,7 +49,7 @@ test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to
 	  echo "== laser_keras on Python $$python with $$backend"; \
 	  tools/setup_env.sh light layers-$$python $$python . $$package pytest pytest-timeout pytest-xdist; \
 	  KERAS_BACKEND=$$backend .venv-layers-$$python/bin/python $(PYTEST) tests/laser_keras \
-	    tests/examples/test_layer_examples.py; done
+	    tests/examples/test_layers.py; done
 
 test-store:  ## seqvault alone, Python 3.10 to 3.13
 	@set -e; for python in $(STORE_MATRIX); do echo "== seqvault on Python $$python"; \

@@ -106,3 +106,12 @@ def test_a_module_that_says_why_it_is_long_is_long(tmp_path: Path) -> None:
         and len(path.read_text(encoding="utf-8").splitlines()) <= MOST_LINES
     ]
     assert stale == [], "these give a reason that they do not need any more"
+
+
+def test_names_of_test_files_do_not_repeat_their_folder() -> None:
+    repeated = [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if path.stem.startswith(f"test_{path.parent.name}_")
+    ]
+    assert repeated == []
