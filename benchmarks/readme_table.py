@@ -14,9 +14,21 @@ START, END = "<!-- results: python -m benchmarks.readme_table -->\n", "<!-- end 
 
 def table() -> str:
     """The table in Markdown; every cell comes from a file in ``benchmarks/``."""
-    rows = [layers(), *store(), auc(), demo()]
+    rows = [long_histories(), layers(), *store(), auc(), demo()]
     lines = [f"| {' | '.join(row)} |\n" for row in rows]
     return "| what | LASER | beside it | script |\n|---|---|---|---|\n" + "".join(lines)
+
+
+def long_histories() -> tuple[str, ...]:
+    result = read("paper/results/long.json")
+    found = {row["system"]: f"{row['auc']:.3f}" for row in result["rows"]}
+    return (
+        f"AUC where clicks follow from clicks 100 to 4,000 events back: a generated log, "
+        f"{result['rows'][0]['length']:,} events read, {len(result['seeds'])} seeds",
+        found["laser"],
+        f"target attention (DIN) {found['din']}, with LASER's start {found['din_sharp']}",
+        "[results](docs/results.md)",
+    )
 
 
 def layers() -> tuple[str, ...]:

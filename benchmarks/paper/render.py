@@ -43,6 +43,7 @@ PAPER: dict[str, dict[str, str]] = {
     "table4": {"w5": "0.7823", "w10": "0.7826", "w20": "0.7821"},
     "figure3_layers": {},
     "figure3_length": {},
+    "fast": {},
 }
 TITLES = {
     "demo_log": "The demo's log",
@@ -53,6 +54,7 @@ TITLES = {
     "table4": "Table 4: events per segment",
     "figure3_layers": "Figure 3 (a, b): layers",
     "figure3_length": "Figure 3 (c, d): length of the history",
+    "fast": "Cheaper networks on the segments",
 }
 PLOT_TITLES = {
     "difference": "AUC less that of the baseline, with its interval",
