@@ -112,9 +112,12 @@ def _train(
     train = tf.function(
         lambda batch, rate: step.train(batch, rate)[2],
         input_signature=[signature, tf.TensorSpec([], tf.float32)],
+        autograph=False,
     )
     predict = tf.function(
-        lambda batch: tf.sigmoid(step.predict(batch)), input_signature=[signature]
+        lambda batch: tf.sigmoid(step.predict(batch)),
+        input_signature=[signature],
+        autograph=False,
     )
     count = log.requests("train")
     steps = -(-count // settings.batch_size)
@@ -142,7 +145,7 @@ def _train(
         scores.append(found[np.arange(found.shape[1]) < batch["candidate_count"][:, None]])
     causes = None
     if windows is not None and tower.has_gates:
-        take = tf.function(step.gates, input_signature=[signature])
+        take = tf.function(step.gates, input_signature=[signature], autograph=False)
         causes = gates_auc(
             lambda batch: take(_tensors(batch)).numpy(),
             log,

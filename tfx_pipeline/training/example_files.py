@@ -65,6 +65,7 @@ def batches_of_file(
             settings.shuffle_buffer, seed=seed, reshuffle_each_iteration=False
         )
 
+    @tf.autograph.experimental.do_not_convert
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
         return without_padding(spec, parse_examples(serialized, spec, label, more), fixed)
 

@@ -51,9 +51,7 @@ class ServingModel(tf.Module):
         self._spec, self._lookup = spec, lookup
         self._tower = tower
         # Keras objects are not tracked: the SavedModel must not depend on them.
-        self._heads = tf.autograph.experimental.do_not_convert(
-            lambda weights, carried, inputs: tower(weights, carried, inputs).heads
-        )
+        self._heads = lambda weights, carried, inputs: tower(weights, carried, inputs).heads
         self.tables = {name: table.values for name, table in state.tables.items()}
         if content is not None:
             self.tables[CONTENT] = content
@@ -99,8 +97,8 @@ class ServingModel(tf.Module):
             for each in self._spec.model_inputs()
         }
         examples = tf.TensorSpec([None], tf.string, name="examples")
-        by_tensors = tf.function(lambda **tensors: self.rank(tensors))
-        by_examples = tf.function(self.rank_examples)
+        by_tensors = tf.function(lambda **tensors: self.rank(tensors), autograph=False)
+        by_examples = tf.function(self.rank_examples, autograph=False)
         signatures = {
             "serving_default": by_tensors.get_concrete_function(**inputs),
             "serving_examples": by_examples.get_concrete_function(examples),

@@ -68,6 +68,10 @@ class TrainingLoop:
         self._fixed_length = step.tower.fixed_length
         self._checkpoints, self._coordinator, self._report = checkpoints, coordinator, report
         self._metrics = MetricsLog(log_dir)
+        # AutoGraph is for the loops over batches alone. To convert the tower too would take most of
+        # the time until the first step, and no branch in it depends on a tensor.
+        self._take_step = tf.autograph.experimental.do_not_convert(step.train)
+        self._predict_heads = tf.autograph.experimental.do_not_convert(step.predict_heads)
         # Not jit-compiled: XLA makes a step cheaper, but compiles for every shape that a batch has,
         # and cutting batches to their longest history makes many.
         self._train_file = tf.function(self._train_on_file)
@@ -164,7 +168,7 @@ class TrainingLoop:
         loss_sum = tf.zeros([], tf.float64)
         steps = tf.zeros([], tf.int64)
         for batch in iter(batches):
-            logits, valid, loss = step.train(batch, rate)
+            logits, valid, loss = self._take_step(batch, rate)
             histogram += probability_histogram(tf.sigmoid(logits), batch["label"], valid)
             loss_sum += tf.cast(loss, tf.float64)
             steps += 1
@@ -183,7 +187,7 @@ class TrainingLoop:
         histogram = tf.zeros([2, BINS], tf.int64)
         loss_sum = tf.zeros([], tf.float64)
         for batch in iter(batches):
-            (logits, *others), valid = step.predict_heads(batch), valid_candidates(batch)
+            (logits, *others), valid = self._predict_heads(batch), valid_candidates(batch)
             histogram += probability_histogram(tf.sigmoid(logits), batch["label"], valid)
             loss_sum += tf.cast(cross_entropy(logits, batch["label"], valid), tf.float64)
             for label, head, totals in zip(step.labels[1:], others, more_totals, strict=True):
