@@ -53,6 +53,16 @@ class ForkedStoreError(SeqVaultError):
     """The store was opened by the process that this one was forked from: open it again here."""
 
 
+class NotSharedError(SeqVaultError):
+    """No process on this host lets others attach to the store, or not this one."""
+
+
+class WriterGoneError(StoreClosedError):
+    """The process whose memory this one reads has ended or closed the store; attach again."""
+
+    retryable = True
+
+
 class ReadOnlyError(SeqVaultError):
     """A write was tried on a store that was opened read-only."""
 

@@ -13,6 +13,7 @@ from seqvault.disk.files import Files
 from seqvault.disk.item_file import to_table
 from seqvault.errors import InvalidRequestError, SchemaError
 from seqvault.item_batch import ItemBatch
+from seqvault.memory.attached_state import AttachedState
 from seqvault.memory.forks import watch_forks
 from seqvault.memory.store_state import State
 from seqvault.merge.bulk_loader import bulk_load
@@ -53,14 +54,11 @@ class SeqVault:
         [[6, 5, 0], [0, 0, 0]] [2, 0]
     """
 
-    def __init__(
-        self, path: str, files: Files, read_only: bool, clock: Callable[[], float]
-    ) -> None:
-        """Use ``SeqVault.open``."""
-        self.path, self.read_only = path, read_only
-        self._files = files
-        self._state = State(path, files, read_only, clock)
-        self._reader = Reader(self._state)
+    def __init__(self, state: State) -> None:
+        """Use ``SeqVault.open`` or ``SeqVault.attach``."""
+        self.path, self.read_only = state.path, state.read_only
+        self._files, self._state = state.files, state
+        self._reader = Reader(state)
         self._log: AppendLog | None = None
 
     # ---- opening and closing
@@ -75,6 +73,7 @@ class SeqVault:
         max_events: int | None = None,
         files: Files | None = None,
         clock: Callable[[], float] = time.time,
+        share: bool = False,
     ) -> "SeqVault":
         """Opens the store at ``path``; with a ``schema`` it is created if not there.
 
@@ -90,6 +89,7 @@ class SeqVault:
             max_events: a merge that rewrites a user keeps only that many of the newest events; 0:
                 all. None: the setting of the store.
             files, clock: file layer and seconds since 1970, for tests.
+            share: let other processes of this user on this host ``attach``; for a writer.
 
         Raises:
             StoreNotFoundError: no store there and no schema given.
@@ -101,8 +101,13 @@ class SeqVault:
         for name, value in (("retention_ms", retention_ms), ("max_events", max_events)):
             if value is not None and value < 0:
                 raise InvalidRequestError(f"{name} must be 0 (no limit) or more; got {value}.")
-        store = cls(os.path.abspath(os.fspath(path)), files or Files(), read_only, clock)
+        if share and read_only:
+            raise InvalidRequestError("only a store that is open for writing can be shared.")
+        state = State(os.path.abspath(os.fspath(path)), files or Files(), read_only, clock)
+        store = cls(state)
         try:
+            if share:
+                state.share()
             if read_only:
                 recovery.open_for_reading(store._state)
             else:
@@ -118,6 +123,50 @@ class SeqVault:
                 )
             store._reader.prepare()
             watch_forks(store._state)
+            state.announce()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    @classmethod
+    def attach(
+        cls,
+        path: str | os.PathLike[str],
+        files: Files | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> "SeqVault":
+        """Opens a store for reading that another process has open with ``share=True``.
+
+        Index and events in memory are read where that process keeps them: there is one copy,
+        however many processes attach, and every read sees all that was acknowledged before it
+        began. Use it for several processes on one host; the item table alone is copied when it
+        is first read. Reads raise ``WriterGoneError`` once that process ends or closes the store.
+
+        Args:
+            path: the store's directory.
+            files, clock: file layer and seconds since 1970, for tests.
+
+        Raises:
+            NotSharedError: no process of this user on this host shares it.
+            StoreNotFoundError: there is no store.
+
+        Example:
+            >>> import tempfile, pyarrow as pa
+            >>> from seqvault import Schema, SeqVault
+            >>> path = tempfile.mkdtemp() + "/vault"
+            >>> schema = Schema.from_arrow(pa.schema([("item_id", pa.int64())]))
+            >>> with SeqVault.open(path, schema, share=True) as writer:
+            ...     reader = SeqVault.attach(path)
+            ...     _ = writer.append({"user_id": [7], "timestamp": [1000], "item_id": [5]})
+            ...     reader.read([7], before=None, last_n=1)["item_id"].tolist()
+            [[5]]
+        """
+        where = os.path.abspath(os.fspath(path))
+        store = cls(AttachedState(where, files or Files(), clock))
+        try:
+            store._reader.prepare()
+            watch_forks(store._state)
         except BaseException:
             store.close()
             raise
@@ -127,6 +176,11 @@ class SeqVault:
     def schema(self) -> Schema:
         """Fields of an event, as new events must have them."""
         return self._state.schema
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes can ``attach`` to this object's store."""
+        return self._state.shared is not None
 
     def close(self) -> None:
         """Closes the store; everything appended is already durable.
@@ -165,10 +219,10 @@ class SeqVault:
         """Makes a read-only store see later writes; returns whether there were any.
 
         Meanwhile reads use the previous state, also after an error. Call it periodically in readers
-        of a store that another process writes; a store open for writing needs no refresh.
+        of a store that another process writes; one open for writing, or attached, needs none.
         """
         self._state.check_open()
-        if not self.read_only:
+        if not self.read_only or isinstance(self._state, AttachedState):
             return False
         with self._state.merging:
             return recovery.refresh(self._state)
@@ -236,11 +290,10 @@ class SeqVault:
             LimitError: the answer would be too large.
             DamagedFileError: a record's checksum does not fit.
         """
-        return self._reader.read(
-            ReadRequest.of(
-                self.schema, user_ids, before, last_n, scenarios, actions, fields, version
-            )
+        request = ReadRequest.of(
+            self.schema, user_ids, before, last_n, scenarios, actions, fields, version
         )
+        return self._state.whole(lambda: self._reader.read(request))
 
     def read_ragged(
         self,
@@ -258,11 +311,10 @@ class SeqVault:
             int32 [B] lengths, int64 [B] version, and by field name flat arrays of one
             user's events behind the other's.
         """
-        return self._reader.read_ragged(
-            ReadRequest.of(
-                self.schema, user_ids, before, last_n, scenarios, actions, fields, version
-            )
+        request = ReadRequest.of(
+            self.schema, user_ids, before, last_n, scenarios, actions, fields, version
         )
+        return self._state.whole(lambda: self._reader.read_ragged(request))
 
     def read_packed(
         self,
@@ -279,7 +331,7 @@ class SeqVault:
         request = ReadRequest.of(
             self.schema, user_ids, before, last_n, scenarios, actions, fields, version
         )
-        return pack_batch(self._reader, request)
+        return self._state.whole(lambda: pack_batch(self._reader, request))
 
     def read_framed(
         self,
@@ -308,10 +360,9 @@ class SeqVault:
         request = ReadRequest.of(
             self.schema, user_ids, before, last_n, scenarios, actions, fields, version
         )
-        last = [len(request.users)] if ends is None else ends
-        return framed_answers(
-            self._reader, request, np.array(last, np.int64), np.array(numbers, np.uint64)
-        )
+        last = np.array([len(request.users)] if ends is None else ends, np.int64)
+        mine = np.array(numbers, np.uint64)
+        return self._state.whole(lambda: framed_answers(self._reader, request, last, mine))
 
     def answer_bytes(
         self,
@@ -336,7 +387,7 @@ class SeqVault:
         request = ReadRequest.of(
             self.schema, user_ids, before, last_n, scenarios, actions, fields, version
         )
-        return self._reader.answer_bytes(request, packed)
+        return self._state.whole(lambda: self._reader.answer_bytes(request, packed))
 
     # ---- merging
 
@@ -450,6 +501,7 @@ class SeqVault:
             DamagedFileError: names the file and the place.
         """
         self._state.check_open()
+        self._state.check_own("way to verify files")
         return verify(self._state, self._reader, progress)
 
     def user_ids(self, after: int | None = None, limit: int = USERS_A_PAGE) -> np.ndarray:
@@ -477,21 +529,26 @@ class SeqVault:
         """
         self._state.check_open()
         least, most = page_of(after, limit)
-        with self._state.lock:
-            keys = self._state.index.users.keys  # those that are there never change
-        rest = keys if after is None else keys[keys > least]
-        if len(rest) > most:
-            rest = np.partition(rest, most - 1)[:most]
-        return np.sort(rest)
+
+        def page() -> np.ndarray:
+            # those that are there never change
+            keys = self._state.look_up(lambda version: version.index.users.keys)
+            rest = keys if after is None else keys[keys > least]
+            if len(rest) > most:
+                rest = np.partition(rest, most - 1)[:most]
+            return np.sort(rest)
+
+        return self._state.whole(page)
 
     @property
     def events_in_log(self) -> int:
         """Number of events that are not in a segment yet."""
-        return self._state.memtable.size
+        return self._state.events_in_log
 
     def stats(self) -> dict[str, Any]:
         """Sizes and counts of the store, as plain numbers."""
         self._state.check_open()
+        self._state.check_own("statistics")
         return stats(self._state)
 
     def fingerprint(self) -> str:
@@ -502,6 +559,7 @@ class SeqVault:
         call reads every segment, at the speed of the disk; later ones only new segments.
         """
         self._state.check_open()
+        self._state.check_own("fingerprint")
         return fingerprint(self._state)
 
     def snapshot(self, path: str | os.PathLike[str], progress: Progress = no_progress) -> None:

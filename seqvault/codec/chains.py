@@ -1,4 +1,8 @@
-"""Numba kernels that follow the chains of users' events in memory."""
+"""Numba kernels that follow the chains of users' events in memory.
+
+Rows before another have lower numbers. A reader in another process may come so late that the
+memory was given back and is zeros: then what it finds means nothing, but it ends.
+"""
 
 # mypy: ignore-errors
 
@@ -12,7 +16,7 @@ def collect_chains(heads, links, starts, rows):
     for b in range(len(heads)):
         at = starts[b + 1]
         row = heads[b]
-        while row >= 0:
+        while row >= 0 and at > starts[b]:
             at -= 1
             rows[at] = row
             row = links[row]
@@ -103,7 +107,8 @@ def newest_in_chain(head, links, times, depths, runs, summaries, before, most, r
             if summaries[run, LOW] >= before or (
                 n == most and summaries[run, HIGH] <= times[rows[0]]
             ):
-                row = summaries[run, BELOW]
+                below = summaries[run, BELOW]
+                row = below if below < row else -1
                 continue
         time = times[row]
         if time < before:
@@ -115,7 +120,8 @@ def newest_in_chain(head, links, times, depths, runs, summaries, before, most, r
             elif time > times[rows[0]]:
                 rows[0] = row
                 _sift(rows, 0, n, times)
-        row = links[row]
+        below = links[row]
+        row = below if below < row else -1
     if n < most:
         _make_heap(rows, n, times)
     for end in range(n - 1, 0, -1):  # a heap sort gives the newest first

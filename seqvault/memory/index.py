@@ -3,6 +3,8 @@
 # mypy: disable-error-code="no-untyped-def"
 
 import os
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numba import njit
@@ -34,11 +36,19 @@ EMPTY = -1
 LOAD = 0.6  # of a hash table
 SEED_WORDS = 2  # behind the places of a hash table
 _SEED = np.frombuffer(os.urandom(4 * SEED_WORDS), np.int32)
+Empty = Callable[[Any, Any], np.ndarray]  # makes an array of a shape and a type, as ``np.empty``
 
 
-def _empty_table(places: int) -> np.ndarray:
+def filled(empty: Empty, shape: int, fill: int, dtype: Any) -> np.ndarray:
+    """As ``np.full``, in memory that ``empty`` takes."""
+    out = empty(shape, dtype)
+    out[:] = fill
+    return out
+
+
+def _empty_table(places: int, empty: Empty) -> np.ndarray:
     """A hash table, int32, with a power of two places and behind them the seed."""
-    table = np.full(places + SEED_WORDS, EMPTY, np.int32)
+    table = filled(empty, places + SEED_WORDS, EMPTY, np.int32)
     table[places:] = _SEED
     return table
 
@@ -73,8 +83,8 @@ def _add(table, keys, used, wanted, out):
     for i in range(len(wanted)):
         place = _slot_of(table, keys, wanted[i])
         if table[place] < 0:
-            table[place] = used
             keys[used] = wanted[i]
+            table[place] = used
             used += 1
         out[i] = table[place]
     return used
@@ -90,12 +100,27 @@ class KeyTable:
     """Open addressing from int64 keys to 0, 1, 2... in order of first sight.
 
     About 15 bytes a key. Not safe for concurrent change: the store's lock guards it.
+
+    Args:
+        empty: takes memory for it.
     """
 
-    def __init__(self) -> None:
-        self._table = _empty_table(1024)
-        self._keys = np.empty(512, np.int64)
+    def __init__(self, empty: Empty = np.empty) -> None:
+        self._empty = empty
+        self._table = _empty_table(1024, empty)
+        self._keys = empty(512, np.int64)
         self._used = 0
+
+    @classmethod
+    def of_arrays(cls, table: np.ndarray, keys: np.ndarray) -> "KeyTable":
+        """One that another process has made and changes; ``know`` says how many keys it has."""
+        one = cls.__new__(cls)
+        one._empty, one._table, one._keys, one._used = np.empty, table, keys, 0
+        return one
+
+    def know(self, used: int) -> None:
+        """There are so many keys by now."""
+        self._used = max(self._used, used)
 
     def __len__(self) -> int:
         return self._used
@@ -137,13 +162,13 @@ class KeyTable:
     def _make_room(self, need: int) -> None:
         """Makes room for ``need`` keys in all; arrays that are too small are left as they are."""
         if need > len(self._keys):
-            grown = np.empty(max(need, 2 * len(self._keys)), np.int64)
+            grown = self._empty(max(need, 2 * len(self._keys)), np.int64)
             grown[: self._used] = self.keys
             self._keys = grown
         places = len(self._table) - SEED_WORDS
         if need > LOAD * places:
             size = 1 << int(np.ceil(np.log2(need / LOAD)))
-            self._table = _empty_table(max(size, 2 * places))
+            self._table = _empty_table(max(size, 2 * places), self._empty)
             _rebuild(self._table, self._keys, self._used)
 
 
@@ -152,11 +177,11 @@ def for_kernel(array: np.ndarray) -> np.ndarray:
     return np.require(array, np.int64, ["C", "W"])
 
 
-def grown(array: np.ndarray, need: int, fill: int) -> np.ndarray:
+def grown(array: np.ndarray, need: int, fill: int, empty: Empty = np.empty) -> np.ndarray:
     """The array itself, or a copy with room for ``need`` entries, doubled."""
     if need <= len(array):
         return array
-    out = np.full(max(need, 2 * len(array)), fill, array.dtype)
+    out = filled(empty, max(need, 2 * len(array)), fill, array.dtype)
     out[: len(array)] = array
     return out
 
@@ -180,16 +205,25 @@ def _link(latest, previous, slots, kinds, counts, first):
 
 @njit(nogil=True, cache=True)
 def _chain(latest, previous, slots, starts, out):
-    """Extents of each slot, oldest first; with ``out`` empty only counts them."""
+    """Extents of each slot, oldest first; with ``out`` empty only counts them.
+
+    Another process may change the arrays meanwhile: whatever they hold, it ends and stays
+    within ``out``. Extents before another have lower numbers.
+    """
     for b in range(len(slots)):
         n = 0
-        if slots[b] >= 0:
+        if 0 <= slots[b] < len(latest):
             extent = latest[slots[b]]
-            while extent >= 0:
+            while 0 <= extent < len(previous):
                 n += 1
                 if len(out):
+                    if n > starts[b + 1] - starts[b]:
+                        break
                     out[starts[b + 1] - n] = extent
-                extent = previous[extent]
+                below = previous[extent]
+                if below >= extent:
+                    break
+                extent = below
         if not len(out):
             starts[b + 1] = starts[b] + n
 
@@ -197,6 +231,9 @@ def _chain(latest, previous, slots, starts, out):
 @njit(cache=True)  # holds the GIL: it is short, and whoever waits for the lock needs the GIL
 def find_rows(users, store, room, last_n, version):
     """Looks up the users of an ordinary read, as a consistent snapshot.
+
+    If another process changes the store meanwhile, the outcome means nothing, but it ends and
+    stays within the room. Extents before another have lower numbers.
 
     Args:
         users: int64 [B].
@@ -225,18 +262,19 @@ def find_rows(users, store, room, last_n, version):
     for b in range(len(users)):
         slot = table[_slot_of(table, keys, users[b])]
         rows[b, 1], rows[b, 2], version[b] = EMPTY, 0, 0
-        if slot < 0:
+        if not 0 <= slot < len(latest):
             rows[b, 0] = used
             continue
         version[b] = arrivals[slot]
         extents, held = 0, 0
-        extent = latest[slot]
-        while extent >= 0:
+        extent = newest = latest[slot]
+        while 0 <= extent < len(previous):
             extents += 1
-            extent = previous[extent]
-        extent, at = latest[slot], used + extents
+            below = previous[extent]
+            extent = below if below < extent else EMPTY
+        extent, first, at = newest, used, used + extents
         used = at
-        while extent >= 0 and used <= len(records):
+        while 0 <= extent < len(previous) and first < at and used <= len(records):
             at -= 1
             place = np.searchsorted(numbers, segment[extent])
             records[at, 0], records[at, 1] = descriptors[place], offset[extent]
@@ -246,9 +284,9 @@ def find_rows(users, store, room, last_n, version):
             extent = previous[extent]
         rows[b, 0] = used
         if slot < len(heads):
-            rows[b, 1] = heads[slot]
-            if heads[slot] >= 0:
-                rows[b, 2] = depths[heads[slot]] + 1
+            row = heads[slot]
+            if 0 <= row < len(depths):
+                rows[b, 1], rows[b, 2] = row, depths[row] + 1
         events += min(last_n, held + rows[b, 2])
     return used, events
 
@@ -259,26 +297,45 @@ class Index:
     Attributes:
         arrivals: int64, by slot of the user.
         revision: counts up whenever one of ``arrays`` is replaced by another.
+
+    Args:
+        empty: takes memory for it.
     """
 
-    def __init__(self) -> None:
-        self.users = KeyTable()
-        self.arrivals = np.zeros(512, np.int64)
-        self._latest = np.full(512, EMPTY, np.int32)
-        self._previous = np.empty(512, np.int32)
-        self._segment = np.empty(512, np.int32)
-        self._offset = np.empty(512, np.int64)
-        self._length = np.empty(512, np.int32)
-        self._count = np.empty(512, np.int32)
+    DTYPES = tuple(
+        np.dtype(name)
+        for name in ("i4", "i8", "i4", "i4", "i4", "i8", "i4", "i4", "i8")  # of ``arrays``
+    )
+
+    def __init__(self, empty: Empty = np.empty) -> None:
+        self._empty = empty
+        self.users = KeyTable(empty)
+        self.arrivals = filled(empty, 512, 0, np.int64)
+        self._latest = filled(empty, 512, EMPTY, np.int32)
+        self._previous = empty(512, np.int32)
+        self._segment = empty(512, np.int32)
+        self._offset = empty(512, np.int64)
+        self._length = empty(512, np.int32)
+        self._count = empty(512, np.int32)
         self._used = 0
         self.revision = 0
+
+    @classmethod
+    def of_arrays(cls, arrays: Sequence[np.ndarray]) -> "Index":
+        """One to look up in, made of another's ``arrays``, which another process changes."""
+        one = cls.__new__(cls)
+        one._empty, one._used, one.revision = np.empty, 0, 0
+        table, keys, *rest, one.arrivals = arrays
+        one.users = KeyTable.of_arrays(table, keys)
+        one._latest, one._previous, one._segment, one._offset, one._length, one._count = rest
+        return one
 
     def add_users(self, keys: np.ndarray) -> np.ndarray:
         """int64 slots of the users, made where they are new."""
         before = self.arrays
         slots = self.users.add(keys)
-        self.arrivals = grown(self.arrivals, len(self.users), 0)
-        self._latest = grown(self._latest, len(self.users), EMPTY)
+        self.arrivals = grown(self.arrivals, len(self.users), 0, self._empty)
+        self._latest = grown(self._latest, len(self.users), EMPTY, self._empty)
         if any(old is not new for old, new in zip(before, self.arrays, strict=True)):
             self.revision += 1
         return slots
@@ -303,7 +360,7 @@ class Index:
         kept = counts > 0
         need = self._used + int(kept.sum())
         for name in ("_previous", "_segment", "_offset", "_length", "_count"):
-            setattr(self, name, grown(getattr(self, name), need, 0))
+            setattr(self, name, grown(getattr(self, name), need, 0, self._empty))
         new = slice(self._used, need)
         _link(self._latest, self._previous, slots, kinds, counts, self._used)
         self._segment[new], self._offset[new] = number, offsets[kept]

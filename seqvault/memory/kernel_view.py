@@ -7,6 +7,8 @@ from seqvault.disk.segment import Segment
 from seqvault.memory.index import Index
 from seqvault.memory.memtable import Memtable
 
+_NO_SEGMENT = (1 << 63) - 1
+
 
 class ReadView:
     """The arrays of the index, the open segments and the memtable at one moment.
@@ -28,10 +30,10 @@ class ReadView:
         numbers = sorted(segments)
         files = [
             np.array(values, np.int64)
-            for values in (
-                numbers,
-                [segments[number].fd for number in numbers],
-                [segments[number].schema_id for number in numbers],
+            for values in (  # the last is of none, for a look-up during a change elsewhere
+                [*numbers, _NO_SEGMENT],
+                [*(segments[number].fd for number in numbers), -1],
+                [*(segments[number].schema_id for number in numbers), 0],
             )
         ]
         self._held: tuple[np.ndarray, ...] = (

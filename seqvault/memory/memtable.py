@@ -2,6 +2,8 @@
 
 # mypy: disable-error-code="no-untyped-def"
 
+from collections.abc import Sequence
+
 import numpy as np
 from numba import njit
 
@@ -13,7 +15,7 @@ from seqvault.codec.chains import (
     sort_chains,
     summarise,
 )
-from seqvault.memory.index import EMPTY, grown
+from seqvault.memory.index import EMPTY, Empty, filled, grown
 from seqvault.schema import Schema
 
 
@@ -55,7 +57,8 @@ def _chain_starts(heads, links, starts):
         row = heads[b]
         while row >= 0:
             n += 1
-            row = links[row]
+            below = links[row]
+            row = below if below < row else EMPTY
         starts[b + 1] = starts[b] + n
 
 
@@ -77,10 +80,14 @@ class Memtable:
         depths: int32 by row, how many there are before.
         runs: int32 by row, number of the summary of the run that the row ends, if it does.
         summaries: int64 [N, 4], see ``chains.summarise``.
+
+    Args:
+        schema: fields of an event.
+        empty: takes memory for it.
     """
 
-    def __init__(self, schema: Schema) -> None:
-        self.schema = schema
+    def __init__(self, schema: Schema, empty: Empty = np.empty) -> None:
+        self.schema, self._empty = schema, empty
         self.size = self.staged = 0
         self.revision = 0  # counts up whenever an array is replaced by another
         self.slots: np.ndarray
@@ -95,7 +102,35 @@ class Memtable:
         self.addresses: np.ndarray
         self._capacity = 0
         self._grow(1024)
-        self.heads = np.full(1024, EMPTY, np.int64)
+        self.heads = filled(empty, 1024, EMPTY, np.int64)
+
+    @classmethod
+    def of_arrays(cls, schema: Schema, arrays: Sequence[np.ndarray]) -> "Memtable":
+        """One to read from, made of another's ``arrays``, which another process changes."""
+        one = cls.__new__(cls)
+        one.schema, one._empty = schema, np.empty
+        one.size = one.staged = 1 << 62  # all rows that the heads lead to
+        one.revision = one._summaries_used = one._capacity = 0
+        one.heads, one.links, one.arrivals, one.depths, one.runs, flat, *columns = arrays
+        one.summaries = flat.reshape(-1, SUMMARY_WIDTH)
+        one.columns = dict(zip(("timestamp", *schema.names), columns, strict=True))
+        one.addresses = _addresses_of(one.columns)
+        return one
+
+    @property
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """All that reads need, of the types ``dtypes_of``."""
+        return (
+            self.heads, self.links, self.arrivals, self.depths, self.runs, self.summaries,
+            *self.columns.values(),
+        )  # fmt: skip
+
+    @staticmethod
+    def dtypes_of(schema: Schema) -> list[np.dtype]:
+        """Of ``arrays``."""
+        wide, narrow = np.dtype(np.int64), np.dtype(np.int32)
+        columns = [schema.dtype(name) for name in ("timestamp", *schema.names)]
+        return [wide, wide, wide, narrow, narrow, wide, *columns]
 
     def _grow(self, capacity: int) -> None:
         """Grows the arrays; those that readers hold are not changed."""
@@ -103,21 +138,20 @@ class Memtable:
         self.revision += 1
         columns = {}
         for name in ("timestamp", *self.schema.names):
-            fresh = np.empty(capacity, self.schema.dtype(name))
+            fresh = self._empty(capacity, self.schema.dtype(name))
             if self.staged:
                 fresh[: self.staged] = self.columns[name][: self.staged]
             columns[name] = fresh
         self.columns = columns
-        # where each column is in memory, for kernels
-        self.addresses = np.array([column.ctypes.data for column in columns.values()], np.int64)
+        self.addresses = _addresses_of(columns)
         kinds = (("slots", "arrivals", "links", "files"), np.int64), (("depths", "runs"), np.int32)
         for names, kind in kinds:
             for name in names:
-                fresh = np.empty(capacity, kind)
+                fresh = self._empty(capacity, kind)
                 if self.staged:
                     fresh[: self.staged] = getattr(self, name)[: self.staged]
                 setattr(self, name, fresh)
-        summaries = np.empty((capacity // RUN + 1, SUMMARY_WIDTH), np.int64)
+        summaries = self._empty((capacity // RUN + 1, SUMMARY_WIDTH), np.int64)
         if self._summaries_used:
             summaries[: self._summaries_used] = self.summaries[: self._summaries_used]
         self.summaries = summaries
@@ -164,7 +198,7 @@ class Memtable:
 
     def _grow_heads(self, slots: int) -> None:
         before = self.heads
-        self.heads = grown(before, slots, EMPTY)
+        self.heads = grown(before, slots, EMPTY, self._empty)
         self.revision += self.heads is not before
 
     def make_room(self, need: int) -> None:
@@ -193,7 +227,7 @@ class Memtable:
         """``rows`` from these on back in time; needs no lock, they do not change."""
         starts = np.zeros(len(heads) + 1, np.int64)
         _chain_starts(heads, self.links, starts)
-        rows = np.empty(starts[-1], np.int64)
+        rows = np.zeros(starts[-1], np.int64)
         collect_chains(heads, self.links, starts, rows)
         sort_chains(starts, rows, self.columns["timestamp"])
         return starts, rows
@@ -227,7 +261,7 @@ class Memtable:
 
     def part(self, rows: np.ndarray) -> "Memtable":
         """A new memtable with these rows, ascending, arrival numbers kept."""
-        fresh = Memtable(self.schema)
+        fresh = Memtable(self.schema, self._empty)
         fresh._grow_heads(len(self.heads))
         fresh._take(self, rows)
         return fresh
@@ -259,3 +293,8 @@ class Memtable:
         """Bytes in use by the events."""
         width = 40 + sum(column.itemsize for column in self.columns.values())
         return self.size * width
+
+
+def _addresses_of(columns: dict[str, np.ndarray]) -> np.ndarray:
+    """int64, where each column is in memory, for kernels."""
+    return np.array([column.ctypes.data for column in columns.values()], np.int64)

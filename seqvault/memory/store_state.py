@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -23,14 +23,16 @@ from seqvault.errors import (
     StoreFailedError,
 )
 from seqvault.memory.field_layout import Layouts
-from seqvault.memory.index import Index, grown
+from seqvault.memory.index import Empty, Index, grown
 from seqvault.memory.index_scans import live_bytes
 from seqvault.memory.item_table import Items
 from seqvault.memory.kernel_view import ReadView
 from seqvault.memory.memtable import Memtable
+from seqvault.memory.shared_memory import SharedMemory
 from seqvault.memory.version import Version
 from seqvault.schema import Schema
 
+Found = TypeVar("Found")
 Appended = tuple[int, str, int]  # number of events, their source, their offset there
 
 
@@ -53,6 +55,9 @@ class State:
         # ---- fixed when the store is opened
         self.path, self.files, self.read_only, self.clock = path, files, read_only, clock
         self._process = os.getpid()
+        self.empty: Empty = np.empty  # takes memory for index and memtable
+        self.shared: SharedMemory | None = None  # told of changes, for readers elsewhere
+        self._shares: SharedMemory | None = None  # the same, before readers are let in
 
         # ---- one long change at a time
         self.merging = threading.Lock()  # a merge, bulk load, snapshot or refresh
@@ -80,6 +85,53 @@ class State:
         self.stored_events = self.live_bytes = 0
 
     # ---- the version
+
+    @contextmanager
+    def changing(self) -> Iterator[None]:
+        """Holds ``lock``, and makes what changes in the block visible as a whole."""
+        with self.lock:
+            if self.shared is None:
+                yield
+                return
+            self.shared.begin()
+            try:
+                yield
+            finally:
+                self.shared.end(self.version)
+
+    def look_up(self, find: Callable[[Version], Found]) -> Found:
+        """What ``find`` finds in the version as of one moment; it must be short.
+
+        Raises:
+            StoreClosedError, ForkedStoreError: see ``check_open``.
+        """
+        self.check_open()
+        with self.lock:
+            return find(self.version)
+
+    def whole(self, read: Callable[[], Found]) -> Found:
+        """What ``read`` returns, which looks up and then reads what it found."""
+        return read()
+
+    def share(self) -> None:
+        """Makes index and memtable readable by other processes; before ``load``."""
+        memory = SharedMemory()
+        self.empty, self._shares = memory.arrays.empty, memory
+
+    def announce(self) -> None:
+        """Lets other processes in, if the store is shared, once all is loaded."""
+        if self._shares is not None:
+            with self.lock:
+                self._shares.announce(self.files, self.path, self.version)
+                self.shared = self._shares
+
+    @property
+    def events_in_log(self) -> int:
+        """How many events are not in a segment yet."""
+        return self.memtable.size
+
+    def check_own(self, what: str) -> None:
+        """Raises if the version is only what reads need of it."""
 
     @property
     def manifest(self) -> Manifest:
@@ -143,7 +195,7 @@ class State:
                     f"segment {number} of {self.path} is missing; restore it from a snapshot."
                 )
         schemas = [Schema.from_json(entry) for entry in manifest.schemas]
-        layouts, index, items = Layouts(schemas), Index(), Items()
+        layouts, index, items = Layouts(schemas), Index(self.empty), Items()
         segments, covered = {}, np.empty(0, np.int64)
         for number in manifest.segments:
             one = (opened or {}).get(number) or Segment(self.files, self.path, number)
@@ -160,7 +212,7 @@ class State:
             schemas=schemas,
             layouts=layouts,
             index=index,
-            memtable=Memtable(schemas[-1]),
+            memtable=Memtable(schemas[-1], self.empty),
             items=items,
             segments=segments,
             schema_of={number: one.schema_id for number, one in segments.items()},
@@ -179,7 +231,7 @@ class State:
 
     def adopt(self, fresh: "State") -> None:
         """Atomically takes over what another state has loaded."""
-        with self.lock:
+        with self.changing():
             self.version, self.view = fresh.version, None
             self.sources = fresh.sources
             self.stored_events, self.live_bytes = fresh.stored_events, fresh.live_bytes
@@ -189,13 +241,13 @@ class State:
 
         They follow the first ``waiting`` staged events; other staged events are dropped.
         """
-        with self.lock:
+        with self.changing():
             self.memtable.unstage(waiting)
             self.memtable.stage(self.index.add_users(columns["user_id"]), columns, file)
 
     def show(self, appends: Sequence[Appended]) -> None:
         """Makes the first staged events visible: those of these appends, in their order."""
-        with self.lock:
+        with self.changing():
             self.memtable.show(sum(count for count, _, _ in appends), self.index.arrivals)
             for _, source, offset in appends:
                 if source:
@@ -267,7 +319,7 @@ class State:
             new = replace(change(old), edition=old.edition + 1, next_file=self._next_file)
             try:
                 new.save(self.files, self.path)
-                with self.lock:
+                with self.changing():
                     self.version = replace(self.version, manifest=new)
                     if show is not None:
                         show()
@@ -337,6 +389,8 @@ class State:
         """Releases the writer's lock; nothing is published or removed from now on."""
         with self.owner:
             self.closed = True
+            if self._shares is not None:
+                self._shares.close(self.files, self.path)
             if self.lock_fd >= 0:
                 self.files.close(self.lock_fd)
                 self.lock_fd = -1

@@ -7,10 +7,11 @@ import numpy as np
 from seqvault.codec.bundles import RECORD_WIDTH, ROW_WIDTH, bundle
 from seqvault.codec.chunks import OK, PADDING
 from seqvault.codec.read_kernel import NO_ROOM, read_rows
-from seqvault.memory.field_layout import Layout
+from seqvault.memory.field_layout import Layout, Layouts
 from seqvault.memory.index import find_rows
 from seqvault.memory.kernel_view import ReadView
 from seqvault.memory.store_state import State
+from seqvault.memory.version import Version
 from seqvault.read.kept_room import KeptRoom
 from seqvault.read.ragged import Ragged
 from seqvault.read.read_request import ReadRequest
@@ -64,9 +65,12 @@ class DirectReader:
     def prepare(self) -> None:
         """Prepares reads of all fields, so that the first read is not slower."""
         state = self._state
-        with state.lock:
-            self._view_of_state()
-            state.layouts.of(state.schema.select(None))
+
+        def first(version: Version) -> None:
+            self._view_of(version)
+            version.layouts.of(version.schema.select(None))
+
+        state.look_up(first)
         _ = self._room.words  # its first use makes this thread's room
 
     def read(self, request: ReadRequest) -> SequenceBatch | None:
@@ -98,24 +102,28 @@ class DirectReader:
             the answer, and how many events it can have at most.
         """
         state, room, users, width = self._state, self._room, request.users, request.last_n
-        state.check_open()
         rows = len(users)
         version = np.empty(rows, _INT64)
         if rows > len(room.rows):
             room.grow(rows=rows)
-        with state.lock:
-            view, layouts, oldest = self._view_of_state(), state.layouts, state.oldest()
+
+        def find(store: Version) -> tuple[_Found, Layouts, int]:
+            view = self._view_of(store)
             many, events = find_rows(users, view.words, room.words, width, version)
             if many > len(room.records):
                 room.grow(records=many)
                 many, events = find_rows(users, view.words, room.words, width, version)
-        return (view, oldest), layouts.of(request.names), version, events
+            return (view, store.oldest(state.clock())), store.layouts, events
 
-    def _view_of_state(self) -> ReadView:
-        """What there is to read now; under the store's lock."""
+        found, layouts, events = state.look_up(find)
+        return found, layouts.of(request.names), version, events
+
+    def _view_of(self, version: Version) -> ReadView:
+        """What there is to read now; in ``State.look_up``."""
         state, view = self._state, self._state.view
-        if view is None or not view.is_of(state.index, state.memtable, state.segments):
-            view = state.view = ReadView(state.index, state.memtable, state.segments)
+        index, memtable, segments = version.index, version.memtable, version.segments
+        if view is None or not view.is_of(index, memtable, segments):
+            view = state.view = ReadView(index, memtable, segments)
         return view
 
     def _fill(

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from seqvault.codec.unpack_kernel import unpack_columns
 from seqvault.disk.files import Files
 from seqvault.errors import DamagedFileError
 from seqvault.memory.store_state import State
+from seqvault.memory.version import Version
 from seqvault.read.fast_read import DirectReader
 from seqvault.read.found import Found, Plan, of_numbers
 from seqvault.read.matching_events import newest_matching
@@ -93,14 +95,16 @@ class Reader:
                 want. None: all are.
         """
         state = self._state
-        state.check_open()
-        with state.lock:
-            version = state.version
+
+        def look(version: Version) -> tuple[Any, ...]:
             index, memtable = version.index, version.memtable
             slots = index.users.find(users)
-            starts, segments, offsets, lengths, counts = index.extents(slots)
             newest = memtable.newest(slots, memtable.size)
             arrived = np.where(slots >= 0, index.arrivals[np.maximum(slots, 0)], 0)
+            return version, index.extents(slots), newest, arrived
+
+        version, (starts, segments, offsets, lengths, counts), newest, arrived = state.look_up(look)
+        memtable = version.memtable
         if request is not None and request.plain:
             mem_starts, mem_rows = memtable.newest_before(newest, request.bounds(), request.last_n)
         elif request is not None:
@@ -131,12 +135,14 @@ class Reader:
         Nothing is read from the disk for it.
         """
         state = self._state
-        state.check_open()
-        with state.lock:
-            version = state.version
+
+        def look(version: Version) -> tuple[Any, ...]:
+            memtable = version.memtable
             slots = version.index.users.find(request.users)
-            starts, _, _, lengths, counts = version.index.extents(slots)
-            waiting = version.memtable.count(version.memtable.newest(slots, version.memtable.size))
+            waiting = memtable.count(memtable.newest(slots, memtable.size))
+            return version, version.index.extents(slots), waiting
+
+        version, (starts, _, _, lengths, counts), waiting = state.look_up(look)
         width = version.layouts.of(request.names).width
         if packed:  # whole blocks, of every record
             most = np.minimum(lengths, (request.last_n + 2 * BLOCK) * lengths // counts + 1)

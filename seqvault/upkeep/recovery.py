@@ -19,6 +19,7 @@ from seqvault.errors import (
     StoreLockedError,
     StoreNotFoundError,
 )
+from seqvault.memory.shared_memory import wait_for_former
 from seqvault.memory.store_state import State
 from seqvault.schema import Schema
 
@@ -43,12 +44,14 @@ def lock_for_writing(files: Files, path: str, schema: Schema | None) -> int:
             for folder in (path, os.path.dirname(path)):
                 files.sync_directory(folder)
         try:
-            return files.lock(f"{path}/LOCK")
+            lock = files.lock(f"{path}/LOCK")
         except BlockingIOError:
             raise StoreLockedError(
                 f"the store at {path} is already open for writing; close it there, or "
                 "open it here with read_only=True."
             ) from None
+        wait_for_former(files, path)
+        return lock
 
 
 def open_for_writing(
