@@ -111,6 +111,17 @@ class Files:
             raise
         return fd
 
+    def unlock(self, fd: int) -> None:
+        """Gives the lock up and closes its descriptor.
+
+        A process that was forked a moment ago has the descriptor, too: closing alone would leave
+        it the lock.
+        """
+        try:
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        finally:
+            os.close(fd)
+
     def holds(self, fd: int, path: str) -> bool:
         """Whether ``path`` still is the file whose lock was taken as ``fd``."""
         try:

@@ -11,7 +11,7 @@ import pyarrow as pa
 from seqvault.disk.item_file import KEY, describe
 from seqvault.errors import SchemaError, UnknownFieldError, WrongTypeError
 from seqvault.item_batch import ItemBatch
-from seqvault.memory.index import KeyTable
+from seqvault.memory.key_table import KeyTable
 
 KEYS_AT_ONCE = 4096  # added in one hold of the lock
 ROWS_AT_ONCE = 1 << 16  # copied in one go: strings are copied with the GIL held

@@ -15,7 +15,7 @@ from seqvault.codec.chains import (
     sort_chains,
     summarise,
 )
-from seqvault.memory.index import EMPTY, Empty, filled, grown
+from seqvault.memory.key_table import EMPTY, Empty, filled, grown
 from seqvault.schema import Schema
 
 

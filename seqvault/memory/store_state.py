@@ -23,10 +23,12 @@ from seqvault.errors import (
     StoreFailedError,
 )
 from seqvault.memory.field_layout import Layouts
-from seqvault.memory.index import Empty, Index, grown
+from seqvault.memory.held_version import HeldVersion
+from seqvault.memory.index import Index
 from seqvault.memory.index_scans import live_bytes
 from seqvault.memory.item_table import Items
 from seqvault.memory.kernel_view import ReadView
+from seqvault.memory.key_table import Empty, grown
 from seqvault.memory.memtable import Memtable
 from seqvault.memory.shared_memory import SharedMemory
 from seqvault.memory.version import Version
@@ -36,7 +38,7 @@ Found = TypeVar("Found")
 Appended = tuple[int, str, int]  # number of events, their source, their offset there
 
 
-class State:
+class State(HeldVersion):
     """The state of an open store: manifest, segments, index, items and the events of the log.
 
     Four locks, taken in this order where several are needed: ``merging``, ``writing_items``,
@@ -77,7 +79,6 @@ class State:
 
         # ---- guarded by ``lock``, which is held for short moments only
         self.lock = threading.Lock()
-        self.version: Version
         # What ordinary reads go by, made of the version by the next read. It holds on to files
         # and memory, so it goes when the version does.
         self.view: ReadView | None = None
@@ -100,11 +101,7 @@ class State:
                 self.shared.end(self.version)
 
     def look_up(self, find: Callable[[Version], Found]) -> Found:
-        """What ``find`` finds in the version as of one moment; it must be short.
-
-        Raises:
-            StoreClosedError, ForkedStoreError: see ``check_open``.
-        """
+        """What ``find`` finds in the version as of one moment; it must be short."""
         self.check_open()
         with self.lock:
             return find(self.version)
@@ -132,51 +129,6 @@ class State:
 
     def check_own(self, what: str) -> None:
         """Raises if the version is only what reads need of it."""
-
-    @property
-    def manifest(self) -> Manifest:
-        """Of the version."""
-        return self.version.manifest
-
-    @property
-    def schemas(self) -> list[Schema]:
-        """Of the version."""
-        return self.version.schemas
-
-    @property
-    def schema(self) -> Schema:
-        """The schema in force."""
-        return self.version.schemas[-1]
-
-    @property
-    def layouts(self) -> Layouts:
-        """Of the version."""
-        return self.version.layouts
-
-    @property
-    def index(self) -> Index:
-        """Of the version."""
-        return self.version.index
-
-    @property
-    def segments(self) -> dict[int, Segment]:
-        """Of the version."""
-        return self.version.segments
-
-    @property
-    def schema_of(self) -> dict[int, int]:
-        """Of the version."""
-        return self.version.schema_of
-
-    @property
-    def memtable(self) -> Memtable:
-        """Of the version."""
-        return self.version.memtable
-
-    @property
-    def items(self) -> Items:
-        """Of the version."""
-        return self.version.items
 
     def load(self, manifest: Manifest, opened: Mapping[int, Segment] | None = None) -> np.ndarray:
         """Loads the files that the manifest names, but not the log.
@@ -392,7 +344,7 @@ class State:
             if self._shares is not None:
                 self._shares.close(self.files, self.path)
             if self.lock_fd >= 0:
-                self.files.close(self.lock_fd)
+                self.files.unlock(self.lock_fd)
                 self.lock_fd = -1
 
     def check_not_closing(self) -> None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from seqvault.disk import segment as segment_files
 from seqvault.disk.segment import EXTENT, Packed, Segment
 from seqvault.errors import WrongTypeError
-from seqvault.memory.index import KeyTable, grown
+from seqvault.memory.key_table import KeyTable, grown
 from seqvault.memory.memtable import Memtable
 from seqvault.memory.store_state import State
 from seqvault.merge.merge_policy import MAX_EXTENTS

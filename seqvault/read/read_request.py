@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from seqvault.errors import InvalidRequestError, LimitError, WrongTypeError
-from seqvault.memory.index import for_kernel
+from seqvault.memory.key_table import for_kernel
 from seqvault.schema import Schema
 from seqvault.times import NO_BOUND, check_times
 

@@ -224,6 +224,9 @@ class MemoryFiles(Files):
     def lock(self, path: str) -> int:  # noqa: D102
         return self._open_file(_File())
 
+    def unlock(self, fd: int) -> None:  # noqa: D102
+        self._open.pop(fd)
+
     def holds(self, fd: int, path: str) -> bool:  # noqa: D102
         return fd in self._open
 

@@ -10,8 +10,8 @@ from seqvault.codec.chains import newest_in_chain
 from seqvault.disk.files import Files
 from seqvault.disk.item_file import to_table
 from seqvault.memory import item_table
-from seqvault.memory.index import KeyTable
 from seqvault.memory.item_table import Items
+from seqvault.memory.key_table import KeyTable
 from seqvault.memory.memtable import Memtable
 from seqvault.read.packed_answer import unpack_batch
 from seqvault.read.read_request import ReadRequest

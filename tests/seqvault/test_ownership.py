@@ -308,6 +308,15 @@ vault.close()
 """
 
 
+def test_a_lock_is_free_once_given_up_whatever_children_there_are(tmp_path):
+    files = Files()
+    lock = files.lock(str(tmp_path / "LOCK"))
+    copy = os.dup(lock)  # as a child has it that was forked and did not run yet
+    files.unlock(lock)
+    files.unlock(files.lock(str(tmp_path / "LOCK")))
+    os.close(copy)
+
+
 def test_a_forked_child_is_refused_and_holds_no_lock(tmp_path):
     run = subprocess.run(
         [sys.executable, "-c", FORKED, str(tmp_path / "vault")],
