@@ -174,6 +174,14 @@ def _add_serve(commands: Any) -> None:
         default=0,
         help="of the read protocol, which clients are told; 0 takes a free one (default 0)",
     )
+    sub.add_argument(
+        "--readers",
+        type=int,
+        default=0,
+        metavar="N",
+        help="processes that answer the read protocol, so that reads use more cores and never "
+        "wait for a merge (default 0: this process does)",
+    )
     sub.add_argument("--tokens", metavar="JSON", help='file like {"secret": ["read", "write"]}')
     sub.add_argument("--tls-key", metavar="PEM")
     sub.add_argument("--tls-cert", metavar="PEM")

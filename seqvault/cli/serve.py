@@ -26,7 +26,7 @@ def serve(arguments: argparse.Namespace) -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     tls = _tls_of(arguments)
     tokens = Tokens(Path(arguments.tokens)) if arguments.tokens else None
-    vault = SeqVault.open(arguments.path)
+    vault = SeqVault.open(arguments.path, share=arguments.readers > 0)
     try:
         server = Server(
             vault,
@@ -37,6 +37,7 @@ def serve(arguments: argparse.Namespace) -> None:
             bytes_in_flight=arguments.mib_in_flight << 20,
             snapshots=arguments.snapshots,
             read_port=arguments.read_port,
+            readers=arguments.readers,
         )
     except SeqVaultError:
         vault.close()

@@ -22,7 +22,7 @@ class Metrics:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: Counter[tuple[str, str]] = Counter()
-        self._appended = self._damaged = 0
+        self._appended = self._damaged = self._reader_ends = 0
         self._buckets: dict[str, list[int]] = defaultdict(lambda: [0] * (len(BOUNDS) + 1))
         self._seconds: dict[str, float] = defaultdict(float)
 
@@ -46,6 +46,41 @@ class Metrics:
         with self._lock:
             self._damaged += 1
 
+    def count_reader_end(self) -> None:
+        """Counts a reader process that ended by itself."""
+        with self._lock:
+            self._reader_ends += 1
+
+    def take(self) -> dict[str, Any]:
+        """What was counted since the last time, as plain numbers for ``add``; {}: nothing."""
+        with self._lock:
+            if not self._calls and not self._damaged:
+                return {}
+            taken = {
+                "calls": [[*key, count] for key, count in self._calls.items()],
+                "buckets": dict(self._buckets),
+                "seconds": dict(self._seconds),
+                "damaged": self._damaged,
+            }
+            self._calls.clear()
+            self._buckets.clear()
+            self._seconds.clear()
+            self._damaged = 0
+            return taken
+
+    def add(self, taken: dict[str, Any]) -> bool:
+        """Adds what another process has counted but damage; whether there was any."""
+        with self._lock:
+            for method, outcome, count in taken["calls"]:
+                self._calls[method, outcome] += count
+            for method, counts in taken["buckets"].items():
+                buckets = self._buckets[method]
+                for place, count in enumerate(counts):
+                    buckets[place] += count
+            for method, seconds in taken["seconds"].items():
+                self._seconds[method] += seconds
+        return bool(taken["damaged"])
+
     def text(
         self, stats: dict[str, Any], merge_failures: int, merge_failing_seconds: float = 0.0
     ) -> str:
@@ -58,6 +93,8 @@ class Metrics:
             lines.append(f"seqvault_appended_events_total {self._appended}")
             lines.append("# TYPE seqvault_damaged_reads_total counter")
             lines.append(f"seqvault_damaged_reads_total {self._damaged}")
+            lines.append("# TYPE seqvault_reader_ends_total counter")
+            lines.append(f"seqvault_reader_ends_total {self._reader_ends}")
             lines.append("# TYPE seqvault_call_seconds histogram")
             for method, buckets in sorted(self._buckets.items()):
                 lines += _histogram(method, buckets, self._seconds[method])

@@ -60,6 +60,7 @@ class ReadServer:
         tokens: who may read; None: no tokens asked.
         tls: None: plain text.
         connections: at most; more are refused.
+        shared_port: other processes listen on the port, too.
 
     Raises:
         InvalidRequestError: the port is in use.
@@ -79,6 +80,7 @@ class ReadServer:
         tokens: Tokens | None = None,
         tls: ssl.SSLContext | None = None,
         connections: int = CONNECTIONS,
+        shared_port: bool = False,
     ) -> None:
         self._tokens, self._tls, self._flight, self._most = tokens, tls, flight, connections
         self._metrics, self._log = metrics, log
@@ -86,7 +88,7 @@ class ReadServer:
         self._answers = ReadAnswers(
             vault, pool, flight, metrics, log, tell_damage, self._send, self._finish
         )
-        self._listener = _listen(host, port)
+        self._listener = _listen(host, port, shared_port)
         self.port = int(self._listener.getsockname()[1])
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -339,11 +341,15 @@ class ReadServer:
                 self._drop(connection)
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _listen(host: str, port: int, shared: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server(
-            (host, port), family=family, backlog=BACKLOG, dualstack_ipv6=host == "::"
+            (host, port),
+            family=family,
+            backlog=BACKLOG,
+            reuse_port=shared,
+            dualstack_ipv6=host == "::",
         )
     except OSError as error:
         raise InvalidRequestError(

@@ -19,6 +19,7 @@ from seqvault.service.call_log import CallLog
 from seqvault.service.guard import Guard
 from seqvault.service.metrics import Metrics
 from seqvault.service.read_server import ReadServer
+from seqvault.service.reader_processes import ReaderProcesses
 from seqvault.service.store_service import Pools, StoreService
 from seqvault.service.tls import server_context
 from seqvault.service.tls_fault import fault_of_server
@@ -42,6 +43,11 @@ class Tls:
     certificate: bytes
     client_ca: bytes | None = None
 
+    def parts(self) -> list[str | None]:
+        """Key, certificate and ``client_ca`` as text."""
+        known = (self.key, self.certificate, self.client_ca)
+        return [None if part is None else part.decode() for part in known]
+
 
 class Server:
     """Serves a store until ``stop``.
@@ -61,6 +67,8 @@ class Server:
         snapshots: directory below which callers may make snapshots; None: they may make none.
         read_port: of the read protocol (``docs/seqvault/protocol.md``), at the address' host;
             0 takes a free one, which clients are told; None: reads go over gRPC alone.
+        readers: processes that answer the read protocol beside this one, of a store opened with
+            ``share=True``; 0: this process answers it.
 
     Raises:
         InvalidRequestError: the port is in use, or the certificates are not good.
@@ -78,7 +86,15 @@ class Server:
         bytes_in_flight: int = BYTES_IN_FLIGHT,
         snapshots: str | None = None,
         read_port: int | None = 0,
+        readers: int = 0,
     ) -> None:
+        host = address.rpartition(":")[0].strip("[]")
+        speaks = read_port is not None and bool(host) and "/" not in address
+        if readers and not (speaks and vault.shared):
+            raise InvalidRequestError(
+                "reader processes need a store that was opened with share=True, and a read port "
+                "at a host's address."
+            )
         warm_up()  # or the first caller waits for the compiler
         self.vault, self.metrics = vault, Metrics()
         self.bytes_in_flight = BytesInFlight(bytes_in_flight)
@@ -127,24 +143,40 @@ class Server:
             (wire.NAME, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server
         )
         self.port = self._listen(address, tls)
-        self._reads: ReadServer | None = None
-        host = address.rpartition(":")[0].strip("[]")
-        if read_port is not None and host and "/" not in address:
+        self._reads: ReadServer | ReaderProcesses | None = None
+        if speaks:
+            assert read_port is not None
             try:
-                self._reads = ReadServer(
-                    vault,
-                    host,
-                    read_port,
-                    self._service.instance,
-                    reads,
-                    self.bytes_in_flight,
-                    self.metrics,
-                    log,
-                    self._found_damage,
-                    asked,
-                    server_context(tls.key, tls.certificate, tls.client_ca) if tls else None,
-                )
-            except InvalidRequestError:
+                if readers:
+                    settings = {
+                        "path": vault.path,
+                        "host": host,
+                        "instance": self._service.instance.hex(),
+                        "workers": workers,
+                        "waiting": waiting,
+                        "bytes_in_flight": bytes_in_flight,
+                        "tokens": None if asked is None else asked.source,
+                        "tls": None if tls is None else tls.parts(),
+                        "log_level": LOG.getEffectiveLevel(),
+                    }
+                    self._reads = ReaderProcesses(
+                        readers, settings, read_port, self.metrics, self._found_damage
+                    )
+                else:
+                    self._reads = ReadServer(
+                        vault,
+                        host,
+                        read_port,
+                        self._service.instance,
+                        reads,
+                        self.bytes_in_flight,
+                        self.metrics,
+                        log,
+                        self._found_damage,
+                        asked,
+                        server_context(tls.key, tls.certificate, tls.client_ca) if tls else None,
+                    )
+            except BaseException:
                 self._server.stop(0)
                 raise
             self._service.read_port = self._reads.port
@@ -154,6 +186,11 @@ class Server:
         self._merge = BackgroundMerge(vault, seconds, tell_health=self._tell_merging)
         ports = {"port": self.port, "read_port": self.read_port}
         LOG.info(json.dumps({"event": "serving", **ports, "path": vault.path}))
+
+    @property
+    def reader_pids(self) -> list[int]:
+        """Process ids of the readers."""
+        return self._reads.pids if isinstance(self._reads, ReaderProcesses) else []
 
     @property
     def read_port(self) -> int:

@@ -44,9 +44,17 @@ class Tokens:
         self, source: Path | Mapping[str, Any], clock: Callable[[], float] = time.time
     ) -> None:
         self._clock, self._lock = clock, threading.Lock()
+        self._source = source
         self._file = source if isinstance(source, Path) else None
         self._seen = self._stamp()
         self._grants = _grants_of(source if isinstance(source, Mapping) else _read(source))
+
+    @property
+    def source(self) -> str | dict[str, Any]:
+        """What another process makes the same tokens of: the file's path, or the entries."""
+        if isinstance(self._source, Path):
+            return str(self._source.absolute())
+        return dict(self._source)
 
     def check(self, authorization: str, scope: str) -> None:
         """Raises ``AccessDeniedError`` unless the token has the scope.
