@@ -24,6 +24,7 @@ from serving.gateway.metrics import Metrics
 from serving.gateway.options import Rules
 from serving.gateway.ranker import Model, Ranker
 from serving.gateway.store import Store
+from serving.runtime.acceptor import Parking
 from serving.runtime.call import Call
 from serving.runtime.errors import (
     AbandonedError,
@@ -33,7 +34,7 @@ from serving.runtime.errors import (
     RuntimeRefusal,
     TooLargeError,
 )
-from serving.runtime.http_server import first_byte_at, read_body
+from serving.runtime.http_server import HttpServer, first_byte_at, read_body
 from serving.runtime.inflate import inflate
 from serving.runtime.json_cost import json_cost
 from serving.runtime.memory_budget import Allowance, MemoryBudget
@@ -44,6 +45,8 @@ _PROBE_SECONDS = 1.0
 _JSON = {"Content-Type": "application/json; charset=utf-8"}
 _TEXT = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
 _APPEND_THREADS = 2
+# Enough that no thread is idle until the next ones are read.
+_WAITING_PER_THREAD = 2
 Work = Callable[[Any, Call], dict[str, Any]]
 
 
@@ -111,6 +114,26 @@ class Gateway:
             probe.stop()
         for queue in (self._ranks, self._appends):
             queue.close()
+
+    def parking(self) -> Parking:
+        """Rank requests on new connections wait unread while enough of them wait for a thread."""
+        rules = self._rules
+
+        def room() -> int:
+            return _WAITING_PER_THREAD * rules.threads - self._ranks.waiting
+
+        return Parking(b"POST /v1/rank ", room, rules.deadline_seconds)
+
+    def watch(self, http: HttpServer) -> None:
+        """Report the server's connections in the metrics."""
+        tell, total = self._metrics.gauge, self._metrics.total
+        tell("connections", "Open connections.", lambda: http.connections)
+        tell("unread_requests", "Rank requests that wait unread.", lambda: http.parked)
+        total(
+            "dropped_connections",
+            "Connections closed unread: their callers had hung up, or too many waited.",
+            lambda: http.dropped,
+        )
 
     async def answer(self, request: web.BaseRequest) -> web.Response:
         """Answer one request, whatever it is; every error is JSON and counted."""

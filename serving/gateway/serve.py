@@ -89,7 +89,9 @@ async def _serve(
         options.port,
         body_seconds=options.rules.body_seconds,
         busy_seconds=options.rules.body_seconds + options.rules.append_seconds + 10.0,
+        parking=gateway.parking(),
     )
+    gateway.watch(http)
     stop: asyncio.Queue[int] = asyncio.Queue()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.put_nowait, number)

@@ -12,8 +12,10 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
 
+from serving.runtime.acceptor import Acceptor, Parking
 from serving.runtime.errors import BodyError, RuntimeRefusal, TooLargeError
 from serving.runtime.memory_budget import Allowance
+from serving.runtime.tcp_info import read_tcp_info
 
 log = logging.getLogger(__name__)
 Handler = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
@@ -36,6 +38,7 @@ class HttpServer:
         body_seconds: Time for a request's header, and again for its body.
         busy_seconds: Longest time that a request may take in all, including sending the answer.
         max_connections: Beyond these, the one that has waited longest is closed.
+        parking: Requests on new connections that wait unread while there is no room; None: none.
     """
 
     def __init__(
@@ -46,16 +49,15 @@ class HttpServer:
         body_seconds: float = 10.0,
         busy_seconds: float = 120.0,
         max_connections: int = 1024,
+        parking: Parking | None = None,
     ) -> None:
         self._handler = handler
-        self._host = host
-        self._port = port
+        self._acceptor = Acceptor(self._connection, host, port, parking, max_connections)
         self._body_seconds = body_seconds
         self._busy_seconds = busy_seconds
         self._max_connections = max_connections
         self._server: _Server | None = None
         self._runner: web.ServerRunner | None = None
-        self._site: web.TCPSite | None = None
         self._sweeper: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -68,6 +70,7 @@ class HttpServer:
         # Bodies are inflated by their readers, against a limit.
         self._server = _Server(
             self._handle,
+            self._acceptor.arrived,
             max_connections=self._max_connections,
             handler_cancellation=True,
             auto_decompress=False,
@@ -77,19 +80,28 @@ class HttpServer:
         )
         self._runner = web.ServerRunner(self._server, shutdown_timeout=1.0)
         await self._runner.setup()
-        self._site = web.TCPSite(self._runner, self._host, self._port, backlog=1024)
         try:
-            await self._site.start()
+            port = self._acceptor.start()
         except OSError:
             await self._runner.cleanup()
             raise
         self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
-        return self._runner.addresses[0][1]
+        return port
 
     @property
     def connections(self) -> int:
         """Open connections."""
         return 0 if self._server is None else len(self._server.since)
+
+    @property
+    def parked(self) -> int:
+        """Requests that wait unread."""
+        return self._acceptor.parked
+
+    @property
+    def dropped(self) -> int:
+        """Connections closed unread, because the caller had hung up or too many waited."""
+        return self._acceptor.dropped
 
     def close_after_answers(self) -> None:
         """Close every connection after its next answer; new ones are still served."""
@@ -101,22 +113,27 @@ class HttpServer:
         A second time does nothing.
         """
         self._draining = True
-        site, self._site = self._site, None
-        if site is None:
+        runner, self._runner = self._runner, None
+        if runner is None:
             return
-        await site.stop()
+        await self._acceptor.stop()
+        await asyncio.sleep(_POLL_SECONDS)  # what these connections have sent is read
         end = time.monotonic() + seconds
         while self._server is not None and self._server.busy and time.monotonic() < end:
             await asyncio.sleep(_POLL_SECONDS)
         if self._sweeper is not None:
             self._sweeper.cancel()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await runner.cleanup()
+
+    def _connection(self) -> RequestHandler:
+        assert self._server is not None
+        return self._server()
 
     async def _handle(self, request: web.BaseRequest) -> web.StreamResponse:
         assert self._server is not None
         # Until the answer is written: see ``_Connection.finish_response``.
         self._server.begin(request.protocol)
+        self._acceptor.arrived(request.protocol)
         response = await self._handler(request)
         if self._draining:
             response.force_close()
@@ -165,8 +182,8 @@ async def read_body(
         # curl waits a second for this before it sends a body beyond a kilobyte.
         await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         request.writer.output_size = 0
-    if request.content.at_eof():
-        return b""
+    if request.content.is_eof():  # all of it came with the header: no timer, no task
+        return _read_now(request, max_bytes, allowance)
     try:
         return await asyncio.wait_for(_read(request, max_bytes, allowance), seconds)
     except asyncio.TimeoutError as error:
@@ -175,6 +192,19 @@ async def read_body(
         raise
     except Exception as error:  # wrong framing, or a client that hung up within it
         raise BodyError(400, f"the body cannot be read: {error}") from error
+
+
+def _read_now(request: web.BaseRequest, max_bytes: int, allowance: Allowance) -> bytes:
+    if request.content.at_eof():
+        return b""
+    try:
+        body = request.content.read_nowait()
+    except Exception as error:  # wrong framing
+        raise BodyError(400, f"the body cannot be read: {error}") from error
+    if len(body) > max_bytes:
+        raise TooLargeError(f"the body has more than {max_bytes} bytes, which is the limit")
+    allowance.take(len(body), "the body")
+    return body
 
 
 async def _read(request: web.BaseRequest, max_bytes: int, allowance: Allowance) -> bytes:
@@ -211,7 +241,12 @@ class _Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self.first_byte_at is None:
-            self.first_byte_at = time.monotonic()
+            # Under load the bytes may have waited in the kernel, and their caller may be gone.
+            info = read_tcp_info(self.transport.get_extra_info("socket"))  # type: ignore[union-attr]
+            if info.hung_up:
+                self.drop()
+                return
+            self.first_byte_at = time.monotonic() - info.idle_seconds
         super().data_received(data)
 
     def handle_error(
@@ -249,8 +284,15 @@ class _Connection(RequestHandler):
 class _Server(web.Server):
     """Tracks how long each connection has been in its state."""
 
-    def __init__(self, handler: Any, max_connections: int, **settings: Any) -> None:
+    def __init__(
+        self,
+        handler: Any,
+        ended: Callable[[RequestHandler], object],
+        max_connections: int,
+        **settings: Any,
+    ) -> None:
         super().__init__(handler, **settings)
+        self._ended = ended
         self._settings = settings
         self._max_connections = max_connections
         self.since: dict[_Connection, float] = {}
@@ -272,6 +314,7 @@ class _Server(web.Server):
 
     def connection_lost(self, handler: Any, exc: BaseException | None = None) -> None:
         super().connection_lost(handler, exc)
+        self._ended(handler)
         self.since.pop(handler, None)
         self.busy.discard(handler)
 

@@ -216,7 +216,14 @@ def run_gateway(
 
     async def start():
         gateway = Gateway(spec, store, model, made, merge)
-        http = HttpServer(gateway.answer, "127.0.0.1", 0, body_seconds=made.body_seconds)
+        http = HttpServer(
+            gateway.answer,
+            "127.0.0.1",
+            0,
+            body_seconds=made.body_seconds,
+            parking=gateway.parking(),
+        )
+        gateway.watch(http)
         port = await http.start()
         gateway.start()
         return gateway, http, port
