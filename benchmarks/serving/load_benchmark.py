@@ -16,6 +16,7 @@ not have is left out.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import os
 import shutil
@@ -24,7 +25,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,8 @@ from laser_features import FeatureSpec
 
 _PATIENCE_SECONDS = 0.3
 _CANDIDATES = 100
+_HEAD = b"POST /v1/rank HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n"
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def main() -> int:
@@ -140,47 +143,69 @@ class Servers:
 
 
 class Load:
-    """Clients that ask again and again; what they got, and how long it took."""
+    """Clients that ask again and again; what they got, and how long it took.
+
+    All of them are coroutines of one thread: 64 threads would want more of the machine than the
+    servers do.
+    """
 
     def __init__(self, address: str, clients: int, patience: float) -> None:
-        self._address, self._patience = address, patience
+        self._host, port = address.rsplit(":", 1)
+        self._port = int(port)
+        self._patience = patience
+        self._bodies = [json.dumps(rank_request(user, _CANDIDATES)) for user in range(USERS)]
         self.statuses: Counter[str] = Counter()
         # The version that answered, when it was asked, and the seconds that it took.
         self.answers: list[tuple[int, float, float]] = []
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._run, args=(n,)) for n in range(clients)]
-        for thread in self._threads:
-            thread.start()
+        self._stopping = False
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run_all(clients)))
+        self._thread.start()
 
     def stop(self) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join()
+        self._stopping = True
+        self._thread.join()
 
-    def _run(self, number: int) -> None:
-        connection = HTTPConnection(self._address, timeout=self._patience)
-        while not self._stop.is_set():
+    async def _run_all(self, clients: int) -> None:
+        await asyncio.gather(*[self._run(number) for number in range(clients)])
+
+    async def _run(self, number: int) -> None:
+        connection: Connection | None = None
+        while not self._stopping:
             number += 64
-            body = json.dumps(rank_request(number % USERS, _CANDIDATES))
             started = time.perf_counter()
+            kept: list[Connection] = [] if connection is None else [connection]
             try:
-                connection.request("POST", "/v1/rank", body)
-                response = connection.getresponse()
-                content = response.read()
-                status = str(response.status)
-            except (OSError, HTTPException) as error:
-                connection.close()
-                status = type(error).__name__
+                status, content, last = await asyncio.wait_for(
+                    self._ask(self._bodies[number % USERS], kept), self._patience
+                )
+            except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
+                status, content, last = type(error).__name__, b"", True
+            connection = kept[0] if kept else None
+            if last and connection is not None:
+                connection[1].close()
+                connection = None
             taken = time.perf_counter() - started
             self.statuses[status] += 1
             if status == "200":
                 version = int(json.loads(content)["model_version"])
                 self.answers.append((version, started, taken))
-                if response.getheader("Connection") == "close":
+                if last:
                     self.statuses["last of its connection"] += 1
             elif status in ("503", "ConnectionRefusedError"):
-                self._stop.wait(max(0.0, self._patience - taken))
-        connection.close()
+                await asyncio.sleep(max(0.0, self._patience - taken))
+        if connection is not None:
+            connection[1].close()
+
+    async def _ask(self, body: str, kept: list[Connection]) -> tuple[str, bytes, bool]:
+        """Status, content, and whether the connection ends; ``kept`` gets a new connection."""
+        if not kept:
+            kept.append(await asyncio.open_connection(self._host, self._port))
+        reader, writer = kept[0]
+        writer.write(_HEAD % len(body) + body.encode())
+        head = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
+        length = next(line for line in head if line.startswith(b"content-length:"))
+        content = await reader.readexactly(int(length.split(b":")[1]))
+        return head[0].split()[1].decode(), content, b"connection: close" in head
 
 
 def measure_overload(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:

@@ -61,21 +61,40 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", default="benchmarks/serving/results.json")
     parser.add_argument("--repeats", type=int, default=300)
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=["start", "transport", "gateway"],
+        help="measure these, and keep the rest of the output as it is",
+    )
     arguments = parser.parse_args()
     spec = FeatureSpec.from_dict(SPEC)
-    results: dict[str, Any] = {
-        "machine": describe_machine(),
-        "seed": SEED,
-        "command": " ".join(sys.argv),
-    }
-    results["start"] = measure_imports()
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(Path(folder), spec)
-        results["transport"] = measure_transports(Path(folder), spec, arguments.repeats)
-        results["gateway"] = measure_gateway(Path(folder), arguments.repeats)
-    Path(arguments.output).write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    output = Path(arguments.output)
+    results: dict[str, Any] = {}
+    if arguments.only and output.exists():
+        results = json.loads(output.read_text(encoding="utf-8"))
+    wanted = arguments.only or ["start", "transport", "gateway"]
+    results |= {"machine": describe_machine(), "seed": SEED, "command": " ".join(sys.argv)}
+    if "start" in wanted:
+        results["start"] = with_load(measure_imports)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if {"transport", "gateway"} & set(wanted):
+            prepare(folder, spec)
+        if "transport" in wanted:
+            results["transport"] = with_load(measure_transports, folder, spec, arguments.repeats)
+        if "gateway" in wanted:
+            results["gateway"] = with_load(measure_gateway, folder, arguments.repeats)
+    output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(results, indent=2))
     return 0
+
+
+def with_load(measure: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """The measurement, with the machine's load before and after it."""
+    before = os.getloadavg()[0]
+    measured = measure(*arguments)
+    return {"load_average": [round(before, 2), round(os.getloadavg()[0], 2)], **measured}
 
 
 def describe_machine() -> dict[str, Any]:
@@ -208,6 +227,7 @@ def measure_transports(folder: Path, spec: FeatureSpec, repeats: int) -> dict[st
     """One prediction over gRPC and over REST, the same arrays, in the same run."""
     from serving.gateway.model_client import ModelClient
     from serving.gateway.predict_messages import PredictRequest, add_tensor
+    from serving.runtime.call import Call
 
     server, addresses = start_model_server(folder)
     store = SeqVault.open(str(folder / "store"), read_only=True)
@@ -232,7 +252,7 @@ def measure_transports(folder: Path, spec: FeatureSpec, repeats: int) -> dict[st
                 json.loads(rest.getresponse().read())
 
             def over_grpc(inputs: Any = inputs) -> None:
-                client.predict(inputs, "probability", 10.0)
+                client.predict(inputs, "probability", Call(10.0))
 
             times = interleave({"grpc": over_grpc, "rest": over_rest}, repeats)
             measured[f"candidates_{count}"] = {
