@@ -25,6 +25,7 @@ from tfx_pipeline.definition.pipeline import create_pipeline
 from tfx_pipeline.errors import PipelineError
 from tfx_pipeline.results.past_runs import read_runs
 from tfx_pipeline.results.report import make_report, write_report
+from tfx_pipeline.runners.old_trainings import remove_old_trainings
 from tfx_pipeline.runners.unfinished import INTERRUPTED, KILLED, name_reason, publish_unfinished
 from tfx_pipeline.runners.work_lock import locked
 
@@ -76,6 +77,7 @@ def _run_locked(
     run = next(run for run in read_runs(config.metadata) if run.run_id == run_id)
     report = make_report(run, config)
     write_report(report, config.work)
+    remove_old_trainings(config.work / "training", say)
     if run.problems:
         auc = report.get("evaluation", {}).get("", {})
         found = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if "auc" in name)
