@@ -4,6 +4,8 @@ EXIT_BAD_CLUSTER = 64
 """The description of the cluster is wrong, or names no task for this process (EX_USAGE)."""
 EXIT_OTHER_RUN = 65
 """The folder holds checkpoints of another model or of other data (EX_DATAERR)."""
+EXIT_WORKERS_LOST = 68
+"""Every worker of a chief that nobody supervises was lost, and none came back (EX_NOHOST)."""
 EXIT_MISSING_ROLE = 69
 """A role did not come up in time (EX_UNAVAILABLE)."""
 EXIT_GAVE_UP = 70

@@ -62,11 +62,12 @@ def _silent(cluster: Cluster) -> list[str]:
         f"{job}:{index} ({address})"
         for job in ("ps", "worker")
         for index, address in enumerate(cluster.addresses[job])
-        if not _answers(address)
+        if not answers(address)
     ]
 
 
-def _answers(address: str) -> bool:
+def answers(address: str) -> bool:
+    """Whether something takes a connection at "host:port"."""
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()

@@ -24,6 +24,7 @@ from tfx_pipeline.training.calibration import fit_calibration
 from tfx_pipeline.training.cluster import Cluster, server_loss_named
 from tfx_pipeline.training.content_vectors import content_vectors
 from tfx_pipeline.training.example_files import find_files
+from tfx_pipeline.training.lost_workers import end_when_workers_are_lost
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.stop_request import stop_request
 from tfx_pipeline.training.trainer import Trainer
@@ -59,7 +60,7 @@ def run_fn(fn_args: Any) -> None:
 
     Raises:
         ValueError: A setting that is unknown or does not fit, before any work starts.
-        ClusterError: A cluster that cannot start, or that was given up.
+        ClusterError: A cluster that cannot start, that was given up, or whose workers are all lost.
         TrainingStopped: Somebody asked to stop (SIGTERM, Ctrl-C); the state is saved.
         ServerLostError: A parameter server of the cluster went away.
     """
@@ -76,7 +77,8 @@ def run_fn(fn_args: Any) -> None:
     progress = _progress_folder(config.get("checkpoints"), train_files) or fn_args.model_run_dir
     lookup = RowLookup.from_transform(fn_args.transform_graph_path, spec)
     content = content_vectors(spec, config.get("items"), lookup)
-    with server_loss_named():
+    cluster = Cluster.from_environment()
+    with server_loss_named(), end_when_workers_are_lost(cluster):
         trainer = Trainer(
             spec,
             model_settings,
@@ -85,7 +87,7 @@ def run_fn(fn_args: Any) -> None:
             content,
             directory=os.path.join(progress, "checkpoints"),
             log_dir=os.path.join(progress, "logs"),
-            cluster=Cluster.from_environment(),
+            cluster=cluster,
             negative_rate=float(config.get("negative_rate", 1.0)),
             eval_files=eval_files,
         )

@@ -7,15 +7,19 @@ import os
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tfx_pipeline.cluster.exit_codes import EXIT_WORKERS_LOST
 from tfx_pipeline.errors import ClusterError
 from tfx_pipeline.settings.section import plain
 from tfx_pipeline.training.check_cluster import check_cluster
 from tfx_pipeline.training.cluster import EXIT_SERVER_LOST, Cluster
+from tfx_pipeline.training.lost_workers import end_when_workers_are_lost
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.trainer import Trainer
 
@@ -48,6 +52,20 @@ def start(arguments, task=None, addresses=None, **streams):
     return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **streams)
 
 
+def start_chief(spec, model_settings, settings, folder, files, addresses):
+    arguments = [
+        str(SCRIPT),
+        json.dumps(spec.to_dict()),
+        json.dumps(plain(model_settings)),
+        json.dumps(plain(settings)),
+        str(folder / "checkpoints"),
+        str(folder / "many.npz"),
+        *files,
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return start(arguments, ("chief", 0), addresses, **pipes)
+
+
 @pytest.fixture
 def cluster():
     """Two parameter servers and a worker, as documented; yields addresses and processes."""
@@ -68,23 +86,12 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
 ):
     files = write_files(tmp_path, plain_spec, files=3, requests=40)
     addresses, servers = cluster
-    output = tmp_path / "many.npz"
-    arguments = [
-        str(SCRIPT),
-        json.dumps(plain_spec.to_dict()),
-        json.dumps(plain(model_settings)),
-        json.dumps(plain(settings)),
-        str(tmp_path / "checkpoints"),
-        str(output),
-        *files,
-    ]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    chief = start(arguments, ("chief", 0), addresses, **pipes)
+    chief = start_chief(plain_spec, model_settings, settings, tmp_path, files, addresses)
     try:
         alone = Trainer(plain_spec, model_settings, settings, RowLookup())
         alone.train(files)
         assert any(line == "written\n" for line in chief.stdout), chief.stderr.read()
-        many, one = np.load(output), alone.numpy_state()
+        many, one = np.load(tmp_path / "many.npz"), alone.numpy_state()
         assert sorted(many) == sorted(one)
         for name in one:
             np.testing.assert_allclose(many[name], one[name], atol=1e-6, rtol=1e-6, err_msg=name)
@@ -98,6 +105,56 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
         assert "a parameter server was lost" in line and "goes on from the last checkpoint" in line
     finally:
         chief.kill()
+
+
+@pytest.mark.long
+def test_the_chief_ends_when_all_workers_are_lost(
+    cluster, plain_spec, model_settings, settings, write_files, tmp_path
+):
+    files = write_files(tmp_path, plain_spec, files=1, requests=20)
+    addresses, servers = cluster
+    chief = start_chief(plain_spec, model_settings, settings, tmp_path, files, addresses)
+    try:
+        assert any(line == "written\n" for line in chief.stdout), chief.stderr.read()
+        servers[("worker", 0)].kill()
+        said, errors = chief.communicate(timeout=60)
+        assert chief.returncode == EXIT_WORKERS_LOST, errors
+        assert "all workers are lost: waiting 2 s for one to come back" in said
+        assert "Traceback" not in errors
+        assert "none of the 1 workers" in errors.strip().splitlines()[-1]
+    finally:
+        chief.kill()
+
+
+def test_a_chief_waits_for_workers_with_a_bound():
+    said = []
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+        gone = f"localhost:{free_ports(1)[0]}"
+        with end_when_workers_are_lost(
+            Cluster({"ps": [gone], "worker": [gone, address]}, "chief", 0), said.append, 0, 0.01
+        ):
+            time.sleep(0.2)
+    assert said == []  # one of them is there
+    with pytest.raises(ClusterError, match=r"none of the 1 workers .* last checkpoint") as found:
+        lost = Cluster({"ps": [gone], "worker": [gone]}, "chief", 0)
+        with end_when_workers_are_lost(lost, said.append, 0.1, 0.01):
+            threading.Event().wait(30)  # as TensorFlow's coordinator waits
+    assert found.value.exit_code == EXIT_WORKERS_LOST
+    assert said == ["all workers are lost: waiting 0 s for one to come back"]
+
+
+def test_a_worker_that_comes_back_ends_the_wait():
+    said = []
+    port = free_ports(1)[0]
+    cluster = Cluster({"ps": ["localhost:1"], "worker": [f"localhost:{port}"]}, "chief", 0)
+    with end_when_workers_are_lost(cluster, said.append, 30, 0.01):
+        while not said:
+            time.sleep(0.01)
+        with socket.create_server(("localhost", port)):
+            while len(said) < 2:
+                time.sleep(0.01)
+    assert said[1] == "a worker is back: training goes on"
 
 
 def test_tf_config_is_checked():
