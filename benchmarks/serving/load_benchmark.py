@@ -62,8 +62,9 @@ def main() -> int:
     parser.add_argument("--code", default="", help="checkout whose servers are run")
     parser.add_argument("--only", choices=["overload", "swap", "beside", "drain"], default=None)
     arguments = parser.parse_args()
+    output = Path(arguments.output).resolve()
     if arguments.code:
-        os.environ["PYTHONPATH"] = arguments.code
+        os.chdir(arguments.code)  # ``python -m`` looks there before anywhere else
     spec = FeatureSpec.from_dict(SPEC)
     result: dict[str, Any] = {
         "machine": describe_machine(),
@@ -85,7 +86,7 @@ def main() -> int:
                 result[name] = {"load_average_before": load_before, **measured}
                 print(name, json.dumps(result[name]), flush=True)
                 text = json.dumps(result, indent=2) + "\n"
-                Path(arguments.output).write_text(text, encoding="utf-8")
+                output.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -165,7 +165,9 @@ def measure_peak(servers: Servers, requests: int, threads: int) -> dict[str, Any
     run_threads(threads, max(500, requests // 20), lambda i, r: ask_ordinary(servers, i, statuses))
     ordinary = servers.memory("VmHWM")
     outcomes: Counter[str] = Counter()
+    began = time.monotonic()
     run_threads(threads, requests, lambda i, r: ask_hostile(servers, i, r, outcomes))
+    seconds = time.monotonic() - began
     hostile = servers.memory("VmHWM")
     after: Counter[str] = Counter()
     run_threads(threads, 200, lambda i, r: ask_ordinary(servers, i, after))
@@ -174,6 +176,7 @@ def measure_peak(servers: Servers, requests: int, threads: int) -> dict[str, Any
     missed += failures(after)
     return {
         "hostile_requests": sum(outcomes.values()),
+        "hostile_seconds": round(seconds, 1),
         "kinds": len(servers.hostile),
         "peak_kib_ordinary": ordinary,
         "peak_kib_hostile": hostile,
