@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from laser_features import FeatureSpec
 from tfx_pipeline.training.row_lookup import RowLookup
 
 
@@ -44,7 +45,8 @@ def test_transform_output_is_needed_only_when_asked_for(spec, plain_spec):
         RowLookup.from_transform(None, spec)
 
 
-def test_transform_finds_vocabularies_and_quantiles(spec, write_files, tmp_path):
+def analyse(spec, file, folder):
+    """Run the preprocessing function's analysis; returns how many rows its graphs were given."""
     import apache_beam as beam
     import tensorflow_transform.beam as tft_beam
     from apache_beam.options.pipeline_options import PipelineOptions
@@ -52,22 +54,48 @@ def test_transform_finds_vocabularies_and_quantiles(spec, write_files, tmp_path)
 
     from tfx_pipeline.definition.example_schema import make_schema
     from tfx_pipeline.definition.preprocessing import preprocessing_fn
-    from tfx_pipeline.training.parsing import parse_examples
 
-    files = write_files(tmp_path, spec, files=1, requests=60)
-    schema = make_schema(spec)
-    source = tfxio.TFExampleRecord(files[0], schema=schema)
+    source = tfxio.TFExampleRecord(file, schema=make_schema(spec))
     config = {"feature_spec": spec.to_dict()}
     options = PipelineOptions(
         ["--runner=FnApiRunner", "--direct_running_mode=in_memory", "--direct_num_workers=1"]
     )
-    with beam.Pipeline(options=options) as pipeline, tft_beam.Context(str(tmp_path / "temp")):
+    pipeline = beam.Pipeline(options=options)
+    with tft_beam.Context(str(folder / "temp")):
         data = pipeline | source.BeamSource()
         fn = (data, source.TensorAdapterConfig()) | tft_beam.AnalyzeDataset(
             lambda inputs: preprocessing_fn(inputs, config)
         )
-        _ = fn | tft_beam.WriteTransformFn(str(tmp_path / "transform"))
+        _ = fn | tft_beam.WriteTransformFn(str(folder / "transform"))
+        result = pipeline.run()
+        result.wait_until_finish()
+    counters = result.metrics().query()["counters"]
+    return sum(each.committed for each in counters if each.key.metric.name == "num_instances")
 
+
+def test_five_vocabularies_take_no_more_passes_than_one(spec, write_files, tmp_path):
+    """A pass for each vocabulary would read all rows as often as there are vocabularies."""
+    given = spec.to_dict()
+    for number in range(2, 6):
+        given["tables"][f"tag{number}"] = given["tables"]["tag"]
+        given["item"][f"tag{number}"] = {**given["item"]["tag"], "table": f"tag{number}"}
+    five = FeatureSpec.from_dict(given)
+    passes = {}
+    for name, each in (("one", spec), ("five", five)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (file,) = write_files(folder, each, files=1, requests=20)
+        passes[name] = analyse(each, file, folder)
+    lookup = RowLookup.from_transform(str(tmp_path / "five" / "transform"), five)
+    assert sorted(lookup.vocabularies) == ["tag", "tag2", "tag3", "tag4", "tag5"]
+    assert passes == {"one": 20, "five": 20}  # each row once
+
+
+def test_transform_finds_vocabularies_and_quantiles(spec, write_files, tmp_path):
+    from tfx_pipeline.training.parsing import parse_examples
+
+    files = write_files(tmp_path, spec, files=1, requests=60)
+    analyse(spec, files[0], tmp_path)
     lookup = RowLookup.from_transform(str(tmp_path / "transform"), spec)
     records = list(tf.data.TFRecordDataset(files[0], "GZIP").as_numpy_iterator())
     batch = parse_examples(tf.constant(records), spec)
