@@ -23,7 +23,6 @@ from seqvault.service.tls import server_context
 from seqvault.service.tokens import Tokens
 from seqvault.service.work_pool import WorkPool
 from seqvault.store import SeqVault
-from seqvault.warm_up import warm_up
 
 TELL_SECONDS = 1.0
 
@@ -34,9 +33,9 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     settings: dict[str, Any] = json.loads(sys.stdin.readline())
     logging.basicConfig(level=settings["log_level"], format="%(message)s", stream=sys.stderr)
-    warm_up()
     metrics = Metrics()
     with SeqVault.attach(settings["path"]) as vault:
+        vault.read_framed([0], before=None, last_n=1)  # loads kernels that the server has compiled
         server = ReadServer(
             vault,
             settings["host"],
