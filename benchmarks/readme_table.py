@@ -25,8 +25,9 @@ def long_histories() -> tuple[str, ...]:
     return (
         f"AUC where clicks follow from clicks 100 to 4,000 events back: a generated log, "
         f"{result['rows'][0]['length']:,} events read, {len(result['seeds'])} seeds",
-        found["laser"],
-        f"target attention (DIN) {found['din']}, with LASER's start {found['din_sharp']}",
+        found["laser_lean"],
+        f"of as many multiply-accumulates: target attention (DIN) {found['din']}, with LASER's "
+        f"start {found['din_sharp']}",
         "[results](docs/results.md)",
     )
 
