@@ -3,7 +3,7 @@
 import ssl
 
 from seqvault.errors import TlsError
-from seqvault.service.tls_fault import fault_of_pair
+from seqvault.service.tls_fault import context_trusting, fault_of_pair
 
 
 def server_context(key: bytes, certificate: bytes, client_ca: bytes | None) -> ssl.SSLContext:
@@ -30,7 +30,7 @@ def client_context(ca: bytes, key: bytes | None, certificate: bytes | None) -> s
         TlsError: they are not good.
     """
     try:
-        context = ssl.create_default_context(cadata=ca.decode("ascii"))
+        context = context_trusting(ca)
     except (ssl.SSLError, ValueError):
         raise TlsError("ca holds no PEM certificate.") from None
     if key is not None and certificate is not None:
