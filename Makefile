@@ -91,7 +91,7 @@ test-kill: env  ## kill `laser-pipeline run` at 30 random moments; the same comm
 	@$(PY) tests/end_to_end/kill_run.py --points $(or $(POINTS),30) --seed $(or $(SEED),1)
 
 test-s3: env  ## datasets and pushed models on an S3-compatible server, which is started for it
-	@tools/setup_env.sh light s3 3.10 'moto[server]'
+	@tools/setup_env.sh light s3 3.10 . 'moto[server]'
 	@LASER_MOTO_SERVER=$(CURDIR)/.venv-s3/bin/moto_server $(PY) -m pytest -q tests/components/test_file_systems.py
 
 test-images: env  ## lint the Dockerfiles and run the pipeline image's steps in an empty environment
