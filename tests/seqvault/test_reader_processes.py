@@ -94,13 +94,13 @@ def certificate(folder: Path) -> tuple[bytes, bytes]:
 
 
 def ask(sock: socket.socket) -> None:
-    """Sends a hello and a read by hand."""
-    sock.sendall(frames.frame(frames.HELLO, 0, b""))
+    """Sends a hello and a read by hand, at once: a server may hang up after the first."""
     message = ReadMessage(
         seconds=0, last_n=5, encoding=0, users=np.array([1], np.int64).tobytes(),
         before=np.array([NOW + 10**6], np.int64).tobytes(), one_bound=True,
     )  # fmt: skip
-    sock.sendall(frames.frame(frames.READ, 7, *message.parts()))
+    hello = frames.frame(frames.HELLO, 0, b"")
+    sock.sendall(hello + frames.frame(frames.READ, 7, *message.parts()))
 
 
 def answers(sock: socket.socket) -> list[tuple[int, bytes]]:
