@@ -8,7 +8,7 @@ KEEP ?= 0
 JOBS ?= 2
 PYTEST := -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # Keeps compiled bytecode, which some images turn off: without it each process that imports TensorFlow
-# compiles it anew, 10 s of CPU, and TFX as much again.
+# and TFX compiles them again, which takes longer than all else of its start.
 export PYTHONDONTWRITEBYTECODE :=
 # Libraries' start-up chatter is not ours: a person sees our output, not theirs.
 export TF_CPP_MIN_LOG_LEVEL := 3

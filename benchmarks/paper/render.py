@@ -25,6 +25,7 @@ PAPER: dict[str, dict[str, str]] = {
     "demo_log": {},
     "demo_lean": {},
     "long": {},
+    "long_sharp": {},
     "kuairand": {},
     "table2": {
         "base": "0.7802",
@@ -50,6 +51,7 @@ TITLES = {
     "demo_log": "The demo's log",
     "demo_lean": "The demo's log: lean LASER",
     "long": "Preset `long`: causes 100 to 4,000 events back",
+    "long_sharp": "Preset `long`, beside DIN with LASER's start",
     "kuairand": "KuaiRand-Pure",
     "table2": "Table 2: systems",
     "table3": "Table 3: parts of LASER",

@@ -22,8 +22,8 @@ from components.serving_check.warm_up import WARMUP_FILE, warm_up_records, write
 
 EMBEDDED_SERVER = (sys.executable, "-m", "serving.cli", "model-server")
 _PROBLEMS_SHOWN = 5
-# Nearly all of a start is importing TensorFlow: 14 of 15 processor seconds, which take minutes
-# where others want the machine. This only bounds a server that hangs: one that ends is noticed at
+# Nearly all of a start is importing TensorFlow, which takes minutes where others want the
+# machine. This only bounds a server that hangs: one that ends is noticed at
 # once, and the local runner says every ten seconds that the check goes on.
 _START_SECONDS = 600
 
