@@ -17,6 +17,17 @@ NOW = 1_700_000_000_000
 Step = tuple[Oracle, Callable[[SeqVault], Any]]
 
 
+def plain_events(user: int, first: int, count: int) -> dict[str, np.ndarray]:
+    """A user's events number ``first`` and on, a millisecond apart; the number is the item."""
+    places = np.arange(first, first + count)
+    return {
+        "user_id": np.full(count, user),
+        "timestamp": NOW + places,
+        "item_id": places,
+        "action": np.zeros(count, np.int8),
+    }
+
+
 def random_events(rng: random.Random, count: int) -> dict[str, np.ndarray]:
     """Events of few users; times repeat, and some batches are late.
 

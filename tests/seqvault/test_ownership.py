@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 
-import numpy as np
 import pytest
 
 import seqvault
@@ -16,7 +15,7 @@ from seqvault import store as store_module
 from seqvault.disk.files import Files
 from seqvault.memory.index import Index
 from seqvault.service.server import Server
-from seqvault.testing.random_workload import NOW, SCHEMA
+from seqvault.testing.random_workload import SCHEMA, plain_events
 from seqvault.warm_up import warm_up
 
 
@@ -24,16 +23,6 @@ from seqvault.warm_up import warm_up
 def compiled() -> None:
     """Kernels that compile amid a call would take longer than tests wait for it."""
     warm_up()
-
-
-def events(user: int, first: int, count: int) -> dict[str, np.ndarray]:
-    places = np.arange(first, first + count)
-    return {
-        "user_id": np.full(count, user),
-        "timestamp": NOW + places,
-        "item_id": places,
-        "action": np.zeros(count, np.int8),
-    }
 
 
 def items_of(vault: SeqVault, user: int) -> list[int]:
@@ -85,7 +74,7 @@ def in_thread(call) -> tuple[threading.Thread, list]:
 
 LATE_CALLS = {
     "merge": ("segments", lambda vault: vault.merge()),
-    "bulk_load": ("segments", lambda vault: vault.bulk_load(events(3, 0, 500))),
+    "bulk_load": ("segments", lambda vault: vault.bulk_load(plain_events(3, 0, 500))),
     "snapshot": ("segments", lambda vault: vault.snapshot(f"{vault.path}-copy")),
     "put_items": ("items", lambda vault: vault.put_items({"item_id": [1], "value": [1]})),
 }
@@ -97,19 +86,19 @@ def test_what_outlives_close_harms_nothing_of_the_next_opener(tmp_path, monkeypa
     folder, call = LATE_CALLS[kind]
     files = HeldFiles(folder, "pwrite")
     vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA, files=files)
-    vault.append(events(1, 0, 300))
+    vault.append(plain_events(1, 0, 300))
     files.hold = True
     thread, result = in_thread(lambda: call(vault))
     assert files.reached.wait(30)
     vault.close()  # gives up waiting for the call, which is amid a write
     with SeqVault.open(tmp_path / "vault") as after:
-        after.append(events(1, 300, 200))
+        after.append(plain_events(1, 300, 200))
         after.merge()
         after.put_items({"item_id": [1], "value": [7]})
         files.go_on.set()
         thread.join()
         assert isinstance(result[0], errors.StoreClosedError)
-        after.append(events(1, 500, 1))
+        after.append(plain_events(1, 500, 1))
         assert items_of(after, 1) == list(range(501))
     with SeqVault.open(tmp_path / "vault") as again:
         again.verify()
@@ -123,7 +112,7 @@ def test_a_server_that_stops_amid_a_merge_by_rpc_harms_nothing_of_the_next(tmp_p
     monkeypatch.setattr(store_module, "CLOSE_SECONDS", 0.05)
     files = HeldFiles("segments", "pwrite")
     vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA, files=files)
-    vault.append(events(1, 0, 300))
+    vault.append(plain_events(1, 0, 300))
     server = Server(vault, merge_seconds=0)
     client = seqvault.connect(f"localhost:{server.port}")
     files.hold = True
@@ -131,12 +120,12 @@ def test_a_server_that_stops_amid_a_merge_by_rpc_harms_nothing_of_the_next(tmp_p
     assert files.reached.wait(30)
     server.stop(grace=0)
     with SeqVault.open(tmp_path / "vault") as after:
-        after.append(events(1, 300, 200))
+        after.append(plain_events(1, 300, 200))
         after.merge()
         files.go_on.set()
         merging.join()
         assert isinstance(result[0], errors.SeqVaultError)
-        after.append(events(1, 500, 1))
+        after.append(plain_events(1, 500, 1))
         assert items_of(after, 1) == list(range(501))
     client.close()
     with SeqVault.open(tmp_path / "vault") as again:
@@ -149,7 +138,7 @@ def test_close_waits_for_what_is_being_published(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "CLOSE_SECONDS", 0.05)
     files = HeldFiles("segments", "rename")
     vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA, files=files)
-    vault.append(events(1, 0, 300))
+    vault.append(plain_events(1, 0, 300))
     files.hold = True
     merging, _ = in_thread(vault.merge)
     assert files.reached.wait(30)
@@ -169,21 +158,21 @@ def test_close_waits_for_what_is_being_published(tmp_path, monkeypatch):
 def test_close_ends_a_bulk_load_whose_source_gives_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(store_module, "CLOSE_SECONDS", 0.05)
     vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
-    vault.append(events(1, 0, 10))
+    vault.append(plain_events(1, 0, 10))
     begun, go_on = threading.Event(), threading.Event()
 
     def source():
-        yield events(2, 0, 10)
+        yield plain_events(2, 0, 10)
         begun.set()
         assert go_on.wait(30)
-        yield events(2, 10, 10)
+        yield plain_events(2, 10, 10)
 
     loading, loaded = in_thread(lambda: vault.bulk_load(source()))
     assert begun.wait(30)
-    appending, appended = in_thread(lambda: vault.append(events(1, 10, 1)))
+    appending, appended = in_thread(lambda: vault.append(plain_events(1, 10, 1)))
     vault.close()
     with SeqVault.open(tmp_path / "vault") as after:
-        after.append(events(1, 10, 5))
+        after.append(plain_events(1, 10, 5))
         go_on.set()
         loading.join()
         appending.join()
@@ -194,7 +183,7 @@ def test_close_ends_a_bulk_load_whose_source_gives_nothing(tmp_path, monkeypatch
 
 def test_a_merge_of_many_parts_is_given_up_by_close(tmp_path):
     vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
-    vault.append(events(1, 0, 3000))
+    vault.append(plain_events(1, 0, 3000))
     told = threading.Event()
     merging, merged = in_thread(
         lambda: vault.merge(bytes_per_second=1.0, progress=lambda *_: told.set())
@@ -210,20 +199,20 @@ def test_a_merge_of_many_parts_is_given_up_by_close(tmp_path):
 
 def test_a_writer_whose_lock_file_was_replaced_writes_no_more(tmp_path):
     first = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
-    first.append(events(1, 0, 300))
+    first.append(plain_events(1, 0, 300))
     os.unlink(tmp_path / "vault" / "LOCK")
     second = SeqVault.open(tmp_path / "vault")
-    second.append(events(1, 300, 100))
+    second.append(plain_events(1, 300, 100))
     second.merge()
     for call in (
-        lambda: first.append(events(1, 1000, 1)),
+        lambda: first.append(plain_events(1, 1000, 1)),
         lambda: first.merge(),
         lambda: first.put_items({"item_id": [1], "value": [1]}),
     ):
         with pytest.raises(errors.StoreFailedError):
             call()
     first.close()
-    second.append(events(1, 400, 1))
+    second.append(plain_events(1, 400, 1))
     second.close()
     with SeqVault.open(tmp_path / "vault") as again:
         again.verify()
@@ -233,13 +222,13 @@ def test_a_writer_whose_lock_file_was_replaced_writes_no_more(tmp_path):
 def test_a_publish_that_memory_cannot_follow_fails_the_store(tmp_path, monkeypatch):
     """What the manifest names must not be removed, nor merged again."""
     vault = SeqVault.open(tmp_path / "vault", schema=SCHEMA)
-    vault.append(events(1, 0, 300))
+    vault.append(plain_events(1, 0, 300))
 
     def fail(*_):
         raise MemoryError("injected")
 
     monkeypatch.setattr(Index, "add_records", fail)
-    for call in (vault.merge, vault.merge, lambda: vault.bulk_load(events(2, 0, 300))):
+    for call in (vault.merge, vault.merge, lambda: vault.bulk_load(plain_events(2, 0, 300))):
         with pytest.raises(errors.StoreFailedError):
             call()
     assert items_of(vault, 1) == list(range(300))
@@ -330,7 +319,7 @@ def test_a_forked_child_is_refused_and_holds_no_lock(tmp_path):
 
 def test_a_refresh_is_seen_whole_or_not_at_all(tmp_path):
     with SeqVault.open(tmp_path / "vault", schema=SCHEMA) as vault:
-        vault.append(events(1, 0, 200))
+        vault.append(plain_events(1, 0, 200))
         beside = SeqVault.open(tmp_path / "vault", read_only=True)
         ended, seen, faults = threading.Event(), [200], []
 
@@ -345,7 +334,7 @@ def test_a_refresh_is_seen_whole_or_not_at_all(tmp_path):
         for thread in threads:
             thread.start()
         for number in range(40):
-            vault.append(events(1, 200 + number, 1))
+            vault.append(plain_events(1, 200 + number, 1))
             if number % 10 == 5:
                 vault.merge()
             assert beside.refresh()
@@ -368,11 +357,11 @@ def test_a_refresh_that_fails_keeps_what_was_seen(tmp_path):
 
     files = FailingFiles()
     with SeqVault.open(tmp_path / "vault", schema=SCHEMA) as vault:
-        vault.append(events(1, 0, 200))
+        vault.append(plain_events(1, 0, 200))
         vault.merge()
-        vault.append(events(1, 200, 1))
+        vault.append(plain_events(1, 200, 1))
         with SeqVault.open(tmp_path / "vault", read_only=True, files=files) as beside:
-            vault.append(events(1, 201, 1))
+            vault.append(plain_events(1, 201, 1))
             files.fails = True
             with pytest.raises(OSError):
                 beside.refresh()
@@ -395,7 +384,7 @@ def test_directories_above_a_new_store_and_a_snapshot_are_synced(tmp_path):
         for folder in (tmp_path, tmp_path / "a", above, above / "vault"):
             assert str(folder) in synced, folder
         synced.clear()
-        vault.append(events(1, 0, 1))
+        vault.append(plain_events(1, 0, 1))
         vault.snapshot(tmp_path / "c" / "copy")
         for folder in (tmp_path, tmp_path / "c", tmp_path / "c" / "copy"):
             assert str(folder) in synced, folder
@@ -432,5 +421,5 @@ def test_a_context_manager_in_a_child_closes_nothing_of_the_parent(tmp_path):
     process.start()
     process.join()
     assert process.exitcode == 0
-    assert vault.append(events(1, 0, 1)) == 1
+    assert vault.append(plain_events(1, 0, 1)) == 1
     vault.close()

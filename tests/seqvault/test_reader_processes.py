@@ -19,17 +19,7 @@ from seqvault.codec import frames
 from seqvault.service import read_messages
 from seqvault.service.read_messages import ReadMessage
 from seqvault.service.server import Server, Tls
-from seqvault.testing.random_workload import NOW, SCHEMA
-
-
-def events(user: int, first: int, count: int) -> dict[str, np.ndarray]:
-    places = np.arange(first, first + count)
-    return {
-        "user_id": np.full(count, user),
-        "timestamp": NOW + places,
-        "item_id": places,
-        "action": np.zeros(count, np.int8),
-    }
+from seqvault.testing.random_workload import NOW, SCHEMA, plain_events
 
 
 def until(true, seconds: float = 60.0) -> None:
@@ -125,7 +115,7 @@ def test_readers_see_each_append_over_tls_with_tokens_and_one_that_is_killed_is_
 ) -> None:
     key, ca = certificate(tmp_path)
     vault = SeqVault.open(tmp_path / "vault", SCHEMA, share=True)
-    vault.append(events(1, 0, 5))
+    vault.append(plain_events(1, 0, 5))
     server = Server(
         vault,
         tokens={"good": ["read", "write"], "poor": ["write"]},
@@ -139,7 +129,7 @@ def test_readers_see_each_append_over_tls_with_tokens_and_one_that_is_killed_is_
         pids = server.reader_pids
         assert len(pids) == 2
         for count in range(5, 45):
-            clients[0].append(events(1, count, 1))
+            clients[0].append(plain_events(1, count, 1))
             client = clients[count % len(clients)]
             assert over_the_read_protocol(client, 1) == [count, count - 1, count - 2]
             if count % 10 == 0:
@@ -167,20 +157,20 @@ def test_readers_see_each_append_over_tls_with_tokens_and_one_that_is_killed_is_
 
 def test_reads_need_nothing_of_the_writers_process(tmp_path) -> None:
     with SeqVault.open(tmp_path / "vault", SCHEMA) as vault:
-        vault.append(events(1, 0, 2000))
+        vault.append(plain_events(1, 0, 2000))
         vault.merge()
     with (
         served(tmp_path / "vault", "--port", "0") as (process, address),
         seqvault.connect(address, timeout=30) as client,
     ):
-        client.append(events(1, 2000, 7))
+        client.append(plain_events(1, 2000, 7))
         assert over_the_read_protocol(client, 1) == [2006, 2005, 2004]
         process.send_signal(signal.SIGSTOP)  # as if it held its interpreter's lock for good
         for last_n in (3, 1000, 9000):  # the last is answered by a worker
             got = over_the_read_protocol(client, 1, last_n)
             assert got == list(range(2006, max(-1, 2006 - last_n), -1))
         process.send_signal(signal.SIGCONT)
-        client.append(events(1, 2007, 1))
+        client.append(plain_events(1, 2007, 1))
         assert over_the_read_protocol(client, 1, 1) == [2007]
 
 
@@ -188,7 +178,7 @@ def test_readers_end_with_a_server_that_is_killed_and_leave_its_ports_to_the_nex
     tmp_path,
 ) -> None:
     with SeqVault.open(tmp_path / "vault", SCHEMA) as vault:
-        vault.append(events(1, 0, 5))
+        vault.append(plain_events(1, 0, 5))
     ports = ("--port", str(free_port()), "--read-port", str(free_port()))
     with served(tmp_path / "vault", *ports) as (process, address):
         readers = children(process.pid)
@@ -209,7 +199,7 @@ def test_readers_end_with_a_server_that_is_killed_and_leave_its_ports_to_the_nex
         with served(tmp_path / "vault", *ports) as (again, same):
             assert same == address
             with seqvault.connect(same, timeout=30) as client:
-                client.append(events(1, 5, 1))
+                client.append(plain_events(1, 5, 1))
                 assert over_the_read_protocol(client, 1, 1) == [5]
             again.terminate()
             assert again.wait(60) == 0

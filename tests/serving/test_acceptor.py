@@ -13,8 +13,8 @@ from serving.runtime.http_server import HttpServer, first_byte_at
 
 RANK = b"POST /v1/rank HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%b"
 LIVE = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux", reason="only Linux tells that a peer has hung up before it is read"
+linux_only = pytest.mark.skipif(
+    sys.platform != "linux", reason="only Linux tells of a peer before anything is read from it"
 )
 
 
@@ -68,6 +68,7 @@ def run(main):
     asyncio.run(asyncio.wait_for(main(), 20))
 
 
+@linux_only
 @pytest.mark.parametrize("room", [0, 1000])
 def test_callers_who_are_gone_are_not_read(room):
     async def main():
@@ -81,6 +82,7 @@ def test_callers_who_are_gone_are_not_read(room):
     run(main)
 
 
+@linux_only
 def test_callers_who_give_up_while_they_wait_are_not_read():
     async def main():
         async with Handled() as server:
@@ -159,6 +161,7 @@ def test_headers_sent_byte_by_byte_take_up_no_room_for_long():
     run(main)
 
 
+@linux_only
 def test_the_first_byte_came_when_the_kernel_took_it():
     async def main():
         async with Handled(room=10) as server:
