@@ -12,7 +12,7 @@ uv=$PWD/.venv-tools/bin/uv
 [ -x "$uv" ] || uv=uv
 
 echo "== lint"
-for file in "$dockerfile" serving/deploy/gateway.Dockerfile; do
+for file in "$dockerfile" serving/deploy/*.Dockerfile .devcontainer/Dockerfile; do
   .venv/bin/hadolint --failure-threshold warning "$file"
 done
 echo "== files of $dockerfile"
