@@ -66,7 +66,7 @@ def timed(line: str, folder: Path, environment: dict[str, str]) -> dict[str, Any
         "command": line,
         "first_line_seconds": round(heard, 2),
         "seconds": round(time.monotonic() - began, 1),
-        "first_line": first.strip(),
+        "first_line": first.strip().replace(os.path.realpath(folder), "."),
     }
     print(found, flush=True)
     return found
