@@ -78,7 +78,6 @@ def _job(
         model_run_dir=str(output),
         custom_config={
             "feature_spec": config.load_spec().to_dict(),
-            "items": str(config.dataset / "items.parquet"),
             "model": plain(config.model),
             "training": plain(config.training),
             "negative_rate": config.negative_rate,

@@ -24,6 +24,7 @@ from tfx.types import artifact_utils, standard_component_specs
 from tfx.utils import proto_utils
 
 from components.heartbeat import heartbeat
+from components.seqvault_example_gen.content_file import write_content
 from components.seqvault_example_gen.errors import ImpressionsError
 from components.seqvault_example_gen.impressions import (
     ROW,
@@ -50,6 +51,8 @@ _EXAMPLES_SHOWN = 3
 
 class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
     """Reads, checks, groups and joins impressions; writes one file per split and shard.
+
+    Content vectors of the items are copied beside the splits.
 
     Files are written here, not by the base class's ``WriteSplit``, which shuffles at random: with
     the same input every file is the same, byte for byte, and so a training run can be repeated.
@@ -119,6 +122,8 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
             result.wait_until_finish()
         counts = _counts(result)
         check_counts(counts, settings)
+        dataset = exec_properties[standard_component_specs.INPUT_BASE_KEY]
+        write_content(dataset, FeatureSpec.from_dict(settings.feature_spec), artifact.uri)
         for name, count in sorted(counts.items()):
             if name.startswith((IDS, OUTSIDE_EXAMPLE)):
                 continue

@@ -2,6 +2,8 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import tensorflow as tf
 from google.protobuf import json_format
@@ -9,6 +11,7 @@ from tfx.dsl.components.base import base_beam_executor
 from tfx.types import standard_artifacts
 
 from components.seqvault_example_gen.component import SeqVaultExampleGen
+from components.seqvault_example_gen.content_file import content_file
 from components.seqvault_example_gen.errors import ImpressionsError
 from components.seqvault_example_gen.executor import SeqVaultExampleGenExecutor
 from components.seqvault_example_gen.settings import Settings
@@ -202,3 +205,22 @@ def test_settings_survive_the_journey_as_text(spec, now):
 def test_a_time_range_in_seconds_is_refused():
     with pytest.raises(ValueError, match=r"looks like seconds"):
         TimeRange(1_650_000_000, 1_650_000_001)
+
+
+def test_content_vectors_of_the_items_lie_beside_the_splits(
+    run, write_dataset, table_of, row, now, spec
+):
+    told = spec.to_dict()
+    told["item"]["vector"] = {"type": "float32", "shape": [2]}
+    dataset = write_dataset(table_of([row(time=now), row(time=now + HOUR)]))
+    with pytest.raises(ImpressionsError, match=r"items.parquet cannot be read"):
+        run(dataset, feature_spec=told)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array([1.0, 2.0, 3.0, 4.0], pa.float32()), 2)
+    items = pa.table({"item_id": [7, 9], "title": ["a", "b"], "vector": vectors})
+    pq.write_table(items, dataset / "items.parquet")
+    artifact, _ = run(dataset, feature_spec=told)
+    found = pq.read_table(content_file(artifact.uri))
+    assert found.equals(items.select(["item_id", "vector"]))
+    pq.write_table(items.drop(["vector"]), dataset / "items.parquet")
+    with pytest.raises(ImpressionsError, match=r"has no column 'vector'"):
+        run(dataset, feature_spec=told)

@@ -144,12 +144,13 @@ def test_every_component_runs_and_a_model_is_pushed(tmp_path):
         str(tmp_path / "config.yaml"), tmp_path / "data", tmp_path / "store", tmp_path / "work", {}
     )
     file = compile_kubeflow(config, tmp_path / "pipeline.yaml")
-    # The pods find the store elsewhere than whoever compiled: the run's parameter says so.
-    (tmp_path / "store").rename(tmp_path / "store-of-the-pods")
+    assert config.load_spec().content_fields  # the Trainer must find them without the dataset
+    # The pods find dataset and store elsewhere than whoever compiled: the run's parameters say so.
+    parameters = {"dataset": "data", "store": "store"}
+    for parameter, name in parameters.items():
+        parameters[parameter] = str((tmp_path / name).rename(tmp_path / f"{name}-of-the-pods"))
     (tmp_path / "root").mkdir()
-    pipeline = CompiledPipeline(
-        file, tmp_path / "root", {"store": str(tmp_path / "store-of-the-pods")}
-    )
+    pipeline = CompiledPipeline(file, tmp_path / "root", parameters)
     order = pipeline.run()
     assert set(order) == set(pipeline.tasks) and len(order) == 10
     assert order.index("AnomalyGate") < order.index("Trainer") < order.index("Pusher")

@@ -20,6 +20,7 @@ from tfx.orchestration.kubeflow.v2.container.kubeflow_v2_entrypoint_utils import
 
 from components.seqvault_example_gen.executor import settings_of
 from components.seqvault_example_gen.time_range import TimeRange
+from laser_features import FeatureSpec
 from laser_features.testing import tiny_spec
 from seqvault import Schema, SeqVault
 from tfx_pipeline.config import load_config
@@ -61,7 +62,9 @@ def write_log(folder, clicks):
 
 @pytest.fixture
 def config(tmp_path):
-    spec = tiny_spec(rows=3, width=64)
+    told = tiny_spec(rows=3, width=64).to_dict()
+    told["item"] = {"vector": {"type": "float32", "shape": [2]}}
+    spec = FeatureSpec.from_dict(told)
     spec.save(tmp_path / "features.yaml")
     write_log(tmp_path, [0, 1, 0, 1])
     pq.write_table(pa.table({"item_id": [0, 1]}), tmp_path / "items.parquet")

@@ -98,7 +98,6 @@ def create_pipeline(
         eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
         custom_config={
             "feature_spec": spec.to_dict(),
-            "items": f"{dataset}/items.parquet",
             "model": plain(config.model),
             "training": plain(config.training),
             "fingerprint": fingerprints.training,

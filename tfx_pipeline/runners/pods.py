@@ -63,13 +63,10 @@ def with_pods(spec: Spec, config: PipelineConfig) -> Spec:
 def with_run_time_parameters(spec: Spec, config: PipelineConfig, dataset: str) -> Spec:
     """The compiled pipeline with parameters that a run may set: dataset, store and splits.
 
-    Frozen content vectors are read by the Trainer from the dataset that was compiled in: with them
-    the dataset is no parameter.
+    The join alone reads the dataset; what else is needed of it lies beside the Examples.
     """
     splits = {name: [split.start, split.end] for name, split in config.splits.items()}
-    defaults = {"store": config.store, "splits": json.dumps(splits)}
-    if not config.load_spec().content_fields:
-        defaults["dataset"] = dataset
+    defaults = {"dataset": dataset, "store": config.store, "splits": json.dumps(splits)}
     inputs = spec["root"].setdefault("inputDefinitions", {}).setdefault("parameters", {})
     definitions = spec["components"][EXAMPLE_GEN]["inputDefinitions"]["parameters"]
     given = spec["root"]["dag"]["tasks"][EXAMPLE_GEN]["inputs"]["parameters"]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from components.seqvault_example_gen.impressions import open_parquet
 from laser_features import FeatureSpec
 from laser_features.ids import model_values
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -31,7 +31,7 @@ def content_vectors(
 
     Args:
         spec: The feature spec.
-        items: Parquet file with ``item_id`` and the content fields.
+        items: Parquet file with ``item_id`` and the content fields, a path or a URI.
         lookup: Finds an item's row where the item's table has a vocabulary.
 
     Returns:
@@ -40,6 +40,7 @@ def content_vectors(
 
     Raises:
         ValueError: The spec has content fields but no items are given, or a vector does not fit.
+        ImpressionsError: The file cannot be read.
     """
     if not spec.content_fields:
         return None
@@ -48,7 +49,7 @@ def content_vectors(
         raise ValueError(f"the feature spec has the content fields {names}; name the items' file")
     item_id = spec.event_fields["item_id"]
     table = spec.tables[item_id.table or ""]
-    columns = pq.read_table(items, columns=["item_id", *spec.content_fields])
+    columns = open_parquet(str(items)).read(["item_id", *spec.content_fields])
     rows = model_values(item_id, table, columns["item_id"].to_numpy())
     if table.ids == "vocabulary":
         rows = lookup.ids(table.name, tf.constant(rows)).numpy()

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from components.seqvault_example_gen.content_file import content_file
 from laser_features import FeatureSpec
 from tfx_pipeline.cluster.supervisor import train_on_local_cluster
 from tfx_pipeline.cluster.training_job import TrainingJob
@@ -48,7 +49,8 @@ def run_fn(fn_args: Any) -> None:
 
     Args:
         fn_args: TFX's ``FnArgs``. Its ``custom_config`` holds ``feature_spec`` (a path or the
-            spec's content), ``items`` (the items' Parquet file, needed for content vectors),
+            spec's content), ``items`` (Parquet file of the items' content vectors; left out, the
+            one that the join wrote beside its splits),
             ``model`` and ``training`` (see ``ModelSettings`` and ``TrainingSettings``),
             ``negative_rate`` (share of negatives that the join kept),
             ``checkpoints`` (folder of the checkpoints and logs while training goes on; named by
@@ -76,7 +78,7 @@ def run_fn(fn_args: Any) -> None:
     train_files, eval_files = find_files(fn_args.train_files), find_files(fn_args.eval_files)
     progress = _progress_folder(config.get("checkpoints"), train_files) or fn_args.model_run_dir
     lookup = RowLookup.from_transform(fn_args.transform_graph_path, spec)
-    content = content_vectors(spec, config.get("items"), lookup)
+    content = content_vectors(spec, config.get("items") or _beside(train_files), lookup)
     cluster = Cluster.from_environment()
     with server_loss_named(), end_when_workers_are_lost(cluster):
         trainer = Trainer(
@@ -99,6 +101,11 @@ def run_fn(fn_args: Any) -> None:
         trainer.export(fn_args.serving_model_dir, calibration)
     if progress != fn_args.model_run_dir:
         _move(progress, fn_args.model_run_dir)
+
+
+def _beside(train_files: Sequence[str]) -> str:
+    """The content vectors of the Examples whose split the files are."""
+    return content_file(os.path.dirname(os.path.dirname(train_files[0])))
 
 
 def _progress_folder(checkpoints: str | None, train_files: Sequence[str]) -> str | None:
