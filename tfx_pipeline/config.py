@@ -115,6 +115,8 @@ def load_config(
         settings = check(PipelineSettings, {**plain(settings), "splits": splits}, str(dataset))
     where = str(store) if is_address(store) else str(Path(store).resolve())
     values = {field.name: getattr(settings, field.name) for field in fields(settings)}
+    if settings.warm_start and scheme_of(settings.warm_start) is None:
+        values["warm_start"] = str(Path(settings.warm_start).resolve())
     return PipelineConfig(**values, dataset=dataset.resolve(), store=where, work=work.resolve())
 
 

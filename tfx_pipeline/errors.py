@@ -28,5 +28,15 @@ class ClusterError(PipelineError, ValueError):
         self.exit_code = exit_code
 
 
+class OtherModelError(PipelineError, ValueError):
+    """A training that cannot go on from what another model or feature spec left."""
+
+    exit_code = 65  # as ``tfx_pipeline.cluster.exit_codes.EXIT_OTHER_RUN``
+
+
+class NotPushedError(PipelineError):
+    """A run that ended well but for its model, which did not pass a gate."""
+
+
 class ServerLostError(PipelineError):
     """A parameter server went away while it was needed; trying again may help."""

@@ -81,6 +81,7 @@ def _job(
             "model": plain(config.model),
             "training": plain(config.training),
             "negative_rate": config.negative_rate,
+            "warm_start": config.warm_start,
         },
     )
 
@@ -103,12 +104,13 @@ def _refuse_another_run(config: PipelineConfig, job: TrainingJob, output: Path) 
         "model": combine(json.dumps(plain(config.model), sort_keys=True)),
         "labels": combine(json.dumps(plain(config.training)["labels"], sort_keys=True)),
         "seed": str(config.training.seed),
+        "warm start": config.warm_start,
         "Examples": combine(*(f"{file.name} {file.stat().st_size}" for file in files)),
     }
     path = output / _RUN
     if path.is_file():
         before = json.loads(path.read_text(encoding="utf-8"))
-        changed = [name for name, value in described.items() if before.get(name) != value]
+        changed = [name for name, value in described.items() if before.get(name, "") != value]
         if changed:
             raise ClusterError(
                 f"{output} is of a run with another {' and another '.join(changed)}: give another "

@@ -16,6 +16,7 @@ from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.fingerprint import code_fingerprint, combine, file_fingerprint
 from tfx_pipeline.reached_modules import ROOMS
 from tfx_pipeline.settings.section import plain
+from tfx_pipeline.training.warm_start import warm_start_fingerprint
 
 PREPROCESSING_FN = "tfx_pipeline.definition.preprocessing.preprocessing_fn"
 RUN_FN = "tfx_pipeline.training.run_fn.run_fn"
@@ -32,7 +33,8 @@ class Fingerprints:
         join: Impressions, items, the store's content, feature spec, splits and code.
         transform: Feature spec and code.
         training: What a trained model depends on: ``join``, ``transform``, items, the settings of
-            model and training, and code. Names the folder of a run's checkpoints.
+            model and training, the state that it begins with, and code. Names the folder of a run's
+            checkpoints.
         evaluation: Code.
         serving: Code of the check and of the embedded server.
     """
@@ -59,6 +61,7 @@ def make_fingerprints(
         run_fn: Dotted path of Trainer's function.
 
     Raises:
+        PipelineError: There is no training to begin with where the config says.
         SeqVaultError: The store does not exist, is damaged, or no server answers.
         OSError: A file of the dataset cannot be read.
     """
@@ -74,10 +77,11 @@ def make_fingerprints(
     )
     transform = combine(_code_of(preprocessing_fn), spec.fingerprint())
     settings = json.dumps([plain(config.model), plain(config.training)], sort_keys=True)
+    warm = warm_start_fingerprint(config.warm_start)
     return Fingerprints(
         join=join,
         transform=transform,
-        training=combine(join, transform, items, settings, _code_of(run_fn)),
+        training=combine(join, transform, items, settings, warm, _code_of(run_fn)),
         evaluation=code_fingerprint(EVALUATION_CODE),
         serving=code_fingerprint(SERVING_CODE),
     )

@@ -103,6 +103,8 @@ def create_pipeline(
             "fingerprint": fingerprints.training,
             "checkpoints": str(config.work / "training" / fingerprints.training),
             "negative_rate": config.negative_rate,
+            "warm_start": config.warm_start,
+            "trained_until": config.splits["train"].end,
             # Where it is trained is no part of the fingerprint: another number of servers goes on
             # from the same checkpoints.
             "cluster": config.cluster,

@@ -140,6 +140,11 @@ class PipelineSettings:
         description="folder of the model to compare with where no ML Metadata of past runs is "
         "(Kubeflow)",
     )
+    warm_start: str = Field(
+        default="",
+        description="`checkpoints` of a training that ended: this one begins with its tables, "
+        "weights and optimiser state; empty begins anew. `run --span` finds it by itself",
+    )
     kubeflow: Annotated[KubeflowSettings, BeforeValidator(empty_is_default)] = Field(
         default=KubeflowSettings(), description="pods of a compiled pipeline"
     )

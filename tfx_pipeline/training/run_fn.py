@@ -29,6 +29,7 @@ from tfx_pipeline.training.lost_workers import end_when_workers_are_lost
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.stop_request import stop_request
 from tfx_pipeline.training.trainer import Trainer
+from tfx_pipeline.training.warm_start import WarmStart, warm_checkpoints
 
 _CONFIG_KEYS = {
     "feature_spec",
@@ -39,6 +40,8 @@ _CONFIG_KEYS = {
     "fingerprint",
     "checkpoints",
     "cluster",
+    "warm_start",
+    "trained_until",
 }
 
 
@@ -56,12 +59,16 @@ def run_fn(fn_args: Any) -> None:
             ``checkpoints`` (folder of the checkpoints and logs while training goes on; named by
             all that they depend on, so that whoever runs the same again goes on from the last
             one; they move to ``model_run_dir`` at the end), ``cluster`` (a description of roles on
-            this machine, see ``LocalCluster``; "" and none train here) and ``fingerprint``
+            this machine, see ``LocalCluster``; "" and none train here), ``warm_start`` (folder of
+            the checkpoints of a training that ended, whose state this one begins with; "" and none
+            begin anew), ``trained_until`` (end of the training data's time, milliseconds UTC, kept
+            for whoever begins with this one) and ``fingerprint``
             (ignored here; it makes a change of code a change of configuration, so that caches
             notice).
 
     Raises:
         ValueError: A setting that is unknown or does not fit, before any work starts.
+        OtherModelError: The warm start is of a model with another spec, shape or labels.
         ClusterError: A cluster that cannot start, that was given up, or whose workers are all lost.
         TrainingStopped: Somebody asked to stop (SIGTERM, Ctrl-C); the state is saved.
         ServerLostError: A parameter server of the cluster went away.
@@ -70,6 +77,9 @@ def run_fn(fn_args: Any) -> None:
     spec = feature_spec(config)
     model_settings = check(ModelSettings, config.get("model") or {}, "section model")
     settings = check(TrainingSettings, config.get("training") or {}, "section training")
+    warm = WarmStart.load(config["warm_start"]) if config.get("warm_start") else None
+    if warm is not None:
+        warm.check_fits(spec, model_settings, settings)
     if config.get("cluster"):
         job = TrainingJob.of_fn_args(fn_args)
         job.custom_config.pop("cluster")
@@ -78,6 +88,8 @@ def run_fn(fn_args: Any) -> None:
     train_files, eval_files = find_files(fn_args.train_files), find_files(fn_args.eval_files)
     progress = _progress_folder(config.get("checkpoints"), train_files) or fn_args.model_run_dir
     lookup = RowLookup.from_transform(fn_args.transform_graph_path, spec)
+    if warm is not None:
+        lookup = warm.extended(lookup, spec)
     content = content_vectors(spec, config.get("items") or _beside(train_files), lookup)
     cluster = Cluster.from_environment()
     with server_loss_named(), end_when_workers_are_lost(cluster):
@@ -92,6 +104,7 @@ def run_fn(fn_args: Any) -> None:
             cluster=cluster,
             negative_rate=float(config.get("negative_rate", 1.0)),
             eval_files=eval_files,
+            warm_start=warm_checkpoints(config["warm_start"]) if warm else None,
         )
         with stop_request() as should_stop:
             trainer.train(train_files, should_stop)
@@ -99,6 +112,9 @@ def run_fn(fn_args: Any) -> None:
         _write_histogram(found.histogram, os.path.join(progress, "logs"))
         calibration = fit_calibration(settings.calibration, found.histogram)
         trainer.export(fn_args.serving_model_dir, calibration)
+        until = int(config.get("trained_until") or 0)
+        left = WarmStart.of_training(spec, model_settings, settings, lookup, until)
+        left.save(os.path.join(progress, "checkpoints"))
     if progress != fn_args.model_run_dir:
         _move(progress, fn_args.model_run_dir)
 

@@ -45,6 +45,8 @@ class Trainer:
         negative_rate: Share of negatives that the training files hold; predictions are corrected
             for it.
         eval_files: What evaluations while training read, if the settings ask for any.
+        warm_start: Folder of another training's checkpoints. Without one of its own the run begins
+            with that training's tables, weights and optimiser state; its own epochs are all ahead.
     """
 
     def __init__(
@@ -61,10 +63,12 @@ class Trainer:
         report: Callable[[str], None] = print,
         negative_rate: float = 1.0,
         eval_files: Sequence[str] = (),
+        warm_start: str | None = None,
     ) -> None:
         self.spec, self.settings, self.lookup = spec, settings, lookup
         self.model_settings = model_settings
         self._content, self._directory, self._report = content, directory, report
+        self._warm_start = warm_start
         # Connecting drops what was made on this process's devices before, so it comes first.
         strategy = None if cluster is None else cluster.connect()
         self.labels = labels_of(spec, settings)
@@ -114,10 +118,18 @@ class Trainer:
                 ``TrainingStopped`` is raised.
         """
         start = Position() if self._checkpoints is None else self._checkpoints.restore()
+        if self._warm_start is not None and start == Position():
+            self._begin_with(self._warm_start)
         totals = self._loop.train(files, start, should_stop)
         if self._evaluations is not None and self._evaluations.restore_best():
             self._report(f"goes on with the best: {self._evaluations.describe()}")
         return totals
+
+    def _begin_with(self, folder: str) -> None:
+        checkpoints = Checkpoints(folder, self.state, report=self._report)
+        if checkpoints.restore() == Position():
+            raise ValueError(f"{folder} holds no checkpoint: give those of a training that ended")
+        self._report(f"begins with the state of {checkpoints.latest}, step {self._loop.steps:,}")
 
     @property
     def _best_directory(self) -> str | None:
