@@ -119,7 +119,7 @@ setup(
     package_data={
         "": ["*.proto", "*.yaml", "*.yml", "*.json", "*.pbtxt", "py.typed"],
         "serving": ["tf_serving/*", "deploy/*"],
-        "tfx_pipeline": ["configs/*", "deploy/*"],
+        "tfx_pipeline": ["configs/*", "deploy/*", "training/ops/*.cc"],
     },
     install_requires=["keras>=3.5", "numpy>=1.26"],
     extras_require={

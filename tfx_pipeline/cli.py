@@ -179,6 +179,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_store(compiler)
     _add_config(compiler)
 
+    ops = commands.add_parser(
+        "build-ops", help="compile the ops that training.transmission's zstd needs"
+    )
+    ops.set_defaults(run=_build_ops)
+
     demo = commands.add_parser("demo", help="the whole way, from events to a rank answer")
     demo.set_defaults(run=_demo)
     demo.add_argument(
@@ -283,7 +288,7 @@ def _run(arguments: argparse.Namespace) -> int:
     config = _load_config(arguments)
     with heartbeat("checking config, dataset and store"):
         check_run(config)
-    _check_cluster(config)
+    _check_trainer(config)
     print("loading TFX and TensorFlow: this takes a while")
     with heartbeat("loading TFX and TensorFlow"):
         from tfx_pipeline.runners.local import run_local
@@ -296,10 +301,12 @@ def _run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check_cluster(config: PipelineConfig) -> None:
+def _check_trainer(config: PipelineConfig) -> None:
     from tfx_pipeline.training.check_cluster import check_cluster
     from tfx_pipeline.training.cluster import Cluster
+    from tfx_pipeline.training.transmission import check_codec
 
+    check_codec(config.training.transmission)
     check_cluster(Cluster.from_environment(), config.load_spec())
 
 
@@ -322,7 +329,7 @@ def _check(arguments: argparse.Namespace) -> int:
     config = _load_config(arguments)
     with heartbeat("checking config, dataset and store"):
         check_run(config)
-    _check_cluster(config)
+    _check_trainer(config)
     for line in make_plan(config).lines():
         print(line)
     return 0
@@ -376,6 +383,15 @@ def _compile(arguments: argparse.Namespace) -> int:
     where = arguments.data if scheme_of(arguments.data) else None
     output = compile_kubeflow(config, arguments.output, image, where)
     print(f"{output}: Kubeflow pipeline {config.name}")
+    return 0
+
+
+def _build_ops(_: argparse.Namespace) -> int:
+    from tfx_pipeline.training.row_frames import build_ops
+
+    with heartbeat("compiling"):
+        path = build_ops()
+    print(f"built: {path}")
     return 0
 
 

@@ -15,6 +15,7 @@ from tfx_pipeline.fingerprint import combine
 from tfx_pipeline.results.past_runs import read_runs
 from tfx_pipeline.runners.work_lock import locked
 from tfx_pipeline.settings.section import plain
+from tfx_pipeline.training.row_frames import check_ops_are_built
 
 MODEL, CLUSTER = "model", "cluster"
 _RUN = "run.json"
@@ -38,10 +39,13 @@ def train_alone(
         transform: Transform's output; None takes the newest of the work folder.
 
     Raises:
+        SettingsError: Rows are to travel by ops that are not built here.
         PipelineError: There are no Examples, or another run is going on in ``output``.
         ClusterError: ``output`` is of another model or of other data, or the cluster failed.
         KeyboardInterrupt: It was asked to stop, and has saved its state.
     """
+    if "zstd" in config.training.transmission:
+        check_ops_are_built()
     job = _job(config, output.resolve(), examples, transform)
     with locked(output):
         _refuse_another_run(config, job, output)

@@ -38,6 +38,8 @@ class Announcement:
         version: See ``this_version``.
         host: Name of its machine.
         pid: Its process there.
+        ops: Version of the ops for the zstd codecs: a chief's if it uses them, another role's if
+            it has loaded them; else "".
     """
 
     role: str
@@ -45,11 +47,12 @@ class Announcement:
     version: str
     host: str
     pid: int
+    ops: str = ""
 
     @classmethod
-    def mine(cls, role: str, address: str) -> Announcement:
+    def mine(cls, role: str, address: str, ops: str = "") -> Announcement:
         """Of this process."""
-        return cls(role, address, this_version(), socket.gethostname(), os.getpid())
+        return cls(role, address, this_version(), socket.gethostname(), os.getpid(), ops)
 
     def write(self, folder: Path) -> Path:
         """Write the file, whole or not at all."""
@@ -78,6 +81,20 @@ class Announcement:
             raise ClusterError(
                 f"{other.role} ({other.address} on {other.host}) runs {other.version} and "
                 f"{self.role} runs {self.version}: start all roles from the same code and image",
+                EXIT_OTHER_VERSION,
+            )
+
+    def refuse_without_ops(self, chief: Announcement) -> None:
+        """Raise unless this role has loaded the ops that a chief uses, if it uses any.
+
+        Raises:
+            ClusterError: Names both.
+        """
+        if chief.ops and self.ops != chief.ops:
+            raise ClusterError(
+                f"{self.role} ({self.address} on {self.host}) has not loaded the ops of "
+                f"transmission 'zstd' that {chief.role} uses (version {chief.ops}): give "
+                "`laser-pipeline build-ops` there, and start it again",
                 EXIT_OTHER_VERSION,
             )
 
@@ -119,14 +136,15 @@ def is_at_work(role: str, folder: Path, mine: Announcement) -> bool:
 
 
 def refuse_other_chief(mine: Announcement, folder: Path) -> None:
-    """Raise if a chief of another version is at work in this folder.
+    """Raise if a chief of another version, or with ops that are not here, is at work in a folder.
 
     Raises:
-        ClusterError: Names both versions.
+        ClusterError: Names both.
     """
     chief = _fresh(folder, "chief:0", mine.write(folder).stat().st_mtime)
     if chief is not None:
         mine.refuse_others(chief)
+        mine.refuse_without_ops(chief)
 
 
 def wait_for_roles(
@@ -142,7 +160,7 @@ def wait_for_roles(
         seconds: How long to wait.
 
     Raises:
-        ClusterError: A role is missing, or of another version.
+        ClusterError: A role is missing, of another version, or lacks the chief's ops.
     """
     roles = {
         f"{job}:{index}": address
@@ -156,6 +174,7 @@ def wait_for_roles(
         here = {role: each for role, each in found.items() if each and each.address == roles[role]}
         for each in here.values():
             mine.refuse_others(each)
+            each.refuse_without_ops(mine)
         missing = [role for role in roles if role not in here]
         if not missing:
             return

@@ -61,7 +61,9 @@ def run_as_chief(job: TrainingJob, folder: Path, seconds: float = _ROLES_SECONDS
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")
     from tfx_pipeline.training.cluster import Cluster  # loads TensorFlow
+    from tfx_pipeline.training.row_frames import built_ops
     from tfx_pipeline.training.run_fn import run_fn
+    from tfx_pipeline.training.transmission import BF16_ZSTD, ZSTD
 
     # The coordinator logs every lost worker at length; it is restarted, and goes on.
     logging.getLogger("tensorflow").setLevel(logging.CRITICAL)
@@ -75,7 +77,9 @@ def run_as_chief(job: TrainingJob, folder: Path, seconds: float = _ROLES_SECONDS
             "set TF_CONFIG to a cluster with servers and to its chief's task", EXIT_BAD_CLUSTER
         )
     chief = cluster.addresses.get("chief") or ["localhost"]
-    mine = Announcement.mine("chief:0", chief[0])
+    codec = (job.custom_config.get("training") or {}).get("transmission")
+    ops = built_ops() if codec in (ZSTD, BF16_ZSTD) else ""
+    mine = Announcement.mine("chief:0", chief[0], ops)
     with announced(mine, folder):
         wait_for_roles(mine, cluster.addresses, folder, seconds)
         print("all roles are up", flush=True)

@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_CPU_ALLOCATOR_USE_BFC", "true")  # as ``laser-pipeline`` does
     from tfx_pipeline.training.cluster import Cluster  # loads TensorFlow
+    from tfx_pipeline.training.row_frames import load_if_built
 
     try:
         cluster = Cluster.from_environment()
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "set TF_CONFIG to a cluster and to a task of type 'ps' or 'worker'", EXIT_BAD_CLUSTER
         )
     address = cluster.addresses[cluster.job][cluster.index]
-    mine = Announcement.mine(f"{cluster.job}:{cluster.index}", address)
+    mine = Announcement.mine(f"{cluster.job}:{cluster.index}", address, load_if_built())
     try:
         check_free([int(address.rpartition(":")[2])])
         refuse_other_chief(mine, folder)

@@ -111,10 +111,11 @@ class TrainingSettings:
         description="training files between two checkpoints within an epoch; the end of an epoch "
         "always has one",
     )
-    transmission: Literal["none", "bf16"] = Field(
+    transmission: Literal["none", "bf16", "zstd", "bf16+zstd"] = Field(
         default="none",
         description="how table rows and their gradients travel between parameter servers and "
-        "workers: as they are, or rounded to bfloat16 in half the bytes",
+        "workers: as they are, or rounded to bfloat16 in half the bytes; with `zstd` packed with a "
+        "checksum, without further loss, by ops that `laser-pipeline build-ops` builds",
     )
     keep_checkpoints: Integer = Field(default=2, ge=1, description="newest checkpoints kept")
     evaluate_steps: Integer = Field(

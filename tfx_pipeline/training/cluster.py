@@ -21,6 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_pipeline.errors import ClusterError, ServerLostError
+from tfx_pipeline.training.row_frames import load_if_built
 
 EXIT_SERVER_LOST = 75
 """Exit code of a chief that lost a parameter server (EX_TEMPFAIL: trying again may help)."""
@@ -214,6 +215,7 @@ def main() -> None:
     cluster = Cluster.from_environment()
     if cluster is None or cluster.job not in ("ps", "worker"):
         raise SystemExit("set TF_CONFIG to a cluster and to a task of type 'ps' or 'worker'")
+    load_if_built()
     cluster.serve()
 
 

@@ -105,7 +105,7 @@ class EmbeddingTable(tf.Module):
                     accum=accumulator.handle,
                     lr=tf.cast(learning_rate, tf.float32),
                     epsilon=tf.constant(1e-7, tf.float32),
-                    grad=decoded(sent),
+                    grad=decoded(sent, self._transmission, tf.size(local_ids), self.width),
                     indices=local_ids,
                     use_locking=True,
                     update_slots=True,
@@ -150,17 +150,19 @@ def gather_rows(
     shards: Sequence[tf.Variable], ids: tf.Tensor, transmission: str = NONE
 ) -> tf.Tensor:
     """Read rows where their shards live and put them together in the order of ``ids`` [U]."""
+    width = int(shards[0].shape[1])
     parts, positions = [], []
     for shard, (local_ids, position) in zip(shards, _split_by_shard(shards, ids), strict=True):
         with tf.device(shard.device):
             rows = tf.raw_ops.ResourceGather(
                 resource=shard.handle, indices=local_ids, dtype=shard.dtype
             )
-            parts.append(encoded(rows, transmission))
+            sent = encoded(rows, transmission)
+        parts.append(decoded(sent, transmission, tf.size(local_ids), width))
         positions.append(position)
     if len(parts) == 1:
-        return decoded(parts[0])
-    return decoded(tf.reshape(tf.dynamic_stitch(positions, parts), [-1, shards[0].shape[1]]))
+        return parts[0]
+    return tf.reshape(tf.dynamic_stitch(positions, parts), [-1, width])
 
 
 def _split_by_shard(

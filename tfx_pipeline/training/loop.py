@@ -23,6 +23,7 @@ from tfx_pipeline.training.metrics_log import MetricsLog
 from tfx_pipeline.training.ranking_step import RankingStep, cross_entropy, valid_candidates
 from tfx_pipeline.training.running_totals import BINS, RunningTotals, Totals, probability_histogram
 from tfx_pipeline.training.stop_request import TrainingStopped
+from tfx_pipeline.training.transmission import DamagedFrameError, damage_of
 
 log = logging.getLogger(__name__)
 _BEGINNING = Position()
@@ -97,6 +98,7 @@ class TrainingLoop:
 
         Raises:
             DivergedError: A step met NaN or infinity. Nothing of it is saved.
+            DamagedFrameError: Rows or gradients arrived damaged. Nothing is saved.
             TrainingStopped: It was asked to stop; the state is saved.
         """
         settings = self._step.settings
@@ -200,7 +202,7 @@ class TrainingLoop:
         first_totals.add(histogram, loss_sum)
 
     def _run(self, closure: Any, path: str, *arguments: tf.Tensor) -> None:
-        with self._names_divergence():
+        with self._names_failure():
             if self._coordinator is None:
                 closure(tf.constant(path), *arguments)
                 return
@@ -215,12 +217,12 @@ class TrainingLoop:
     def _join(self) -> None:
         self._given_out.clear()
         if self._coordinator is not None:
-            with self._names_divergence():
+            with self._names_failure():
                 self._coordinator.join()
 
     @contextmanager
-    def _names_divergence(self) -> Iterator[None]:
-        """Turn the failure of a step that met NaN into an error for people."""
+    def _names_failure(self) -> Iterator[None]:
+        """Turn the failure of a step that met NaN, or damaged rows, into an error for people."""
         try:
             yield
         except tf.errors.InvalidArgumentError as error:
@@ -234,6 +236,16 @@ class TrainingLoop:
                 f"It had dense_learning_rate {settings.dense_learning_rate} and "
                 f"table_learning_rate {settings.table_learning_rate}; lower them, set clip_norm, "
                 f"or mend the input. The last checkpoint is {kept or 'not written yet'}"
+            ) from error
+        except tf.errors.DataLossError as error:
+            damage = damage_of(error)
+            if damage is None:
+                raise
+            kept = None if self._checkpoints is None else self._checkpoints.latest
+            raise DamagedFrameError(
+                f"rows arrived damaged at step {self.steps} ({damage}): memory or network of a "
+                "role is at fault; the same command goes on from the last "
+                f"checkpoint, {kept or 'not written yet'}"
             ) from error
 
     def _is_over(self, position: Position, is_last: bool = False) -> bool:

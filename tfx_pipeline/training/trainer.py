@@ -26,6 +26,7 @@ from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.running_totals import RunningTotals, Totals
 from tfx_pipeline.training.tower import Tower
 from tfx_pipeline.training.training_state import TrainingState
+from tfx_pipeline.training.transmission import check_codec
 
 
 class Trainer:
@@ -47,6 +48,9 @@ class Trainer:
         eval_files: What evaluations while training read, if the settings ask for any.
         warm_start: Folder of another training's checkpoints. Without one of its own the run begins
             with that training's tables, weights and optimiser state; its own epochs are all ahead.
+
+    Raises:
+        SettingsError: Rows are to travel by ops that are not built here.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Trainer:
         eval_files: Sequence[str] = (),
         warm_start: str | None = None,
     ) -> None:
+        check_codec(settings.transmission)
         self.spec, self.settings, self.lookup = spec, settings, lookup
         self.model_settings = model_settings
         self._content, self._directory, self._report = content, directory, report

@@ -47,6 +47,24 @@ def test_another_version_is_refused_by_the_chief_and_by_the_role(announced, chie
     refuse_other_chief(announced["ps:0"], tmp_path)
 
 
+def test_a_role_without_the_ops_that_the_chief_uses_is_refused(announced, chief, tmp_path):
+    for role in ("ps:0", "worker:0"):
+        replace(announced[role], ops="abc").write(tmp_path)
+    wait_for_roles(chief, ADDRESSES, tmp_path, seconds=0)  # it uses none
+    packing = replace(chief, ops="abc")
+    with pytest.raises(
+        ClusterError, match=r"worker:1 .* give `laser-pipeline build-ops`"
+    ) as raised:
+        wait_for_roles(packing, ADDRESSES, tmp_path, seconds=0)
+    assert raised.value.exit_code == EXIT_OTHER_VERSION
+    packing.write(tmp_path)
+    with pytest.raises(ClusterError, match=r"worker:1 .* has not loaded the ops"):
+        refuse_other_chief(announced["worker:1"], tmp_path)
+    refuse_other_chief(replace(announced["worker:1"], ops="abc"), tmp_path)
+    chief.write(tmp_path)
+    refuse_other_chief(replace(announced["worker:1"], ops="abc"), tmp_path)
+
+
 def test_a_missing_role_is_named(announced, chief, tmp_path):
     (tmp_path / "worker-1.json").unlink()
     (tmp_path / "ps-0.json").write_text("{")

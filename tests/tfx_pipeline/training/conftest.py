@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import tensorflow as tf
 from laser_features import FeatureSpec
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.training_settings import TrainingSettings
+from tfx_pipeline.training.row_frames import build_ops, load_if_built
 
 SPEC: dict[str, Any] = {
     "name": "small",
@@ -37,6 +40,15 @@ SPEC: dict[str, Any] = {
     "candidate": {"position": {"type": "int8", "table": "position"}},
     "label": {"click": {"type": "int8"}},
 }
+
+
+@pytest.fixture(scope="session")
+def ops() -> str:
+    """The ops of the zstd codecs, built once; a second of processor time."""
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        pytest.skip("no C++ compiler to build the ops with")
+    build_ops()
+    return load_if_built()
 
 
 @pytest.fixture(scope="session")

@@ -107,6 +107,23 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
         chief.kill()
 
 
+def test_codecs_of_zstd_change_no_bit_over_a_cluster(ops, cluster, tmp_path):
+    addresses, _ = cluster
+    codecs = str(Path(__file__).parent / "codecs.py")
+    chief = start([codecs, str(tmp_path / "codecs.npz")], ("chief", 0), addresses)
+    try:
+        assert chief.wait(timeout=120) == 0
+    finally:
+        chief.kill()
+    written = np.load(tmp_path / "codecs.npz")
+    for what in ("read", "values", "accumulators"):
+        for plain_codec, packed in (("none", "zstd"), ("bf16", "bf16+zstd")):
+            expected, found = written[f"{what}_{plain_codec}"], written[f"{what}_{packed}"]
+            assert expected.tobytes() == found.tobytes(), (what, packed)
+        assert written[f"{what}_none"].tobytes() != written[f"{what}_bf16"].tobytes()
+    assert "another number of bytes" in str(written["damaged"])
+
+
 @pytest.mark.long
 def test_the_chief_ends_when_all_workers_are_lost(
     cluster, plain_spec, model_settings, settings, write_files, tmp_path

@@ -33,10 +33,24 @@ def test_none_changes_no_bit_and_bf16_rounds_what_travels():
     assert (half.gather(IDS).numpy() != stored.numpy()).any()
 
 
+@pytest.mark.parametrize("plain, packed", [("none", "zstd"), ("bf16", "bf16+zstd")])
+def test_zstd_changes_no_bit(ops, plain, packed):
+    def trained(codec):
+        each = table(codec)
+        for step in range(20):
+            ids = tf.constant([0, step % 5 + 1, (step + 2) % 5 + 1])
+            each.apply_gradient(ids, 0.3 * each.gather(ids) + 0.017, 0.1)
+        return each.values.numpy().tobytes(), each.accumulators.numpy().tobytes()
+
+    assert trained(packed) == trained(plain)
+
+
 @pytest.mark.parametrize("codec", CODECS)
-def test_tables_and_accumulators_stay_float32(codec):
+def test_tables_and_accumulators_stay_float32(codec, request):
+    if "zstd" in codec:
+        request.getfixturevalue("ops")
     gradient = tf.constant([[0.1001, -0.2003, 0.3], [1e-3, 3.003, -7.7]])
-    sent = gradient if codec == "none" else rounded(gradient)
+    sent = rounded(gradient) if codec.startswith("bf16") else gradient
     each, expected = table(codec), table("none")
     each.apply_gradient(IDS, gradient, 0.05)
     expected.apply_gradient(IDS, sent, 0.05)
