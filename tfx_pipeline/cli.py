@@ -111,6 +111,22 @@ def _parser() -> argparse.ArgumentParser:
     _add_folders(run, "data", "work")
     _add_store(run)
     _add_config(run)
+    spans = run.add_mutually_exclusive_group()
+    spans.add_argument(
+        "--span",
+        dest="spans",
+        metavar="DAY",
+        help="a local day such as 2022-05-05: train on it from the last blessed model on, evaluate "
+        "on the next day, push if that is good; in place of the config's splits",
+    )
+    spans.add_argument(
+        "--spans", metavar="FIRST:LAST", help="the same for each day, such as 2022-05-05:2022-05-14"
+    )
+    run.add_argument(
+        "--cold-start",
+        action="store_true",
+        help="begin the first span's training from nothing, for instance with another model",
+    )
 
     train = commands.add_parser(
         "train", help="train on the Examples of an earlier run, in one process or over a cluster"
@@ -286,6 +302,10 @@ def _run(arguments: argparse.Namespace) -> int:
     from tfx_pipeline.check_run import check_run
 
     config = _load_config(arguments)
+    if arguments.spans:
+        return _run_spans(config, arguments)
+    if arguments.cold_start:
+        raise PipelineError("--cold-start is of spans; without one every run begins anew")
     with heartbeat("checking config, dataset and store"):
         check_run(config)
     _check_trainer(config)
@@ -299,6 +319,24 @@ def _run(arguments: argparse.Namespace) -> int:
     overall = report["evaluation"][""]
     print(f"pushed to {report['pushed']}; eval AUC {overall['auc']:.4f}")
     return 0
+
+
+def _run_spans(config: PipelineConfig, arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.span import parse_days
+
+    days = parse_days(arguments.spans)
+    config.check_inputs()
+    _check_trainer(config)
+    print("loading TFX and TensorFlow: this takes a while")
+    with heartbeat("loading TFX and TensorFlow"):
+        from tfx_pipeline.results.spans_report import PAGE, span_lines
+        from tfx_pipeline.runners.spans import run_spans
+
+    results = run_spans(config, days, cold_start=arguments.cold_start)
+    for line in span_lines(results):
+        print(line)
+    print(f"{config.work / PAGE}: all spans so far")
+    return 0 if any(each.pushed for each in results) else 1
 
 
 def _check_trainer(config: PipelineConfig) -> None:

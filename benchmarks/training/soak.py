@@ -37,7 +37,7 @@ SPEC: dict[str, Any] = {
     "item": {"tag": {"type": "int64", "table": "tag"}},
     "label": {"click": {"type": "int8"}},
 }
-FILES, REQUESTS = 8, 400
+FILES, REQUESTS = 34, 1000
 SUPERVISE = (
     "import sys; from pathlib import Path; "
     "from tfx_pipeline.cluster.supervisor import train_on_local_cluster as train; "
@@ -85,12 +85,14 @@ def run(files: list[str], folder: Path, arguments: argparse.Namespace, cluster: 
         model_run_dir=str(folder),
         custom_config={
             "feature_spec": SPEC,
-            "model": {"dim": 16, "num_tokens": 4, "mixer_dim": 16},
+            "model": {"dim": 16, "num_tokens": 8, "mixer_dim": 16},
             "training": {
                 "epochs": arguments.epochs,
                 "batch_size": 64,
                 "seed": SEED,
-                "checkpoint_files": 2,
+                "checkpoint_files": 8,
+                "dense_learning_rate": 0.0005,
+                "table_learning_rate": 0.01,
             },
         },
     )
@@ -111,15 +113,19 @@ def run(files: list[str], folder: Path, arguments: argparse.Namespace, cluster: 
     if cluster:
         kill_roles(process, folder / "cluster" / "cluster.json", arguments, killed)
     code = process.wait()
+    if code:
+        raise SystemExit(f"training ended with exit code {code}; its reason is above")
     lines = (folder / "logs" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     logged = [json.loads(line) for line in lines]
     epochs = [each for each in logged if each["split"] == "train"]
+    counted = [each["impressions"] for each in epochs]
     evaluations = [each for each in logged if each["split"] == "eval"]
     return {
         "exit_code": code,
         "seconds": round(time.monotonic() - began, 1),
         "killed": killed,
         "epochs_logged": len(epochs),
+        "impressions_by_epoch": [min(counted), max(counted)],
         "steps": evaluations[-1]["step"] if evaluations else None,
         "eval_auc": round(evaluations[-1]["auc"], 4) if evaluations else None,
     }

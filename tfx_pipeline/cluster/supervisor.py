@@ -121,7 +121,9 @@ class Supervisor:
         if action is Action.RESTART_ALL_BUT_WORKERS:
             again = [each for each in self._roles.values() if each.job != "worker"]
         names = ", ".join(each.role for each in again)
-        self._view.say(f"{name} ended ({_how(code)}): {action.value}; starting {names}")
+        # A role that ended itself has said why; the chief's lines are shown as they come.
+        said = f": {role.last_line}" if code > 0 and role.job != "chief" and role.last_line else ""
+        self._view.say(f"{name} ended ({_how(code)}{said}): {action.value}; starting {names}")
         for each in again:
             each.kill()
         self._wait(pause)

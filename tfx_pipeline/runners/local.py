@@ -16,13 +16,14 @@ from tfx.dsl.compiler import constants
 from tfx.orchestration import metadata
 from tfx.orchestration.local import runner_utils
 from tfx.orchestration.local.local_dag_runner import LocalDagRunner
+from tfx.orchestration.pipeline import Pipeline
 from tfx.orchestration.portable import launcher, runtime_parameter_utils
 
 from components.heartbeat import heartbeat
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.definition.fingerprints import PREPROCESSING_FN, RUN_FN
 from tfx_pipeline.definition.pipeline import create_pipeline
-from tfx_pipeline.errors import PipelineError
+from tfx_pipeline.errors import NotPushedError
 from tfx_pipeline.results.past_runs import read_runs
 from tfx_pipeline.results.report import make_report, write_report
 from tfx_pipeline.runners.old_trainings import remove_old_trainings
@@ -35,6 +36,7 @@ def run_local(
     say: Callable[[str], None] = print,
     preprocessing_fn: str = PREPROCESSING_FN,
     run_fn: str = RUN_FN,
+    resolve_baseline: bool = True,
 ) -> dict[str, Any]:
     """Run every component whose result is not cached.
 
@@ -46,23 +48,24 @@ def run_local(
         say: Receives a line when a component begins and one when it is done.
         preprocessing_fn: As in ``create_pipeline``.
         run_fn: As in ``create_pipeline``.
+        resolve_baseline: As in ``create_pipeline``.
 
     Returns:
         The run's report (see ``tfx_pipeline.results.report``), also written to ``config.work``.
 
     Raises:
-        PipelineError: Another run is going on in ``config.work``, or no model was pushed; the
-            message says why.
+        PipelineError: Another run is going on in ``config.work``.
+        NotPushedError: No model was pushed; the message says why.
         Exception: Whatever a component raised.
     """
     with locked(config.work):
-        return _run_locked(config, say, preprocessing_fn, run_fn)
+        pipeline = create_pipeline(config, preprocessing_fn, run_fn, resolve_baseline)
+        return _run_locked(config, pipeline, say)
 
 
 def _run_locked(
-    config: PipelineConfig, say: Callable[[str], None], preprocessing_fn: str, run_fn: str
+    config: PipelineConfig, pipeline: Pipeline, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    pipeline = create_pipeline(config, preprocessing_fn, run_fn)
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     absl.logging.set_verbosity(absl.logging.ERROR)
     with metadata.Metadata(_connection(config)) as handle:
@@ -81,7 +84,7 @@ def _run_locked(
     if run.problems:
         auc = report.get("evaluation", {}).get("", {})
         found = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if "auc" in name)
-        raise PipelineError(
+        raise NotPushedError(
             f"no model was pushed to {config.serving}: {'; '.join(run.problems)} (eval {found}; "
             f"asked are AUC above {config.min_auc} and no more than {config.max_auc_drop} below "
             "the last blessed model)"

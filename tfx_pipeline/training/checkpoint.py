@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import tensorflow as tf
 
+from tfx_pipeline.training.running_totals import RunningTotals
 from tfx_pipeline.training.training_state import TrainingState
 
 
@@ -31,6 +32,7 @@ class Checkpoints:
         state: The variables.
         keep: Number of checkpoints kept.
         report: Takes a line about a checkpoint that cannot be read.
+        totals: What was counted in the epoch so far; saved and restored with the state.
 
     Attributes:
         damaged: Paths of the checkpoints that ``restore`` found damaged.
@@ -42,13 +44,15 @@ class Checkpoints:
         state: TrainingState,
         keep: int = 2,
         report: Callable[[str], None] = print,
+        totals: RunningTotals | None = None,
     ) -> None:
         self._directory, self._report = directory, report
         self.damaged: list[str] = []
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._files_done = tf.Variable(0, dtype=tf.int64, trainable=False)
+        counted = {} if totals is None else {"totals": totals}
         self._checkpoint = tf.train.Checkpoint(
-            state=state, epoch=self._epoch, files_done=self._files_done
+            state=state, epoch=self._epoch, files_done=self._files_done, **counted
         )
         self._manager = tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=keep)
 

@@ -108,8 +108,9 @@ class TrainingLoop:
         if self._evaluations is not None:
             self._evaluations.start_at(start)
         for epoch in range(start.epoch, settings.epochs):
-            self._totals.reset()
             skipped = start.files_done if epoch == start.epoch else 0
+            if not skipped:  # else they were restored with the state
+                self._totals.reset()
 
             def left(seen: int, epoch: int = epoch) -> str:
                 done = self._part_begun
@@ -137,7 +138,7 @@ class TrainingLoop:
                         self._save(Position(epoch, files_done))
                 self._join()
             totals = self._totals.read()
-            self._epoch_impressions = 0 if skipped else totals.impressions
+            self._epoch_impressions = totals.impressions
             self._write("train", totals)
             self._save(Position(epoch + 1, 0))
         self._is_over(Position(settings.epochs, 0), is_last=True)
@@ -280,6 +281,7 @@ class TrainingLoop:
         self._report(f"{split}: {describe(totals)}")
         names = ("loss", "auc", "normalised_entropy", "calibration")
         values = {name: getattr(totals, name) for name in names}
+        values["impressions"] = totals.impressions
         self._metrics.write(split.replace(" ", "/"), self.steps, values)
 
     @contextmanager
@@ -292,15 +294,17 @@ class TrainingLoop:
         began = time.monotonic()
 
         def watch() -> None:
+            first: Totals | None = None  # a resumed epoch does not begin at zero
             before: Totals | None = None
             steps, then = 0, began
             failed = False
             while True:
                 try:
                     now, steps_now, at = self._totals.read(), self.steps, time.monotonic()
+                    first = first or now
                     recent = now - before if before else now
                     if before and recent.impressions:
-                        rate = now.impressions / (at - began)
+                        rate = (now - first).impressions / (at - began)
                         self._report(
                             f"{name}: {rate:,.0f} impressions/s, {describe(recent)}"
                             + left(now.impressions)
@@ -313,9 +317,10 @@ class TrainingLoop:
                         }
                         self._metrics.write("progress", steps_now, values)
                     before, steps, then = now, steps_now, at
-                except Exception:
+                except Exception as error:
                     if not failed:
-                        log.warning("progress of training cannot be reported", exc_info=True)
+                        reason = next(iter(str(error).splitlines()), type(error).__name__)
+                        log.warning("progress of training cannot be reported: %s", reason)
                     failed = True
                 if ended.wait(REPORT_SECONDS):
                     return

@@ -84,7 +84,7 @@ class Trainer:
             self.state = TrainingState(spec, settings, self.tower)
             totals, *eval_totals = [RunningTotals() for _ in ("training", *self.labels)]
             self._checkpoints = (
-                Checkpoints(directory, self.state, settings.keep_checkpoints, report)
+                Checkpoints(directory, self.state, settings.keep_checkpoints, report, totals)
                 if directory
                 else None
             )

@@ -82,6 +82,11 @@ class WarmStart:
             file.write(content.getvalue())
         tf.io.gfile.rename(fresh, os.path.join(folder, LEARNED), overwrite=True)
 
+    @staticmethod
+    def is_at(folder: str) -> bool:
+        """Whether a training that ended left one in this folder."""
+        return bool(tf.io.gfile.exists(os.path.join(folder, LEARNED)))
+
     @classmethod
     def load(cls, folder: str) -> WarmStart:
         """Read what a training left in the folder of its checkpoints.
@@ -90,7 +95,7 @@ class WarmStart:
             PipelineError: Nothing is there, or it is damaged.
         """
         path = os.path.join(folder, LEARNED)
-        if not tf.io.gfile.exists(path):
+        if not cls.is_at(folder):
             raise PipelineError(
                 f"{folder} holds no {LEARNED}: give the `checkpoints` of a training that ended, "
                 "or begin anew without a warm start"

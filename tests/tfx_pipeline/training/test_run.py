@@ -203,8 +203,9 @@ def test_a_stopped_run_saves_and_goes_on_as_if_it_had_not_been(
         trainer().train(files, lambda: True)
     assert sorted(tmp_path.iterdir()) == before
     resumed = trainer()
-    resumed.train(files)
+    counted = resumed.train(files)
     assert_same_state(trained, resumed)
+    assert counted.impressions == resumed.evaluate(files).impressions  # the epoch's, not the rest's
 
 
 def test_a_signal_asks_to_stop_and_a_second_one_ends():
