@@ -14,6 +14,8 @@ ANSWER_SECONDS = 300.0
 """How long the tasks of a cluster may take to come up; they often start with the chief."""
 _CONNECT_SECONDS = 5.0
 _BETWEEN_SECONDS = 1.0
+_FRAME_HEADER, _SETTINGS = 9, 4
+_GREETING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, _SETTINGS, 0, 0, 0, 0, 0])
 
 
 def check_cluster(
@@ -57,7 +59,7 @@ def check_cluster(
 
 
 def _silent(cluster: Cluster) -> list[str]:
-    """Servers and workers that take no connection."""
+    """Servers and workers that give no answer."""
     return [
         f"{job}:{index} ({address})"
         for job in ("ps", "worker")
@@ -67,10 +69,17 @@ def _silent(cluster: Cluster) -> list[str]:
 
 
 def answers(address: str) -> bool:
-    """Whether something takes a connection at "host:port"."""
+    """Whether a server of TensorFlow is alive at "host:port".
+
+    That it takes a connection says little: the kernel takes it for a process that hangs. A gRPC
+    server that runs greets with a SETTINGS frame of HTTP/2 (RFC 9113, section 3.4).
+    """
     host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
+        place = (host.strip("[]"), int(port))
+        with socket.create_connection(place, _CONNECT_SECONDS) as connection:
+            connection.sendall(_GREETING)
+            header = connection.recv(_FRAME_HEADER, socket.MSG_WAITALL)
     except (OSError, ValueError, OverflowError):
         return False
-    return True
+    return len(header) == _FRAME_HEADER and header[3] == _SETTINGS

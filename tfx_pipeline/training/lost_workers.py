@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import faulthandler
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +19,10 @@ from tfx_pipeline.training.cluster import Cluster
 LOST_SECONDS = 600.0
 """How long a chief waits for the first of its workers to come back."""
 _BETWEEN_SECONDS = 10.0
+_GRACE_SECONDS = 10.0
+"""How long the main thread may take to hear of it."""
+_LEAST_FROZEN_SECONDS = 60.0
+"""No call into TensorFlow keeps the interpreter that long, but one that waits for the lost."""
 
 
 class _WorkersLost(BaseException):
@@ -29,10 +36,14 @@ def end_when_workers_are_lost(
     seconds: float = LOST_SECONDS,
     between: float = _BETWEEN_SECONDS,
 ) -> Iterator[None]:
-    """Raise in the main thread once no worker has taken a connection for some time.
+    """Raise in the main thread once no worker has given an answer for some time.
 
     TensorFlow's coordinator gives a lost worker's files to the others, and waits where there is
-    none left. Call it in the main thread; in another one nothing is watched.
+    none left. Call it in the main thread; in another one nothing is watched. A main thread that is
+    inside TensorFlow, waiting for a worker that hangs, hears no signal: then the process ends here,
+    with the same line and code. TensorFlow registers a function at all workers without letting go
+    of the interpreter; if one hangs just then, nothing of Python runs any more, and the process
+    ends with exit code 1 and its stacks after three times ``seconds``, at least a minute.
 
     Args:
         cluster: Whose workers; None watches nothing.
@@ -49,6 +60,11 @@ def end_when_workers_are_lost(
         return
     workers = cluster.addresses["worker"]
     ended = threading.Event()
+    shown = ", ".join(workers[:3]) + (", ..." if len(workers) > 3 else "")
+    problem = (
+        f"none of the {len(workers)} workers ({shown}) gave an answer for {seconds:.0f} s: start "
+        "them again, then the same command, which goes on from the last checkpoint"
+    )
 
     def give_up(*_: object) -> None:
         # The watcher's last signal may arrive when the block has ended well.
@@ -57,7 +73,9 @@ def end_when_workers_are_lost(
 
     def watch() -> None:
         lost_since: float | None = None
+        frozen = max(3 * seconds, _LEAST_FROZEN_SECONDS)
         while not ended.wait(between):
+            faulthandler.dump_traceback_later(frozen, exit=True, file=2)
             if any(map(answers, workers)):
                 if lost_since is not None:
                     say("a worker is back: training goes on")
@@ -67,6 +85,9 @@ def end_when_workers_are_lost(
                 say(f"all workers are lost: waiting {seconds:.0f} s for one to come back")
             elif time.monotonic() - lost_since >= seconds:
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGUSR1)
+                if not ended.wait(_GRACE_SECONDS):
+                    print(problem, file=sys.stderr, flush=True)
+                    os._exit(EXIT_WORKERS_LOST)
                 return
 
     before = signal.signal(signal.SIGUSR1, give_up)
@@ -75,13 +96,9 @@ def end_when_workers_are_lost(
     try:
         yield
     except _WorkersLost:
-        shown = ", ".join(workers[:3]) + (", ..." if len(workers) > 3 else "")
-        raise ClusterError(
-            f"none of the {len(workers)} workers ({shown}) took a connection for {seconds:.0f} s: "
-            "start them again, then the same command, which goes on from the last checkpoint",
-            EXIT_WORKERS_LOST,
-        ) from None
+        raise ClusterError(problem, EXIT_WORKERS_LOST) from None
     finally:
         ended.set()
         watcher.join()
+        faulthandler.cancel_dump_traceback_later()
         signal.signal(signal.SIGUSR1, before)

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
 from tfx_pipeline.cluster.exit_codes import EXIT_WORKERS_LOST
 from tfx_pipeline.errors import ClusterError
 from tfx_pipeline.settings.section import plain
-from tfx_pipeline.training.check_cluster import check_cluster
+from tfx_pipeline.training import check_cluster as check_cluster_module
+from tfx_pipeline.training.check_cluster import answers, check_cluster
 from tfx_pipeline.training.cluster import EXIT_SERVER_LOST, Cluster
 from tfx_pipeline.training.lost_workers import end_when_workers_are_lost
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -125,29 +130,52 @@ def test_codecs_of_zstd_change_no_bit_over_a_cluster(ops, cluster, tmp_path):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
 def test_the_chief_ends_when_all_workers_are_lost(
-    cluster, plain_spec, model_settings, settings, write_files, tmp_path
+    cluster, plain_spec, model_settings, settings, write_files, tmp_path, end
 ):
     files = write_files(tmp_path, plain_spec, files=1, requests=20)
     addresses, servers = cluster
     chief = start_chief(plain_spec, model_settings, settings, tmp_path, files, addresses)
     try:
         assert any(line == "written\n" for line in chief.stdout), chief.stderr.read()
-        servers[("worker", 0)].kill()
-        said, errors = chief.communicate(timeout=60)
+        servers[("worker", 0)].send_signal(end)
+        said, errors = chief.communicate(timeout=120)
+        if chief.returncode == 1:
+            assert end == signal.SIGSTOP  # it hung while a function was registered
+            assert errors.startswith("Timeout"), errors
+            return
         assert chief.returncode == EXIT_WORKERS_LOST, errors
-        assert "all workers are lost: waiting 2 s for one to come back" in said
+        assert "all workers are lost: waiting 8 s for one to come back" in said
         assert "Traceback" not in errors
         assert "none of the 1 workers" in errors.strip().splitlines()[-1]
     finally:
         chief.kill()
 
 
+@contextmanager
+def grpc_server(port=0):
+    """A living server, as a worker of TensorFlow is one; gives its port."""
+    server = grpc.server(ThreadPoolExecutor(1))
+    port = server.add_insecure_port(f"localhost:{port}")
+    server.start()
+    yield port
+    server.stop(None).wait()
+
+
+def test_a_process_that_hangs_gives_no_answer(monkeypatch):
+    monkeypatch.setattr(check_cluster_module, "_CONNECT_SECONDS", 0.2)
+    with socket.create_server(("localhost", 0)) as hanging:  # the kernel takes connections for it
+        assert not answers(f"localhost:{hanging.getsockname()[1]}")
+    with grpc_server() as port:
+        assert answers(f"localhost:{port}")
+
+
 def test_a_chief_waits_for_workers_with_a_bound():
     said = []
-    with socket.create_server(("localhost", 0)) as server:
-        address = f"localhost:{server.getsockname()[1]}"
-        gone = f"localhost:{free_ports(1)[0]}"
+    gone = f"localhost:{free_ports(1)[0]}"
+    with grpc_server() as port:
+        address = f"localhost:{port}"
         with end_when_workers_are_lost(
             Cluster({"ps": [gone], "worker": [gone, address]}, "chief", 0), said.append, 0, 0.01
         ):
@@ -168,7 +196,7 @@ def test_a_worker_that_comes_back_ends_the_wait():
     with end_when_workers_are_lost(cluster, said.append, 30, 0.01):
         while not said:
             time.sleep(0.01)
-        with socket.create_server(("localhost", port)):
+        with grpc_server(port):
             while len(said) < 2:
                 time.sleep(0.01)
     assert said[1] == "a worker is back: training goes on"
@@ -197,8 +225,8 @@ def test_tf_config_is_checked():
 
 
 def test_a_cluster_is_checked_before_any_work(plain_spec):
-    with socket.create_server(("localhost", 0)) as one:
-        up, down = (f"localhost:{port}" for port in (one.getsockname()[1], free_ports(1)[0]))
+    with grpc_server() as port:
+        up, down = (f"localhost:{each}" for each in (port, free_ports(1)[0]))
         said = []
         check_cluster(None, plain_spec)
         check_cluster(Cluster({"ps": [up], "worker": [up]}, "chief", 0), plain_spec, said.append)
