@@ -95,7 +95,8 @@ def make_plan(config: PipelineConfig) -> Plan:
     steps = training.epochs * max(1, -(-trained // training.batch_size))
     history = spec.max_history
     tables = sum(table.rows * table.width for table in spec.tables.values()) * 4 * 2
-    batch = training.batch_size * history * dim * 4 * _VECTORS_PER_EVENT
+    at_once = training.batch_size / training.micro_batches
+    batch = at_once * history * dim * 4 * _VECTORS_PER_EVENT
     buffer = training.shuffle_buffer * _example_bytes(spec)
     train_seconds = (
         training.epochs

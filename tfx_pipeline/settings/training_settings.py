@@ -49,6 +49,28 @@ class TrainingSettings:
     )
     batch_size: Integer = Field(default=128, ge=1, description="requests per step")
     epochs: Integer = Field(default=1, ge=1, description="passes over the training files")
+    micro_batches: Integer = Field(
+        default=1,
+        ge=1,
+        description="parts of a batch whose gradients are added up before the one step: each takes "
+        "so much less memory",
+    )
+    devices: Integer = Field(
+        default=1,
+        ge=0,
+        description="GPUs of this machine (CPUs where it has none) that share a batch; 0 takes all "
+        "GPUs",
+    )
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of the ranker's computations while training; weights, tables, optimisers and "
+        "the exported model are float32",
+    )
+    xla: Literal["auto", "on", "off"] = Field(
+        default="auto",
+        description="compile the ranker's step with XLA; `auto` does so on GPUs alone (on CPUs it "
+        "takes several times as long)",
+    )
     dense_learning_rate: Real = Field(
         default=2e-3, gt=0, description="Adam's, for the dense weights"
     )
@@ -133,6 +155,16 @@ class TrainingSettings:
         description="evaluations in a row without a higher AUC after which training ends; 0 "
         "never ends it early",
     )
+
+    @model_validator(mode="after")
+    def _parts_fit_the_batch(self) -> Self:
+        parts = self.micro_batches * max(1, self.devices)
+        if parts > self.batch_size:
+            raise ValueError(
+                f"a batch of {self.batch_size} requests has no {parts} parts (micro_batches times "
+                "devices): make them fewer, or batch_size larger"
+            )
+        return self
 
     @model_validator(mode="after")
     def _patience_needs_evaluations(self) -> Self:

@@ -88,20 +88,44 @@ def value_of(label: Label, labels: Sequence[Label], batch: Mapping[str, tf.Tenso
     return batch["label"] if label is labels[0] else batch[f"label_{label.name}"]
 
 
+def loss_weights(
+    label: Label, labels: Sequence[Label], batch: Mapping[str, tf.Tensor], valid: tf.Tensor
+) -> tf.Tensor:
+    """Weight of each impression's loss, float32 [B, N]; zero where there is no candidate."""
+    weights = tf.cast(valid, tf.float32)
+    if label.weighted_by is None:
+        return weights
+    name = "label" if label.weighted_by == labels[0].name else f"label_{label.weighted_by}"
+    return weights * tf.maximum(batch[name], 0.0)
+
+
+def total_weight(
+    label: Label, labels: Sequence[Label], batch: Mapping[str, tf.Tensor], valid: tf.Tensor
+) -> tf.Tensor:
+    """What the weighted losses of a batch are divided by; a positive scalar."""
+    least = 1.0 if label.weighted_by is None else 1e-6
+    return tf.maximum(tf.reduce_sum(loss_weights(label, labels, batch, valid)), least)
+
+
 def weighted_loss(
     label: Label,
     labels: Sequence[Label],
     batch: Mapping[str, tf.Tensor],
     logits: tf.Tensor,
     valid: tf.Tensor,
+    total: tf.Tensor | None = None,
 ) -> tf.Tensor:
-    """Mean loss over the valid candidates, by their weights; scalar."""
-    weights = tf.cast(valid, tf.float32)
-    least = 1.0
-    if label.weighted_by is not None:
-        first = labels[0].name
-        name = "label" if label.weighted_by == first else f"label_{label.weighted_by}"
-        weights *= tf.maximum(batch[name], 0.0)
-        least = 1e-6
+    """Mean loss over the valid candidates, by their weights; scalar.
+
+    Args:
+        label: The label.
+        labels: All of them; the first has its values in ``batch["label"]``.
+        batch: Labels by input name.
+        logits: float32 [B, N] of this label.
+        valid: bool [B, N].
+        total: ``total_weight`` of the whole batch, if this is a part of one.
+    """
+    if total is None:
+        total = total_weight(label, labels, batch, valid)
     losses = tf.where(valid, label.losses(logits, value_of(label, labels, batch)), 0.0)
-    return tf.reduce_sum(weights * losses) / tf.maximum(tf.reduce_sum(weights), least)
+    return tf.reduce_sum(loss_weights(label, labels, batch, valid) * losses) / total

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
 from laser_features import FeatureSpec
 from tfx_pipeline.settings.training_settings import TrainingSettings
+from tfx_pipeline.training.batch_parts import Found, sum_over_parts
+from tfx_pipeline.training.compiled_tower import CompiledTower, in_buckets
 from tfx_pipeline.training.content_vectors import CONTENT
+from tfx_pipeline.training.devices import devices_of
 from tfx_pipeline.training.diverged import finite
 from tfx_pipeline.training.embedding_tables import gather_rows, shards_of
-from tfx_pipeline.training.labels import labels_of, weighted_loss
+from tfx_pipeline.training.labels import labels_of, total_weight, weighted_loss
 from tfx_pipeline.training.learning_rate import warm_up
 from tfx_pipeline.training.parsing import CANDIDATE_COUNT
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -65,6 +69,14 @@ class RankingStep:
         self.spec, self.settings, self.tower = spec, settings, tower
         self.labels = labels_of(spec, settings)
         self.lookup, self.state, self.content = lookup, state, content
+        gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+        self._devices = devices_of(settings, gpus)
+        parts = settings.micro_batches * max(1, len(self._devices))
+        self._compiled = (
+            CompiledTower(tower, settings.batch_size // parts)
+            if settings.xla == "on" or (settings.xla == "auto" and gpus)
+            else None
+        )
 
     def train(
         self, batch: Mapping[str, tf.Tensor], rate: tf.Tensor | float = 1.0
@@ -81,6 +93,8 @@ class RankingStep:
         """
         settings, state = self.settings, self.state
         step = state.step.assign_add(1)
+        if self._compiled is not None:
+            batch = in_buckets(self.spec, batch)
         rows = self.lookup.table_rows(self.spec, batch)
         distinct = self._distinct_rows(rows)
         batch = {
@@ -96,25 +110,13 @@ class RankingStep:
             for name, rows_ in self._frozen_rows(distinct).items()
         }
         weights = finite(state.dense.read(), "the dense weights")
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([weights, values])
-            output = self._pass(rows, distinct, {**values, **frozen}, weights, step)
-            logits, valid = output.logits, valid_candidates(batch)
-            loss_sum = cross_entropy(logits, batch["label"], valid)
-            losses = [
-                label.weight * weighted_loss(label, self.labels, batch, each, valid)
-                for label, each in zip(self.labels, output.heads, strict=True)
-            ]
-            count = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32)), 1.0)
-            auxiliary = [
-                cross_entropy(each, batch["label"], valid) for each in output.auxiliary_logits
-            ]
-            loss = tf.add_n([*losses, *(each / count for each in auxiliary), output.penalty])
-            loss = finite(loss, "the loss")
-        weight_gradient, table_gradients = tape.gradient(loss, (weights, values))
+        valid = valid_candidates(batch)
+        (loss_sum, weight_gradient, table_gradients), logits, carried = self._gradients(
+            batch, valid, rows, distinct, values, frozen, weights, step
+        )
         weight_gradient = finite(weight_gradient, "the gradient of the dense weights")
         by_row = {
-            name: finite(tf.convert_to_tensor(gradient), f"the gradient of table {name!r}")
+            name: finite(gradient, f"the gradient of table {name!r}")
             + settings.table_l2 * values[name]
             for name, gradient in table_gradients.items()
         }
@@ -133,8 +135,69 @@ class RankingStep:
                 settings.weight_decay,
                 (settings.beta_1, settings.beta_2),
             )
-            state.carried.assign(output.carried)
+            state.carried.assign(carried)
         return logits, valid, loss_sum
+
+    def _gradients(
+        self,
+        batch: Mapping[str, tf.Tensor],
+        valid: tf.Tensor,
+        rows: Mapping[str, tf.Tensor],
+        distinct: Mapping[str, DistinctRows],
+        values: Mapping[str, tf.Tensor],
+        frozen: Mapping[str, tf.Tensor],
+        weights: tf.Tensor,
+        step: tf.Tensor,
+    ) -> tuple[tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor]], tf.Tensor, list[tf.Tensor]]:
+        """The sum of losses and the gradients of weights and rows; logits; the carried state."""
+        parts = self.settings.micro_batches * max(1, len(self._devices))
+        labels = {name: each for name, each in batch.items() if _is_label(name)}
+        totals = [total_weight(label, self.labels, batch, valid) for label in self.labels]
+        count = tf.maximum(tf.reduce_sum(tf.cast(valid, tf.float32)), 1.0)
+        requests = tf.shape(valid)[0]
+
+        def part(of_requests: Any, carried: list[tf.Tensor], number: tf.Tensor) -> Found:
+            labels, valid, rows, index = of_requests
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([weights, values])
+                output = self._pass(
+                    rows, index, {**values, **frozen}, weights, carried, step * parts + number
+                )
+                logits = output.logits
+                losses = [
+                    label.weight * weighted_loss(label, self.labels, labels, each, valid, total)
+                    for label, each, total in zip(self.labels, output.heads, totals, strict=True)
+                ]
+                auxiliary = [
+                    cross_entropy(each, labels["label"], valid) for each in output.auxiliary_logits
+                ]
+                penalty = output.penalty
+                if parts > 1:
+                    penalty *= tf.cast(tf.shape(valid)[0] / requests, tf.float32)
+                loss = tf.add_n([*losses, *(each / count for each in auxiliary), penalty])
+                loss = finite(loss, "the loss")
+            weight_gradient, gradients = tape.gradient(loss, (weights, values))
+            by_row = {name: tf.convert_to_tensor(each) for name, each in gradients.items()}
+            loss_sum = cross_entropy(logits, labels["label"], valid)
+            return (loss_sum, weight_gradient, by_row), logits, output.carried
+
+        index = {name: each.index for name, each in distinct.items()}
+        nothing = (
+            (
+                0.0,
+                tf.zeros_like(weights),
+                {name: tf.zeros_like(each) for name, each in values.items()},
+            ),
+            tf.zeros([0, tf.shape(valid)[1]]),
+        )
+        return sum_over_parts(
+            part,
+            (labels, valid, rows, index),
+            self.state.carried.read(),
+            nothing,
+            self.settings.micro_batches,
+            self._devices,
+        )
 
     def predict(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
         """The first of what ``predict_heads`` returns."""
@@ -146,7 +209,8 @@ class RankingStep:
         Those of the first label are for all negatives there are, sampled or not.
         """
         weights = self.state.dense.read()
-        first, *others = self._pass(*self._looked_up(batch), weights, None).heads
+        carried = self.state.carried.read()
+        first, *others = self._pass(*self._looked_up(batch), weights, carried, None).heads
         return [first + self.logit_offset, *others]
 
     def gates(self, batch: Mapping[str, tf.Tensor]) -> tf.Tensor:
@@ -163,13 +227,13 @@ class RankingStep:
 
     def _looked_up(
         self, batch: Mapping[str, tf.Tensor]
-    ) -> tuple[dict[str, tf.Tensor], dict[str, DistinctRows], dict[str, tf.Tensor]]:
-        """Rows by input, distinct rows and their values by table."""
+    ) -> tuple[dict[str, tf.Tensor], dict[str, dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
+        """Rows by input, and by table where each input uses its distinct rows, and their values."""
         rows = self.lookup.table_rows(self.spec, batch)
         distinct = self._distinct_rows(rows)
         values = {name: self.state.tables[name].gather(each.ids) for name, each in distinct.items()}
         values.update(self._frozen_rows(distinct))
-        return rows, distinct, values
+        return rows, {name: each.index for name, each in distinct.items()}, values
 
     def _distinct_rows(self, rows: Mapping[str, tf.Tensor]) -> dict[str, DistinctRows]:
         by_table: dict[str, dict[str, tf.Tensor]] = {}
@@ -192,27 +256,25 @@ class RankingStep:
     def _pass(
         self,
         rows: Mapping[str, tf.Tensor],
-        distinct: Mapping[str, DistinctRows],
+        index: Mapping[str, Mapping[str, tf.Tensor]],
         values: Mapping[str, tf.Tensor],
         weights: tf.Tensor,
+        carried: Sequence[tf.Tensor],
         step: tf.Tensor | None,
     ) -> TowerOutput:
-        return self.tower(
-            self.state.dense.unflatten(weights),
-            self.state.carried.read(),
-            self._inputs(rows, distinct, values),
-            step,
-        )
+        tower = self.tower if self._compiled is None or step is None else self._compiled
+        inputs = self._inputs(rows, index, values)
+        return tower(self.state.dense.unflatten(weights), carried, inputs, step)
 
     def _inputs(
         self,
         rows: Mapping[str, tf.Tensor],
-        distinct: Mapping[str, DistinctRows],
+        index: Mapping[str, Mapping[str, tf.Tensor]],
         values: Mapping[str, tf.Tensor],
     ) -> dict[str, tf.Tensor]:
         def embed(table: str, name: str) -> tf.Tensor:
             source = self._item_table if table == CONTENT else table
-            return tf.gather(values[table], distinct[source].index[name])
+            return tf.gather(values[table], index[source][name])
 
         return self.tower.inputs(rows, embed)
 

@@ -62,6 +62,7 @@ class Tower:
         implementation: Of encoders that compute the same in several orders and were not given
             one: ``"absorb"`` is fastest for few candidates and with gradients, ``"auto"`` for many.
         outputs: Labels, with a head each.
+        precision: What it computes in, ``"float32"`` or ``"bfloat16"``; weights are float32.
 
     Raises:
         SettingsError: A system or an option that does not exist or does not fit, or an input that
@@ -75,13 +76,15 @@ class Tower:
         seed: int,
         implementation: str = "auto",
         outputs: int = 1,
+        precision: str = "float32",
     ) -> None:
         self.spec, self.settings, self.seed = spec, settings, seed
         keras.utils.set_random_seed(seed)
+        policy = "mixed_bfloat16" if precision == "bfloat16" else precision
         try:
-            encoder = _encoder(settings, implementation)
+            encoder = _encoder(settings, implementation, policy)
             self.interactions = _interactions(spec, settings, encoder)
-            self.model = _ranker(spec, settings, encoder, self.interactions, outputs)
+            self.model = _ranker(spec, settings, encoder, self.interactions, outputs, policy)
         except (TypeError, ValueError) as error:
             if isinstance(error, SettingsError):
                 raise
@@ -170,22 +173,27 @@ def check_model(spec: FeatureSpec, settings: ModelSettings) -> None:
     Tower(spec, settings, seed=0)
 
 
-def _encoder(settings: ModelSettings, implementation: str) -> keras.layers.Layer:
+def _encoder(settings: ModelSettings, implementation: str, policy: str) -> keras.layers.Layer:
     systems = [(settings.system, settings.encoder, "encoder")]
     if settings.beside is None:
-        return _one_encoder(*systems[0], settings.dropout, implementation)
+        return _one_encoder(*systems[0], settings.dropout, implementation, policy)
     systems.append((settings.beside, settings.beside_encoder, "beside_encoder"))
-    parts = [_one_encoder(*each, settings.dropout, implementation) for each in systems]
-    return CombinedEncoder(parts, name="encoders")
+    parts = [_one_encoder(*each, settings.dropout, implementation, policy) for each in systems]
+    return CombinedEncoder(parts, name="encoders", dtype=policy)
 
 
 def _one_encoder(
-    system: str, options: Mapping[str, Any], name: str, dropout: float, implementation: str
+    system: str,
+    options: Mapping[str, Any],
+    name: str,
+    dropout: float,
+    implementation: str,
+    policy: str,
 ) -> keras.layers.Layer:
     known = encoder_options(system)
     ours = {"dropout": dropout, "implementation": implementation}
     defaults = {key: value for key, value in ours.items() if key in known}
-    return comparison_encoder(system, {**defaults, **options}, name=name)
+    return comparison_encoder(system, {**defaults, **options}, name=name, dtype=policy)
 
 
 def _parts(encoder: keras.layers.Layer) -> list[keras.layers.Layer]:
@@ -235,6 +243,7 @@ def _ranker(
     encoder: keras.layers.Layer,
     interactions: Collection[str],
     outputs: int,
+    policy: str,
 ) -> SequenceRanker:
     widths = tower_widths(spec)
     ranker = SequenceRanker(
@@ -257,6 +266,7 @@ def _ranker(
         num_outputs=outputs,
         shared_width=widths["target"],  # all of it leads the history's columns, too
         name="ranker",
+        dtype=policy,
     )
     length = spec.max_history if _has_fixed_length(encoder) else None
     middle = {"context": (), "history": (length,)}

@@ -77,7 +77,9 @@ class Trainer:
         # Connecting drops what was made on this process's devices before, so it comes first.
         strategy = None if cluster is None else cluster.connect()
         self.labels = labels_of(spec, settings)
-        self.tower = Tower(spec, model_settings, settings.seed, "absorb", outputs=len(self.labels))
+        self.tower = Tower(
+            spec, model_settings, settings.seed, "absorb", len(self.labels), settings.precision
+        )
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             # Tables first: the partitioner counts on whole rounds over the servers.
             self._frozen = as_variable(content)
