@@ -1,11 +1,14 @@
 """Bytes that a training step sends between a parameter server and a worker, by codec.
 
+    laser-pipeline build-ops
     python -m benchmarks.training.bytes_per_step --output FILE
 
 The cluster runs in a network namespace of its own, so that the loopback's counter counts its
 traffic and no other (Linux; user namespaces must be allowed). A step looks up the rows of a batch
 of histories with Zipf-distributed ids and sends a gradient for each distinct row: what the trainer
-does with its tables, without the tower, which sends nothing but its weights.
+does with its tables, without the tower, which sends nothing but its weights. Rows and gradients
+are normally distributed. With ``--rates`` the loopback is then held to so many Mbit/s (``tc``),
+both ways together, and steps are timed.
 """
 
 from __future__ import annotations
@@ -27,7 +30,8 @@ from typing import Any
 from tfx_pipeline.cluster.local_cluster import LocalCluster
 
 SEED = 17
-WIDTH, FEATURES = 32, 3
+WIDTH = 32
+VOCABULARIES = [10_000, 1_000_000, 10_000_000]
 WARM_UP = 3
 IN_NAMESPACE = "LASER_BYTES_NAMESPACE"
 
@@ -38,7 +42,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--length", type=int, default=1000)
     parser.add_argument("--steps", type=int, default=5)
-    parser.add_argument("--vocabularies", type=int, nargs="+", default=[10_000, 1_000_000])
+    parser.add_argument("--vocabularies", type=int, nargs="+", default=VOCABULARIES)
+    parser.add_argument("--features", type=int, default=1, help="tables, each looked up as often")
+    parser.add_argument("--exponent", type=float, default=1.0, help="of Zipf's law of the ids")
+    parser.add_argument("--rates", type=int, nargs="*", default=[], help="Mbit/s of the link")
     arguments = parser.parse_args()
     if IN_NAMESPACE not in os.environ:
         command = ["unshare", "--net", "--map-root-user", sys.executable, "-m", __spec__.name]
@@ -54,7 +61,7 @@ def main() -> None:
         "load": [round(each, 2) for each in os.getloadavg()],
         "batch": arguments.batch,
         "length": arguments.length,
-        "features": FEATURES,
+        "features": arguments.features,
         "width": WIDTH,
         "rows": measure(arguments),
     }
@@ -93,63 +100,106 @@ def count_all(
     import tensorflow as tf
 
     from tfx_pipeline.training.cluster import Cluster
-    from tfx_pipeline.training.embedding_tables import EmbeddingTable
+    from tfx_pipeline.training.embedding_tables import EmbeddingTable, shards_of
+    from tfx_pipeline.training.row_frames import load_ops
     from tfx_pipeline.training.transmission import CODECS
 
+    load_ops()
     strategy = Cluster(addresses, "chief", 0).connect()
     coordinator = tf.distribute.experimental.coordinator.ClusterCoordinator(strategy)
     looked_up = arguments.batch * arguments.length
-    naive = looked_up * FEATURES * WIDTH * 4
-    rows = []
+    # rows one way, gradients the other
+    naive = 2 * looked_up * arguments.features * WIDTH * 4
+    counted = []
     for vocabulary in arguments.vocabularies:
+        tables, distinct = None, None  # those before go first: the largest take gigabytes
+        with strategy.scope():
+            tables = [
+                EmbeddingTable(f"t{vocabulary}_{number}", vocabulary, WIDTH, seed=SEED)
+                for number in range(arguments.features)
+            ]
+            distinct = tf.Variable(0, dtype=tf.int64, trainable=False)
+        for table in tables:
+            for shard in shards_of(table.values):
+                with tf.device(shard.device):
+                    shard.assign(tf.random.stateless_normal(shard.shape, [SEED, 0], stddev=0.05))
         for codec in CODECS:
-            with strategy.scope():
-                tables = [
-                    EmbeddingTable(
-                        f"{codec}{number}", vocabulary, WIDTH, seed=SEED, transmission=codec
-                    )
-                    for number in range(FEATURES)
-                ]
-                distinct = tf.Variable(0, dtype=tf.int64, trainable=False)
+            for table in tables:
+                table.transmission = codec
 
-            @tf.function
-            def step(number: tf.Tensor, tables=tables, distinct=distinct, size=vocabulary) -> None:
-                for feature, table in enumerate(tables):
-                    ids, _ = tf.unique(zipf_ids(looked_up, size, number, feature))
-                    distinct.assign_add(tf.size(ids, tf.int64))
-                    table.apply_gradient(ids, 0.1 * table.gather(ids), 0.01)
+            step = step_of(tables, distinct, looked_up, arguments.exponent)
 
-            for number in range(WARM_UP):
-                coordinator.schedule(step, args=(tf.constant(number),))
-            coordinator.join()
+            def run(first: int, count: int, step=step) -> float:
+                began = time.perf_counter()
+                for number in range(first, first + count):
+                    coordinator.schedule(step, args=(tf.constant(number),))
+                    coordinator.join()
+                return (time.perf_counter() - began) / count
+
+            run(0, WARM_UP)
             distinct.assign(0)
-            sent, began = loopback_bytes(), time.perf_counter()
-            for number in range(arguments.steps):
-                coordinator.schedule(step, args=(tf.constant(WARM_UP + number),))
-            coordinator.join()
+            sent = loopback_bytes()
+            seconds = {"unlimited": run(WARM_UP, arguments.steps)}
             bytes_per_step = (loopback_bytes() - sent) / arguments.steps
-            rows.append(
+            rows = int(distinct.numpy()) // arguments.steps
+            for rate in arguments.rates:
+                hold_to(rate)
+                run(0, 1)
+                seconds[f"{rate} Mbit/s"] = run(WARM_UP, arguments.steps)
+                hold_to(None)
+            counted.append(
                 {
                     "vocabulary": vocabulary,
                     "codec": codec,
-                    "distinct_rows": int(distinct.numpy()) // arguments.steps,
-                    # rows one way, gradients the other
-                    "naive_bytes_computed": 2 * naive,
+                    "distinct_rows": rows,
+                    "naive_bytes_computed": naive,
                     "bytes_per_step": round(bytes_per_step),
-                    "of_naive": round(bytes_per_step / (2 * naive), 4),
-                    "seconds_per_step": round((time.perf_counter() - began) / arguments.steps, 3),
+                    "of_naive": round(bytes_per_step / naive, 4),
+                    "seconds_per_step": {name: round(each, 3) for name, each in seconds.items()},
                 }
             )
-            print(rows[-1], flush=True)
-    return rows
+            print(counted[-1], flush=True)
+    return counted
 
 
-def zipf_ids(count: int, vocabulary: int, step: Any, feature: int) -> Any:
-    """Ids from 1 whose frequency falls with their rank: P(rank <= r) = log(1 + r) / log(1 + V)."""
+def step_of(tables: list[Any], distinct: Any, looked_up: int, exponent: float) -> Any:
+    """A step on the tables: distinct rows to the worker, a gradient of each back."""
+    import tensorflow as tf
+
+    @tf.function
+    def step(number: tf.Tensor) -> None:
+        for feature, table in enumerate(tables):
+            ids, _ = tf.unique(zipf_ids(looked_up, table.rows, exponent, number, feature))
+            distinct.assign_add(tf.size(ids, tf.int64))
+            noise = tf.random.stateless_normal([tf.size(ids), WIDTH], [SEED, feature])
+            table.apply_gradient(ids, 0.1 * table.gather(ids) + 0.01 * noise, 0.01)
+
+    return step
+
+
+def hold_to(rate: int | None) -> None:
+    """Limit the loopback of this namespace to ``rate`` Mbit/s; None lifts it."""
+    change = "del dev lo root" if rate is None else f"add dev lo root tbf rate {rate}mbit {BURST}"
+    subprocess.run(["tc", "qdisc", *change.split()], check=True)
+
+
+BURST = "burst 128kb latency 1000ms"
+
+
+def zipf_ids(count: int, vocabulary: int, exponent: float, step: Any, feature: int) -> Any:
+    """Ids from 1 whose frequency falls with their rank, as its power of minus ``exponent``.
+
+    The continuous law: P(rank <= r) is log(1 + r) / log(V), or with another exponent than 1
+    ((1 + r)^(1 - s) - 1) / (V^(1 - s) - 1).
+    """
     import tensorflow as tf
 
     uniform = tf.random.stateless_uniform([count], seed=tf.stack([step, SEED + feature]))
-    rank = tf.exp(uniform * tf.math.log(float(vocabulary))) - 1.0
+    if exponent == 1.0:
+        rank = tf.exp(uniform * tf.math.log(float(vocabulary))) - 1.0
+    else:
+        power = 1.0 - exponent
+        rank = (1.0 + uniform * (float(vocabulary) ** power - 1.0)) ** (1.0 / power) - 1.0
     return 1 + tf.minimum(tf.cast(rank, tf.int32), vocabulary - 2)
 
 

@@ -51,7 +51,7 @@ class EmbeddingTable(tf.Module):
     ) -> None:
         super().__init__(name=name)
         self.rows, self.width = rows, width
-        self._transmission = transmission
+        self.transmission = transmission
 
         def initial_rows(
             partition_shape: Sequence[int] = (rows, width), partition_offset: Sequence[int] = (0, 0)
@@ -78,7 +78,7 @@ class EmbeddingTable(tf.Module):
 
     def gather(self, ids: tf.Tensor) -> tf.Tensor:
         """Rows of distinct ``ids`` [U] (int32): float32 [U, width]."""
-        return gather_rows(shards_of(self.values), ids, self._transmission)
+        return gather_rows(shards_of(self.values), ids, self.transmission)
 
     def apply_gradient(
         self, ids: tf.Tensor, gradient: tf.Tensor, learning_rate: tf.Tensor | float
@@ -98,14 +98,14 @@ class EmbeddingTable(tf.Module):
             values, accumulators, parts, strict=True
         ):
             part = gradient if positions is None else tf.gather(gradient, positions)
-            sent = encoded(part, self._transmission)
+            sent = encoded(part, self.transmission)
             with tf.device(value.device):
                 tf.raw_ops.ResourceSparseApplyAdagradV2(
                     var=value.handle,
                     accum=accumulator.handle,
                     lr=tf.cast(learning_rate, tf.float32),
                     epsilon=tf.constant(1e-7, tf.float32),
-                    grad=decoded(sent, self._transmission, tf.size(local_ids), self.width),
+                    grad=decoded(sent, self.transmission, tf.size(local_ids), self.width),
                     indices=local_ids,
                     use_locking=True,
                     update_slots=True,
