@@ -25,7 +25,7 @@ _ACCESS_FLAGS = {
 _KIB, _MIB = 2**10, 2**20
 # Blocks from this size on are given back at once. TensorFlow's tensors are such blocks, and page
 # faults would cost a run more than its arithmetic; a gateway's are bodies.
-_GATEWAY_BLOCK, _MODEL_BLOCK = 256 * _KIB, 4 * _MIB
+_GATEWAY_BLOCK, _MODEL_BLOCK = 256 * _KIB, _MIB
 _UNKNOWN = "candidates that the store or the item table lacks: score them by their features, or 400"
 
 # Imports of the two servers are inside the commands: the gateway must not wait for TensorFlow.
@@ -194,9 +194,11 @@ def _model_server(arguments: argparse.Namespace) -> int:
     from serving.model_server.server_config import read_config, single_model
     from serving.model_server.status import ServingError
     from serving.ready_file import write_ready_file
+    from serving.runtime.collector import freeze_heap
     from serving.runtime.malloc import return_large_blocks
 
     return_large_blocks(_MODEL_BLOCK)
+    freeze_heap()
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     if not arguments.model_base_path and not arguments.model_config_file:
         return _fail("give --model_base_path=/path/to/model or --model_config_file", 255)

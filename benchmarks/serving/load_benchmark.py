@@ -48,6 +48,8 @@ from serving_benchmark import (
 from laser_features import FeatureSpec
 
 _PATIENCE_SECONDS = 0.3
+# Far beyond the gateway's own deadline of one second, which must answer first.
+_SWAP_PATIENCE_SECONDS = 5.0
 _CANDIDATES = 100
 _HEAD = b"POST /v1/rank HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n"
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -59,6 +61,12 @@ def main() -> int:
     parser.add_argument("--output", default="benchmarks/serving/load_results.json")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load")
     parser.add_argument("--swaps", type=int, default=20)
+    parser.add_argument(
+        "--answers",
+        type=int,
+        default=0,
+        help="of the swaps: so many in all, as many before the first as after each",
+    )
     parser.add_argument("--code", default="", help="checkout whose servers are run")
     parser.add_argument("--only", choices=["overload", "swap", "beside", "drain"], default=None)
     arguments = parser.parse_args()
@@ -240,22 +248,47 @@ def measure_overload(folder: Path, arguments: argparse.Namespace) -> dict[str, A
 def measure_swap(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     with Servers(folder) as servers:
         ask_once(servers.address)
-        load = Load(servers.address, 2, 5.0)
-        time.sleep(arguments.seconds)
+        load = Load(servers.address, 2, _SWAP_PATIENCE_SECONDS)
+        share = arguments.answers // (arguments.swaps + 1)
+        wait_for_answers(load, share, arguments.seconds)
         began = time.perf_counter()
+        swaps: list[tuple[float, float]] = []
         for version in range(2, 2 + arguments.swaps):
+            published = time.perf_counter()
             publish(folder / "ranker", version)
             wait_for_version(servers.address, version)
-            time.sleep(0.5)
+            swaps.append((published, time.perf_counter()))
+            tell = f"version {version} is served, {len(load.answers)} answers"
+            print(tell, dict(load.statuses), flush=True)
+            wait_for_answers(load, share * version, 0.5)
         load.stop()
     answered = [version for version, _, _ in load.answers]
-    return {
+    within = [
+        taken
+        for _, at, taken in load.answers
+        if any(start <= at + taken and at <= end for start, end in swaps)
+    ]
+    result = {
         "swaps": arguments.swaps,
         "answers": len(answered),
         "versions_answered": len(set(answered)),
         "statuses": dict(load.statuses),
+        "longest_answer_ms": round(1e3 * max(taken for _, _, taken in load.answers), 1),
+        "deadline_ms": 1000,
         **before_and_during(load, began),
+        "within_swaps": {"answers": len(within), **percentiles(within)},
     }
+    result["p99_ratio_within_swaps"] = round(
+        result["within_swaps"]["p99_ms"] / result["before"]["p99_ms"], 2
+    )
+    return result
+
+
+def wait_for_answers(load: Load, number: int, seconds: float) -> None:
+    """Until so many are there in all, but at least so long."""
+    time.sleep(seconds)
+    while len(load.answers) < number:
+        time.sleep(0.05)
 
 
 def measure_beside(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:

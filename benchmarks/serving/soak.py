@@ -4,9 +4,10 @@
     python benchmarks/serving/soak.py --minutes 30          # flat memory
 
 Exit code 1 if a bound is missed: a peak of more than 1.2 times that of ordinary load, memory that
-grows by more than 5% between the first and the last third, a server that died, an ordinary
-request that failed in any other way than by being refused by rule, or fewer than half of them
-answered (memory of servers that answer nothing shows nothing).
+grows by more than 5% between the first and the last third, a server that died, a hostile request
+that was answered with a fault of the server's own, a half-open connection that was not ended, an
+ordinary request that failed in any other way than by being refused by rule, or fewer than half of
+them answered (memory of servers that answer nothing shows nothing).
 
 By rule are 503 (too much waits) and 504 not before the deadline: where the machine has no time for
 a request, the gateway must say so then. How many there were depends on the machine, so they are
@@ -16,7 +17,9 @@ reported and not judged; a 504 before the deadline is a fault.
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
+import os
 import random
 import sys
 import tempfile
@@ -33,7 +36,8 @@ import grpc
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from hostile_requests import EXPECTED, grpc_kinds, http_kinds
+from held_connections import HeldConnections
+from hostile_requests import EXPECTED, Kinds, grpc_kinds, http_kinds
 from serving_benchmark import (
     SEED,
     SPEC,
@@ -55,6 +59,9 @@ _DEADLINE_SECONDS = 5.0
 # The kernel tells when a byte came to a few milliseconds.
 _CLOCK_SECONDS = 0.05
 _LEAST_ANSWERED = 0.5
+# What a server says of its own faults.
+_FAULTS = ("500", "INTERNAL", "UNKNOWN", "DATA_LOSS", "still open")
+_TOLD_EVERY = 5000
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -62,16 +69,18 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--requests", type=int, default=0, help="hostile ones, for peak memory")
     parser.add_argument("--minutes", type=float, default=0.0, help="of mixed load")
-    parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=8, help="clients of each load")
     parser.add_argument("--output", default="")
     arguments = parser.parse_args(argv)
+    command = " ".join(["benchmarks/serving/soak.py", *(sys.argv[1:] if argv is None else argv)])
+    result: dict[str, Any] = {"machine": describe_machine(), "seed": SEED, "command": command}
+    result["clients"] = arguments.threads
     with tempfile.TemporaryDirectory() as folder, Servers(Path(folder)) as servers:
-        result: dict[str, Any] = {"machine": describe_machine(), "seed": SEED}
-        result["command"] = " ".join(["soak.py", *(argv if argv is not None else sys.argv[1:])])
         if arguments.requests:
             result["peak"] = measure_peak(servers, arguments.requests, arguments.threads)
         if arguments.minutes:
             result["soak"] = measure_soak(servers, 60 * arguments.minutes, arguments.threads)
+    result["load_average_after"] = round(os.getloadavg()[0], 2)
     text = json.dumps(result, indent=2)
     if arguments.output:
         Path(arguments.output).write_text(text + "\n", encoding="utf-8")
@@ -96,12 +105,17 @@ class Servers:
              f"--deadline_ms={1e3 * _DEADLINE_SECONDS:.0f}"],
         )  # fmt: skip
         self.channel = grpc.insecure_channel(addresses["grpc"])
-        self._address, self._ordinary = ready["gateway"], ordinary
-        self.hostile = {
-            **named("rank", http_kinds(self._address, "/v1/rank")),
-            **named("events", http_kinds(self._address, "/v1/events")),
-            **named("rest", http_kinds(addresses["rest"], "/v1/models/ranker:predict")),
-            **named("grpc", grpc_kinds(self.channel, ordinary)),
+        self._address, self._addresses, self._ordinary = ready["gateway"], addresses, ordinary
+
+    def hostile(self, held: HeldConnections) -> Kinds:
+        """All kinds of hostile requests, by name."""
+        rest, rpc = self._addresses["rest"], self._addresses["grpc"]
+        predict = "/v1/models/ranker:predict"
+        return {
+            **named("rank", http_kinds(self._address, "/v1/rank", "rank", held)),
+            **named("events", http_kinds(self._address, "/v1/events", "events", held)),
+            **named("rest", http_kinds(rest, predict, "rest", held)),
+            **named("grpc", grpc_kinds(self.channel, rpc, self._ordinary, held)),
         }
 
     def __enter__(self) -> Servers:
@@ -133,7 +147,7 @@ class Servers:
         }
 
 
-def named(prefix: str, kinds: dict[str, Callable]) -> dict[str, Callable]:
+def named(prefix: str, kinds: Kinds) -> Kinds:
     return {f"{prefix}.{name}": kind for name, kind in kinds.items()}
 
 
@@ -166,45 +180,58 @@ def measure_peak(servers: Servers, requests: int, threads: int) -> dict[str, Any
     ordinary = servers.memory("VmHWM")
     outcomes: Counter[str] = Counter()
     began = time.monotonic()
-    run_threads(threads, requests, lambda i, r: ask_hostile(servers, i, r, outcomes))
+    with HeldConnections() as held:
+        kinds = servers.hostile(held)
+
+        def ask(number: int, which: random.Random) -> None:
+            if number and number % _TOLD_EVERY == 0:
+                tell(f"{number} of {requests} sent, {held.waiting} half-open", began)
+            ask_hostile(kinds, which, outcomes)
+
+        run_threads(threads, requests, ask)
     seconds = time.monotonic() - began
     hostile = servers.memory("VmHWM")
     after: Counter[str] = Counter()
     run_threads(threads, 200, lambda i, r: ask_ordinary(servers, i, after))
     ratios = {name: round(hostile[name] / ordinary[name], 3) for name in ordinary}
     missed = [f"peak of {name}" for name, ratio in ratios.items() if ratio > _PEAK_RATIO]
-    missed += failures(after)
     return {
         "hostile_requests": sum(outcomes.values()),
         "hostile_seconds": round(seconds, 1),
-        "kinds": len(servers.hostile),
+        "kinds": len(kinds),
         "peak_kib_ordinary": ordinary,
         "peak_kib_hostile": hostile,
         "ratio": ratios,
+        "ordinary_statuses_before": dict(statuses),
         "ordinary_statuses_after": dict(after),
-        "outcomes": dict(outcomes.most_common(12)),
-        "missed": missed,
+        "outcomes": by_number(by_server(outcomes)),
+        "half_open": by_number(held.ended),
+        "missed": missed + failures(after) + faults(outcomes) + faults(held.ended),
     }
 
 
 def measure_soak(servers: Servers, seconds: float, threads: int) -> dict[str, Any]:
     """Memory over time under both kinds of load."""
-    end = time.monotonic() + seconds
+    began = time.monotonic()
     ordinary: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
-
-    def ask(number: int, which: random.Random) -> None:
-        if number % 2:
-            ask_hostile(servers, number // 2, which, outcomes)
-        else:
-            ask_ordinary(servers, number, ordinary)
-
-    load = threading.Thread(target=run_threads, args=(threads, None, ask, end))
-    load.start()
     samples: list[dict[str, int]] = []
-    while load.is_alive():
-        load.join(_SAMPLE_SECONDS)
-        samples.append(servers.memory("VmRSS"))
+    with HeldConnections() as held:
+        kinds = servers.hostile(held)
+
+        def ask(number: int, which: random.Random) -> None:
+            if number % 2:
+                ask_hostile(kinds, which, outcomes)
+            else:
+                ask_ordinary(servers, number, ordinary)
+
+        load = threading.Thread(target=run_threads, args=(threads, None, ask, began + seconds))
+        load.start()
+        while load.is_alive():
+            load.join(_SAMPLE_SECONDS)
+            samples.append(servers.memory("VmRSS"))
+            if len(samples) % 12 == 0:
+                tell(f"{samples[-1]} KiB", began)
     third = max(1, len(samples) // 3)
     growth = {
         name: round(
@@ -219,10 +246,44 @@ def measure_soak(servers: Servers, seconds: float, threads: int) -> dict[str, An
         "seconds": seconds,
         "ordinary_statuses": dict(ordinary),
         "hostile_requests": sum(outcomes.values()),
+        "kinds": len(kinds),
         "growth": growth,
+        "outcomes": by_number(by_server(outcomes)),
+        "half_open": by_number(held.ended),
         "rss_kib": samples[:: max(1, len(samples) // 60)],
-        "missed": missed + failures(ordinary),
+        "missed": missed + failures(ordinary) + faults(outcomes) + faults(held.ended),
     }
+
+
+def tell(what: str, began: float) -> None:
+    print(f"{time.monotonic() - began:7.0f} s  {what}", file=sys.stderr, flush=True)
+
+
+def by_number(outcomes: Counter[str]) -> dict[str, int]:
+    return dict(outcomes.most_common())
+
+
+def by_server(outcomes: Counter[str]) -> Counter[str]:
+    """``rank.no_json 400`` and its like, as ``rank 400``."""
+    summed: Counter[str] = Counter()
+    for outcome, number in outcomes.items():
+        kind, told = outcome.split(" ")
+        summed[f"{kind.split('.')[0]} {told}"] += number
+    return summed
+
+
+def faults(outcomes: Counter[str]) -> list[str]:
+    """Outcomes of hostile requests that are the server's fault.
+
+    Example:
+        >>> faults(Counter({"rank.no_json 400": 9, "rest.deep_json 500": 2}))
+        ['rest.deep_json 500: 2 times']
+    """
+    return [
+        f"{outcome}: {number} times"
+        for outcome, number in outcomes.items()
+        if outcome.split(" ", 1)[1] in _FAULTS
+    ]
 
 
 def failures(statuses: Counter[str]) -> list[str]:
@@ -249,15 +310,14 @@ def ask_ordinary(servers: Servers, number: int, statuses: Counter[str]) -> None:
         statuses[type(error).__name__] += 1
 
 
-def ask_hostile(servers: Servers, number: int, which: random.Random, outcomes: Counter) -> None:
-    kinds = list(servers.hostile.items())
-    name, kind = kinds[number % len(kinds)]
+def ask_hostile(kinds: Kinds, which: random.Random, outcomes: Counter[str]) -> None:
+    name = which.choice(list(kinds))
     try:
-        answer = kind(which)
-        told = answer if isinstance(answer, int) else "sent"
+        answer = kinds[name](which)
+        told = str(answer) if isinstance(answer, int) else "sent"
     except EXPECTED as error:
         told = error.code().name if isinstance(error, grpc.RpcError) else type(error).__name__
-    outcomes[f"{name.split('.')[0]} {told}"] += 1
+    outcomes[f"{name} {told}"] += 1
 
 
 def run_threads(
@@ -267,12 +327,15 @@ def run_threads(
     end: float = float("inf"),
 ) -> None:
     """Call ``ask`` with 0, 1, 2, ... from several threads, to a number or to a time."""
+    numbers = itertools.count()
 
     def run(mine: int) -> None:
-        which, number = random.Random(SEED + mine), mine
-        while (count is None or number < count) and time.monotonic() < end:
+        which = random.Random(SEED + mine)
+        while time.monotonic() < end:
+            number = next(numbers)
+            if count is not None and number >= count:
+                return
             ask(number, which)
-            number += threads
 
     started = [threading.Thread(target=run, args=(mine,)) for mine in range(threads)]
     for thread in started:

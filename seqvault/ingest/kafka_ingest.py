@@ -17,6 +17,7 @@ from seqvault.errors import (
 )
 from seqvault.ingest.dead_letters import DeadLetters
 from seqvault.ingest.messages import Columns, decode, joined
+from seqvault.prometheus_text import family
 from seqvault.store import SeqVault
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ LINGER_SECONDS = 0.1  # how long a batch may wait to become full
 BROKER_SECONDS = 10.0  # how long a broker may take to tell of a topic
 LONGEST_WAIT = 30.0  # seconds between tries when the store cannot take events
 REPORT_SECONDS = 10.0
+COUNTS = {
+    "messages": "Messages that were read.",
+    "events": "Events that were stored.",
+    "malformed": "Messages that hold no event.",
+    "retries": "Tries that the store could not take.",
+}
 Answer = TypeVar("Answer")
 
 
@@ -84,7 +91,7 @@ class KafkaIngest:
         self._known: dict[int, int] = {}  # highest offset in the store, by assigned partition
         self._ends: dict[int, int] = {}  # where the log ended at the assignment
         self._quiet: dict[int, int] = {}  # offset where the broker had no more messages
-        self.counts = {"messages": 0, "events": 0, "malformed": 0, "retries": 0}
+        self.counts = dict.fromkeys(COUNTS, 0)
         self._failures = 0  # appends refused one after the other
         self._reported = self._warned = 0.0
         self._consumer = self._kafka.Consumer(
@@ -357,15 +364,15 @@ class KafkaIngest:
 
     def metrics_text(self) -> str:
         """Counts and lag in Prometheus' text format."""
-        lines = []
+        lines: list[str] = []
         for name, value in self.counts.items():
             full = f"seqvault_ingest_{name}_total"
-            lines += [f"# TYPE {full} counter", f"{full} {value}"]
-        lines.append("# TYPE seqvault_ingest_lag gauge")
-        lines += [
-            f'seqvault_ingest_lag{{topic="{self.topic}",partition="{number}"}} {behind}'
-            for number, behind in sorted(self.lag().items())
+            lines += family(full, "counter", COUNTS[name], [({}, value)])
+        behind = [
+            ({"topic": self.topic, "partition": number}, lag)
+            for number, lag in sorted(self.lag().items())
         ]
+        lines += family("seqvault_ingest_lag", "gauge", "Messages that are to be read.", behind)
         return "\n".join(lines) + "\n"
 
     def _report(self) -> None:

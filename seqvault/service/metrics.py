@@ -7,13 +7,23 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from seqvault.prometheus_text import family, header
 from seqvault.service.call import Call
 
 BOUNDS = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.128, 0.256, 1.0, 4.0)
 METRICS_CONNECTIONS = 8  # at a time
 METRICS_SECONDS = 5.0  # that one may take to ask
-GAUGES = ("users", "events", "events_in_log", "segments", "segment_bytes", "live_bytes",
-          "index_bytes", "memtable_bytes", "items")  # fmt: skip
+GAUGES = {
+    "users": "Users with events.",
+    "events": "Events that are stored.",
+    "events_in_log": "Events that are in no segment yet.",
+    "segments": "Segment files.",
+    "segment_bytes": "Size of the segment files.",
+    "live_bytes": "Bytes of segments that are in use; later merges free the rest.",
+    "index_bytes": "Memory of the index.",
+    "memtable_bytes": "Memory of the events that are in no segment yet.",
+    "items": "Items with side information.",
+}
 
 
 class Metrics:
@@ -86,28 +96,38 @@ class Metrics:
     ) -> str:
         """All metrics; ``stats`` are the store's own."""
         with self._lock:
-            lines = ["# TYPE seqvault_calls_total counter"]
-            for (method, status), count in sorted(self._calls.items()):
-                lines.append(f'seqvault_calls_total{{method="{method}",status="{status}"}} {count}')
-            lines.append("# TYPE seqvault_appended_events_total counter")
-            lines.append(f"seqvault_appended_events_total {self._appended}")
-            lines.append("# TYPE seqvault_damaged_reads_total counter")
-            lines.append(f"seqvault_damaged_reads_total {self._damaged}")
-            lines.append("# TYPE seqvault_reader_ends_total counter")
-            lines.append(f"seqvault_reader_ends_total {self._reader_ends}")
-            lines.append("# TYPE seqvault_call_seconds histogram")
-            for method, buckets in sorted(self._buckets.items()):
-                lines += _histogram(method, buckets, self._seconds[method])
-        lines.append("# TYPE seqvault_merge_failures_total counter")
-        lines.append(f"seqvault_merge_failures_total {merge_failures}")
-        lines.append("# TYPE seqvault_merge_failing_seconds gauge")
-        lines.append(f"seqvault_merge_failing_seconds {merge_failing_seconds:.1f}")
-        for name in GAUGES:
-            lines += [f"# TYPE seqvault_{name} gauge", f"seqvault_{name} {stats[name]}"]
-        lines.append("# TYPE seqvault_source_offset gauge")
-        for source, offset in sorted(stats["sources"].items()):
-            escaped = source.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-            lines.append(f'seqvault_source_offset{{source="{escaped}"}} {offset}')
+            calls = [
+                ({"method": method, "status": status}, count)
+                for (method, status), count in sorted(self._calls.items())
+            ]
+            totals = (
+                ("appended_events", "Events that calls have appended.", self._appended),
+                ("damaged_reads", "Reads that found a damaged file.", self._damaged),
+                ("reader_ends", "Reader processes that ended by themselves.", self._reader_ends),
+                ("merge_failures", "Merges that failed.", merge_failures),
+            )
+            latencies = [
+                line
+                for method, buckets in sorted(self._buckets.items())
+                for line in _histogram(method, buckets, self._seconds[method])
+            ]
+        lines = [*family("seqvault_calls_total", "counter", "Calls by method and status.", calls)]
+        for name, meaning, total in totals:
+            lines += family(f"seqvault_{name}_total", "counter", meaning, [({}, total)])
+        lines += header("seqvault_call_seconds", "histogram", "Time of calls, without waiting.")
+        lines += latencies
+        lines += family(
+            "seqvault_merge_failing_seconds",
+            "gauge",
+            "How long merges have failed.",
+            [({}, round(merge_failing_seconds, 1))],
+        )
+        for name, meaning in GAUGES.items():
+            lines += family(f"seqvault_{name}", "gauge", meaning, [({}, stats[name])])
+        offsets = [({"source": source}, at) for source, at in sorted(stats["sources"].items())]
+        lines += family(
+            "seqvault_source_offset", "gauge", "Highest stored offset of each source.", offsets
+        )
         return "\n".join(lines) + "\n"
 
 

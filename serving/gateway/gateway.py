@@ -36,8 +36,9 @@ from serving.runtime.errors import (
 )
 from serving.runtime.http_server import HttpServer, first_byte_at, read_body
 from serving.runtime.inflate import inflate
-from serving.runtime.json_cost import json_cost
+from serving.runtime.json_cost import json_cost, tree_cost
 from serving.runtime.memory_budget import Allowance, MemoryBudget
+from serving.runtime.memory_trimmer import MemoryTrimmer
 from serving.runtime.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Gateway:
         self._ranker = Ranker(spec, store, model, rules, lambda: self._store_probe.ok)
         self._metrics = Metrics()
         self._budget = MemoryBudget(rules.request_bytes, rules.in_flight_bytes)
+        self._trimmer = MemoryTrimmer(self._budget)
         self._ranks = WorkQueue(rules.threads, rules.waiting, "rank")
         self._appends = WorkQueue(_APPEND_THREADS, rules.waiting, "events")
         self._merge = merge
@@ -100,7 +102,8 @@ class Gateway:
         self._tell_gauges()
 
     def start(self) -> None:
-        """Start the health probes of store and model."""
+        """Start the threads that watch store, model and memory."""
+        self._trimmer.start()
         self._store_probe.start()
         self._model_probe.start()
 
@@ -110,6 +113,7 @@ class Gateway:
 
     def close(self) -> None:
         """Finish accepted requests and stop the threads."""
+        self._trimmer.stop()
         for probe in (self._store_probe, self._model_probe):
             probe.stop()
         for queue in (self._ranks, self._appends):
@@ -284,7 +288,7 @@ def _parse_and_work(
     try:
         if zipped:
             body = inflate(body, allowance)
-        allowance.take(json_cost(body), "the parsed JSON")
+        allowance.take(json_cost(body) + tree_cost(body), "the parsed JSON")
         content = orjson.loads(body)
     except ValueError as error:
         raise GatewayError(400, f"the body is not JSON: {error}") from error

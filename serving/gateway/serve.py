@@ -19,6 +19,7 @@ from serving.gateway.options import GatewayOptions
 from serving.gateway.ranker import Model
 from serving.gateway.store import Store, check_store, open_store
 from serving.ready_file import write_ready_file
+from serving.runtime.collector import freeze_heap
 from serving.runtime.http_server import HttpServer
 
 log = logging.getLogger(__name__)
@@ -43,9 +44,11 @@ def serve(options: GatewayOptions) -> int:
 
 def _open_model(options: GatewayOptions) -> Model:
     if options.model_base_path is None:
+        freeze_heap()
         return ModelClient(options.model_server, options.model_name)
     from serving.gateway.in_process_model import InProcessModel  # loads TensorFlow
 
+    freeze_heap()  # the store lives as long as the process; versions of the model do not
     return InProcessModel(options.model_base_path, options.model_name)
 
 

@@ -68,6 +68,11 @@ class GrpcServer:
                 ("grpc.max_send_message_length", _MAX_REPLY_BYTES),
                 # Without this a second server on the port would start and share its calls.
                 ("grpc.so_reuseport", 0),
+                # A connection that does not get to its first call is ended.
+                (
+                    "grpc.server_handshake_timeout_ms",
+                    int(1000 * self._limits.body_seconds),
+                ),
                 # Peers that are gone without a word are noticed.
                 ("grpc.keepalive_time_ms", 30_000),
                 ("grpc.keepalive_timeout_ms", 10_000),

@@ -15,8 +15,12 @@ import numpy as np
 from serving.model_server.decimals import format_decimals
 from serving.model_server.status import ServingError, invalid
 
-# A number that may overflow a double, a lone surrogate, or a byte order mark.
-_UNUSUAL = re.compile(rb"[eE]\+?\d{3}|\d{300}|\\u[dD][89a-fA-F]|\A\xef\xbb\xbf")
+# What a number that may overflow a double looks like when every digit is a zero. Finding plain
+# bytes in a translated copy takes a tenth of the time of a pattern with alternatives.
+_DIGITS = bytes.maketrans(b"123456789E", b"000000000e")
+_LARGE = (b"e000", b"e+000", b"0" * 300)
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _SPACE = re.compile(rb"[ \t\r\n]*")
 _NUMBER = re.compile(rb"-?(?:NaN|Inf(?:inity)?)|-?(0|[1-9]\d*)?(\.\d*)?(?:([eE][+-]?)(\d*))?")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
@@ -45,7 +49,7 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     value: Any = None
-    unusual = _UNUSUAL.search(body) is not None
+    unusual = is_unusual(body)
     if not unusual:
         try:
             value = json.loads(
@@ -61,6 +65,19 @@ def parse_json(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise invalid(f"JSON Value: {json_text(value)} Is not object")
     return value
+
+
+def is_unusual(body: bytes) -> bool:
+    """Whether the two parsers may differ: a huge number, a lone surrogate, a byte order mark.
+
+    Example:
+        >>> is_unusual(b"[1e400]"), is_unusual(b"[1e40, 1234]")
+        (True, False)
+    """
+    if body.startswith(_BYTE_ORDER_MARK) or _SURROGATE.search(body):
+        return True
+    digits = body.translate(_DIGITS)
+    return any(large in digits for large in _LARGE)
 
 
 def json_text(value: Any) -> str:
@@ -108,7 +125,7 @@ class StrictParser:
 
     def __init__(self, body: bytes) -> None:
         self._body = body
-        self._at = 3 if body.startswith(b"\xef\xbb\xbf") else 0
+        self._at = len(_BYTE_ORDER_MARK) if body.startswith(_BYTE_ORDER_MARK) else 0
 
     def parse(self) -> Any:
         """The whole document's value.

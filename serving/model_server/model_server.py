@@ -21,6 +21,7 @@ from serving.model_server.versions import ModelConfig
 from serving.model_server.warmup import warm_up
 from serving.runtime.loop_thread import LoopThread
 from serving.runtime.memory_budget import MemoryBudget
+from serving.runtime.memory_trimmer import MemoryTrimmer
 from serving.runtime.work_queue import WorkQueue
 
 log = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ class ModelServer:
         )
         limits = options.limits
         self.budget = MemoryBudget(limits.request_bytes, limits.in_flight_bytes)
+        self._trimmer = MemoryTrimmer(self.budget)
         self._loop = LoopThread("model-server")
         self._ports: _Ports | None = None
         self.grpc_address: str | None = None
@@ -112,6 +114,7 @@ class ModelServer:
 
     def stop(self, seconds: float = 5.0) -> None:
         """Close the ports, let calls under way finish, unload the models."""
+        self._trimmer.stop()
         if self._ports is not None:
             self._loop.run(self._ports.close(seconds))
             self._ports = None
@@ -119,6 +122,7 @@ class ModelServer:
         self.manager.stop()
 
     def _open_ports(self) -> None:
+        self._trimmer.start()
         self._loop.start()
         self._ports = _Ports(self.manager, self._options, self.budget)
         host = self._options.host

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
@@ -26,7 +28,7 @@ from serving.model_server.tensors import dtype_name
 from serving.runtime.call import Call
 from serving.runtime.errors import RuntimeRefusal
 from serving.runtime.inflate import inflate
-from serving.runtime.json_cost import json_cost
+from serving.runtime.json_cost import json_cost, text_cost
 from serving.runtime.memory_budget import Allowance
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,8 @@ _API = re.compile(r"/v1/.*", _FLAGS)
 _VERSION = r"(?:(?:/versions/(\d+))|(?:/labels/([^/:]+)))?"
 _CALL = re.compile(rf"/v1/models/([^/:]+){_VERSION}:(classify|regress|predict)", _FLAGS)
 _LOOK = re.compile(rf"/v1/models(?:/([^/:]+))?{_VERSION}(?:/(metadata))?", _FLAGS)
+# Parsed, of one document; beyond this they are parsed one at a time.
+_LARGE = 8 * 2**20
 JSON_HEADERS = {"Content-Type": "application/json"}
 _HTML = {"Content-Type": "text/html; charset=ISO-8859-1"}
 _CORS = {
@@ -76,6 +80,9 @@ class RestApi:
     def __init__(self, manager: ModelManager, cors: bool = False) -> None:
         self._manager = manager
         self._cors = _CORS if cors else {}
+        # Parsing holds the interpreter, so side by side large documents take more memory and are
+        # done no sooner.
+        self._large = threading.Lock()
 
     def answer(
         self,
@@ -110,22 +117,20 @@ class RestApi:
         except ServingError as error:
             # A version that is no int64 skips the JSON envelope.
             return RestReply(error.http_status, headers_out)
-        try:
-            if "gzip" in headers.get("Content-Encoding", ""):
-                body = _inflate(body, allowance)
-            content = self._dispatch(method, path, target, body, call, allowance)
-        except RuntimeRefusal:
-            raise
-        except ServingError as error:
-            return RestReply(
-                error.http_status, {**JSON_HEADERS, **self._cors}, error_body(error.message)
-            )
-        except Exception as error:
-            log.exception("%s %s failed", method, path)
-            return RestReply(
-                500, {**JSON_HEADERS, **self._cors}, error_body(f"Internal error: {error}")
-            )
-        return RestReply(200, {**JSON_HEADERS, **self._cors}, content)
+        # Closed when nothing of a large document is left, which an error keeps until it is handled.
+        with ExitStack() as parsing:
+            try:
+                if "gzip" in headers.get("Content-Encoding", ""):
+                    body = _inflate(body, allowance)
+                content = self._dispatch(method, path, target, body, call, allowance, parsing)
+            except RuntimeRefusal:
+                raise
+            except ServingError as error:
+                return RestReply(error.http_status, headers_out, error_body(error.message))
+            except Exception as error:
+                log.exception("%s %s failed", method, path)
+                return RestReply(500, headers_out, error_body(f"Internal error: {error}"))
+        return RestReply(200, headers_out, content)
 
     def _dispatch(
         self,
@@ -135,10 +140,11 @@ class RestApi:
         body: bytes,
         call: Call,
         allowance: Allowance,
+        parsing: ExitStack,
     ) -> bytes:
         if target is not None and method == "POST":
             if target.verb == "predict":
-                return self._predict(target.spec, body, call, allowance)
+                return self._predict(target.spec, body, call, allowance, parsing)
             if target.verb in ("classify", "regress"):
                 raise ServingError(
                     "UNIMPLEMENTED", f"{target.verb} is not served here; call :predict"
@@ -153,9 +159,18 @@ class RestApi:
         raise invalid(f"Malformed request: {method} {path}")
 
     def _predict(
-        self, spec: model_pb2.ModelSpec, body: bytes, call: Call, allowance: Allowance
+        self,
+        spec: model_pb2.ModelSpec,
+        body: bytes,
+        call: Call,
+        allowance: Allowance,
+        parsing: ExitStack,
     ) -> bytes:
-        allowance.take(json_cost(body), "the parsed JSON")
+        cost = json_cost(body)
+        if cost > _LARGE:
+            parsing.enter_context(self._large)
+            call.check("the body was parsed")
+        allowance.take(cost + text_cost(body), "the parsed JSON")
         document = parse_json(body)
         name = document.get("signature_name", "")
         if not isinstance(name, str):
@@ -174,6 +189,8 @@ class RestApi:
                 raise invalid(f"Failed to get input map for signature: {name}")
             types = {alias: dtype_name(info.dtype) for alias, info in signature.inputs.items()}
             layout, inputs = read_request(document, types)
+            del document
+            parsing.close()
             call.check("the model ran")
             outputs = run_signature(model, signature, inputs, (), call.left)
         allowance.take(reply_cost(outputs), "the answer in JSON")

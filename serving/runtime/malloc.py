@@ -30,3 +30,22 @@ def return_large_blocks(size: int) -> bool:
     with contextlib.suppress(OSError, AttributeError):
         return bool(ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, size))
     return False
+
+
+def return_freed() -> bool:
+    """Give the pages that hold nothing any more back to the system, those amid others too.
+
+    By itself the allocator returns only what is free at the end of a thread's heap, so each thread
+    would keep what its largest request took. Takes milliseconds, during which other threads may
+    wait for memory.
+
+    Returns:
+        Whether there was something to return: False, too, where the C library is another.
+
+    Example:
+        >>> return_freed() in (True, False)
+        True
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    return False

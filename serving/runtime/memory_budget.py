@@ -33,11 +33,26 @@ class MemoryBudget:
         self.per_request = per_request
         self.in_flight = max(in_flight, per_request)
         self.held = 0
+        self._highest = 0
         self._lock = threading.Lock()
 
     def open(self) -> Allowance:
         """The account of one request; closing it gives everything back."""
         return Allowance(self)
+
+    def take_highest(self) -> int:
+        """The most bytes that were held at one time since this was last asked.
+
+        Example:
+            >>> budget = MemoryBudget(100, 100)
+            >>> with budget.open() as one:
+            ...     one.take(70, "the body")
+            >>> budget.take_highest(), budget.take_highest()
+            (70, 0)
+        """
+        with self._lock:
+            highest, self._highest = self._highest, self.held
+        return highest
 
     def _take(self, size: int, what: str) -> None:
         with self._lock:
@@ -47,6 +62,7 @@ class MemoryBudget:
                     f"the limit is {self.in_flight}"
                 )
             self.held += size
+            self._highest = max(self._highest, self.held)
 
     def _give_back(self, size: int) -> None:
         with self._lock:

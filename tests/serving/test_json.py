@@ -2,13 +2,14 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.model_server.json_parser import StrictParser, parse_json
+from serving.model_server.json_parser import StrictParser, is_unusual, parse_json
 from serving.model_server.json_tensors import read_request, read_tensor, write_reply
 from serving.model_server.status import ServingError
 
@@ -62,6 +63,23 @@ def test_both_parsers_accept_the_same_documents(text):
     assert same(expected, parsed)
     if isinstance(expected, dict):
         assert same(expected, parse_json(body))
+
+
+UNUSUAL = re.compile(rb"[eE]\+?\d{3}|\d{300}|\\u[dD][89a-fA-F]|\A\xef\xbb\xbf")
+
+
+@given(
+    st.lists(
+        st.sampled_from(
+            [b"e", b"E", b"+", b"-", b"7", b"19", b"0" * 150, b"9" * 150, b"1" * 299, b"\\u",
+             b"d", b"D", b"8", b"c", b"\xef\xbb\xbf", b" "]
+        ),
+        max_size=8,
+    )
+)  # fmt: skip
+def test_unusual_documents_are_found(pieces):
+    body = b"".join(pieces)
+    assert is_unusual(body) == (UNUSUAL.search(body) is not None)
 
 
 @given(st.binary(max_size=40))

@@ -24,10 +24,14 @@ from tensorflow_serving.apis import (
     prediction_service_pb2_grpc,
 )
 
+from serving.model_server import rest_api
 from serving.model_server.limits import Limits
 from serving.model_server.model_server import ModelServer, ServerOptions
+from serving.model_server.rest_api import RestApi
 from serving.model_server.versions import ModelConfig
 from serving.model_server.wire_cost import predict_request_cost
+from serving.runtime.call import Call
+from serving.runtime.memory_budget import MemoryBudget
 
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 ROW = np.array([[1, 2]], np.float32)
@@ -56,6 +60,14 @@ def small(basic_model):
     server.start()
     yield server
     server.stop()
+
+
+@contextlib.contextmanager
+def stopping(server):
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -223,6 +235,51 @@ def test_half_a_body_is_dropped(small):
         answer = connection.recv(1000)
     assert answer.startswith(b"HTTP/1.1 408 ")
     assert b"did not arrive within 0.5 s" in answer
+
+
+def test_a_connection_that_never_speaks_http2_is_dropped(small):
+    host, port = small.grpc_address.split(":")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"PRI * HTTP")
+        while connection.recv(1000):  # the server's own settings, until it hangs up
+            pass
+
+
+def test_large_documents_are_parsed_one_at_a_time(basic_model, monkeypatch):
+    """Of documents that are wrong, too: their errors keep them until they are handled."""
+    at_once, most = [], []
+
+    class Document(dict):
+        def __init__(self):
+            at_once.append(1)
+            most.append(len(at_once))
+
+        def __del__(self):
+            at_once.pop()
+
+    def parse(body):
+        document = Document()
+        time.sleep(0.005)
+        return document
+
+    monkeypatch.setattr(rest_api, "parse_json", parse)
+    with stopping(ModelServer([ModelConfig("m", basic_model)], ServerOptions())) as one:
+        one.manager.start()
+        one.manager.wait_until_available()
+        api, budget = RestApi(one.manager), MemoryBudget(2**30, 2**30)
+        body = b'{"candidates": [' + b"[]," * 100_000 + b"[]]}"
+
+        def ask():
+            with budget.open() as allowance:
+                reply = api.answer("POST", "/v1/models/m:predict", {}, body, Call(60.0), allowance)
+            assert reply.status == 400
+
+        threads = [threading.Thread(target=ask) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert (len(most), max(most)) == (8, 1)
 
 
 def test_the_queue_has_a_bound(small, stub):

@@ -3,19 +3,24 @@
 import asyncio
 import gc
 import gzip
+import json
 import threading
 import time
+import tracemalloc
 import weakref
 import zlib
 from collections import Counter
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from serving_helpers import wait_for
 from simulated_time import simulate
 
+from serving.runtime import memory_trimmer
 from serving.runtime.call import Call
+from serving.runtime.collector import freeze_heap
 from serving.runtime.errors import (
     AbandonedError,
     DeadlinePassedError,
@@ -23,7 +28,9 @@ from serving.runtime.errors import (
     TooLargeError,
 )
 from serving.runtime.inflate import inflate
+from serving.runtime.json_cost import json_cost, text_cost
 from serving.runtime.memory_budget import MemoryBudget
+from serving.runtime.memory_trimmer import MemoryTrimmer
 from serving.runtime.steady_thread import SteadyThread
 from serving.runtime.work_queue import WorkQueue
 
@@ -211,6 +218,62 @@ def test_inflate_of_half_a_body_and_of_a_bomb():
     with budget.open() as allowance, pytest.raises(ValueError, match="ends too early"):
         inflate(gzip.compress(b"abc")[:-5], allowance)
     assert budget.held == 0
+
+
+DOCUMENTS = {
+    "numbers": b"[" + b"1.5," * 20_000 + b"1]",
+    "lists": b"[" + b"[]," * 20_000 + b"[]]",
+    "objects": b"[" + b'{"a":{}},' * 10_000 + b"{}]",
+    "strings": b"[" + b'"abc",' * 20_000 + b'""]',
+    "wide characters": json.dumps(["a" * 100_000 + "\U0001f600"], ensure_ascii=False).encode(),
+    "wide escapes": json.dumps(["a" * 100_000 + "\U0001f600"]).encode(),
+    "no UTF-8": b'["' + b"a" * 100_000 + b'\xff"]',
+}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_a_parsed_document_takes_no_more_than_its_estimate(name):
+    body = DOCUMENTS[name]
+    tracemalloc.start()
+    try:
+        json.loads(body.decode("utf-8", "surrogateescape"))
+        _, peak = tracemalloc.get_traced_memory()
+        assert peak <= json_cost(body) + text_cost(body) + 10_000
+        if name != "no UTF-8":
+            before, _ = tracemalloc.get_traced_memory()
+            kept = orjson.loads(body)
+            after, _ = tracemalloc.get_traced_memory()
+            assert kept and after - before <= json_cost(body)
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_is_returned_after_large_requests_alone(monkeypatch):
+    returned = []
+    monkeypatch.setattr(memory_trimmer, "return_freed", lambda: returned.append(1))
+    monkeypatch.setattr(memory_trimmer, "_SECONDS", 0.001)
+    budget = MemoryBudget(2**30, 2**30)
+    trimmer = MemoryTrimmer(budget)
+    trimmer.start()
+    with budget.open() as small:
+        small.take(2**20, "the body")
+    time.sleep(0.05)
+    assert not returned
+    with budget.open() as large:
+        large.take(2**25, "the body")
+    wait_for(lambda: returned)
+    trimmer.stop()
+    assert budget.take_highest() == 0
+
+
+def test_what_is_frozen_is_not_looked_through():
+    mine = [[]]
+    freeze_heap()
+    try:
+        assert not any(other is mine for other in gc.get_objects())
+    finally:
+        gc.unfreeze()
+    assert any(other is mine for other in gc.get_objects())
 
 
 @pytest.mark.parametrize("fault", [RuntimeError("x"), MemoryError(), SystemExit(1)])

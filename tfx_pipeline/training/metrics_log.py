@@ -71,6 +71,7 @@ def textfile(values: Mapping[str, float]) -> str:
 
     Example:
         >>> print(textfile({"eval_auc": 0.75}), end="")
+        # HELP laser_training_eval_auc Newest value of eval_auc.
         # TYPE laser_training_eval_auc gauge
         laser_training_eval_auc 0.75
     """
@@ -78,5 +79,6 @@ def textfile(values: Mapping[str, float]) -> str:
     for name, value in sorted(values.items()):
         metric = f"{_PREFIX}_{re.sub('[^a-zA-Z0-9_]', '_', name)}"
         shown = {math.inf: "+Inf", -math.inf: "-Inf"}.get(value, repr(value))
+        lines.append(f"# HELP {metric} Newest value of {name}.")
         lines += [f"# TYPE {metric} gauge", f"{metric} {shown}"]
     return "".join(f"{line}\n" for line in lines)
