@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import grpc
+import grpc.experimental
 from numpy.typing import NDArray
 
 from serving.gateway.errors import GatewayError
@@ -43,11 +44,14 @@ class ModelClient:
             options=[
                 ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+                # Without this each call that can be cancelled takes a thread of its own.
+                (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
                 # A model server that comes back is found within a second.
                 ("grpc.max_reconnect_backoff_ms", 1000),
             ],
         )
-        self._predict = self._channel.unary_unary(
+        # Said to be a stream to this library, see above; on the wire one message is one message.
+        self._predict = self._channel.unary_stream(
             _PREDICT, PredictRequest.SerializeToString, PredictResponse.FromString
         )
         self._status = self._channel.unary_unary(
@@ -78,14 +82,17 @@ class ModelClient:
         request.output_filter.append(output)
         for name, array in inputs.items():
             add_tensor(request, name, array)
-        pending = self._predict.future(request, timeout=min(call.left, _LONGEST_SECONDS))
+        pending = self._predict(request, timeout=min(call.left, _LONGEST_SECONDS))
         try:
             with call.stopped_by(pending.cancel):
-                reply = pending.result()
-        except grpc.FutureCancelledError as error:
-            raise AbandonedError("the caller hung up before the model answered") from error
+                reply = next(pending, None)
+                next(pending, None)  # its status, which may be an error
         except grpc.RpcError as error:
+            if call.abandoned:
+                raise AbandonedError("the caller hung up before the model answered") from error
             raise self._explain(error) from error
+        if reply is None:
+            raise GatewayError(502, f"model {self._model_name!r} answered without a message")
         try:
             if output not in reply.outputs:
                 raise ValueError(f"it has {sorted(reply.outputs)}")
