@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -145,8 +146,34 @@ def _parser() -> argparse.ArgumentParser:
         "TF_CONFIG names a cluster, this process is its chief",
     )
     train.add_argument("--examples", type=Path, help="folder of Examples (default: the newest)")
+    train.add_argument(
+        "--feature-host",
+        action="append",
+        metavar="HOST:PORT",
+        help="read batches from feature hosts in place of Examples; give the option for each",
+    )
     train.add_argument("--transform", type=Path, help="Transform's output (default: the newest)")
     _add_config(train)
+
+    host = commands.add_parser(
+        "feature-host",
+        help="join requests with histories on demand and stream batches to training workers",
+        description="Joins the requests of a dataset with the histories of its SeqVault when a "
+        "training asks for them, and streams the batches, compressed. Ends by SIGTERM or Ctrl-C; "
+        "a host that is lost is replaced by starting another one with the same arguments. "
+        "GET /metrics at its address is for Prometheus. Exit codes: 0 ended, 1 bad input, 73 the "
+        "address is in use.",
+    )
+    host.set_defaults(run=_feature_host, begins_with="reading the requests")
+    _add_folders(host, "data")
+    _add_store(host)
+    host.add_argument(
+        "--listen",
+        required=True,
+        metavar="HOST:PORT",
+        help="address for trainers; each stream has a port of its own there, chosen by the system",
+    )
+    _add_config(host)
 
     check = commands.add_parser(
         "check", help="check config, dataset and store, and show what a run would do"
@@ -349,14 +376,31 @@ def _check_trainer(config: PipelineConfig) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from tfx_pipeline.config import with_training
     from tfx_pipeline.train_alone import train_alone
 
     arguments.store = ""  # the Examples are joined already
     config = _load_config(arguments)
+    if arguments.feature_host:
+        config = with_training(config, feature_hosts=arguments.feature_host)
     train_alone(
         config, arguments.output, arguments.cluster, arguments.examples, arguments.transform
     )
     print(f"trained: {arguments.output / 'model'}")
+    return 0
+
+
+def _feature_host(arguments: argparse.Namespace) -> int:
+    arguments.work = Path()  # a host writes nothing
+    config = _load_config(arguments)
+    with heartbeat("loading TensorFlow"):
+        from tfx_pipeline.feature_host.serve import serve
+
+    ended = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: ended.set())
+    serve(config, arguments.listen, ended=ended)
+    print("ended")
     return 0
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from tfx_pipeline.cluster.exit_codes import EXIT_OTHER_RUN
 from tfx_pipeline.cluster.supervisor import train_on_local_cluster
 from tfx_pipeline.cluster.training_job import TrainingJob
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.errors import ClusterError, PipelineError
+from tfx_pipeline.feature_host.feature_hosts import FeatureHosts
 from tfx_pipeline.fingerprint import combine
 from tfx_pipeline.results.past_runs import read_runs
 from tfx_pipeline.runners.work_lock import locked
@@ -40,15 +42,24 @@ def train_alone(
 
     Raises:
         SettingsError: Rows are to travel by ops that are not built here.
-        PipelineError: There are no Examples, or another run is going on in ``output``.
-        ClusterError: ``output`` is of another model or of other data, or the cluster failed.
+        PipelineError: There are no Examples and no feature hosts, or another run is going on in
+            ``output``.
+        ClusterError: ``output`` is of another model or of other data, the cluster failed, or no
+            feature host answers.
         KeyboardInterrupt: It was asked to stop, and has saved its state.
     """
     if "zstd" in config.training.transmission:
         check_ops_are_built()
-    job = _job(config, output.resolve(), examples, transform)
+    if config.training.feature_hosts:
+        spec = config.load_spec()
+        hosts = FeatureHosts(config.training.feature_hosts, spec, config.negative_rate)
+        job, data = _job_over_hosts(config, output.resolve(), transform), hosts.data
+    else:
+        job = _job(config, output.resolve(), examples, transform)
+        files = sorted(Path(job.train_files[0]).parent.glob("*"))
+        data = combine(*(f"{file.name} {file.stat().st_size}" for file in files))
     with locked(output):
-        _refuse_another_run(config, job, output)
+        _refuse_another_run(config, data, output)
         if os.environ.get("TF_CONFIG"):
             from tfx_pipeline.cluster.chief import run_as_chief
 
@@ -78,6 +89,22 @@ def _job(
         train_files=[str(examples.resolve() / "Split-train" / "*")],
         eval_files=[str(examples.resolve() / "Split-eval" / "*")],
         transform_graph_path=str(transform.resolve()),
+        **_common(config, output),
+    )
+
+
+def _job_over_hosts(config: PipelineConfig, output: Path, transform: Path | None) -> TrainingJob:
+    """A job without Examples; Transform's output is needed only where the spec asks for it."""
+    if transform is None and any(each.transform for each in config.load_spec().model_inputs()):
+        transform = _newest(config, "Transform", "transform_graph")
+    common = _common(config, output)
+    common["custom_config"]["items"] = str(config.dataset / "items.parquet")
+    graph = str(transform.resolve()) if transform else None
+    return TrainingJob(train_files=[], eval_files=[], transform_graph_path=graph, **common)
+
+
+def _common(config: PipelineConfig, output: Path) -> dict[str, Any]:
+    return dict(
         serving_model_dir=str(output / MODEL),
         model_run_dir=str(output),
         custom_config={
@@ -100,16 +127,15 @@ def _newest(config: PipelineConfig, node: str, output: str) -> Path:
     )
 
 
-def _refuse_another_run(config: PipelineConfig, job: TrainingJob, output: Path) -> None:
+def _refuse_another_run(config: PipelineConfig, data: str, output: Path) -> None:
     """Raise if the checkpoints there are of another model or of other Examples."""
-    files = sorted(Path(job.train_files[0]).parent.glob("*"))
     described = {
         "feature spec": config.load_spec().fingerprint(),
         "model": combine(json.dumps(plain(config.model), sort_keys=True)),
         "labels": combine(json.dumps(plain(config.training)["labels"], sort_keys=True)),
         "seed": str(config.training.seed),
         "warm start": config.warm_start,
-        "Examples": combine(*(f"{file.name} {file.stat().st_size}" for file in files)),
+        "Examples": data,
     }
     path = output / _RUN
     if path.is_file():

@@ -38,13 +38,12 @@ from components.seqvault_example_gen.join import IDS, OUTSIDE, OUTSIDE_EXAMPLE, 
 from components.seqvault_example_gen.join_progress import PROGRESS
 from components.seqvault_example_gen.open_store import open_store
 from components.seqvault_example_gen.settings import Settings
+from components.seqvault_example_gen.shards import TRAIN_SPLIT, number_of_shards, shard_of_users
 from components.seqvault_example_gen.time_range import TimeRange
 from laser_features import FeatureSpec
 
 NAMESPACE = "SeqVaultExampleGen"
 DEAD_LETTERS = "impressions.jsonl"
-TRAIN_SPLIT = "train"
-"""The split whose negatives may be sampled: the others tell how good a model is."""
 _DEAD = "dead"
 _EXAMPLES_SHOWN = 3
 
@@ -72,7 +71,7 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
         spec = FeatureSpec.from_dict(settings.feature_spec)
         log = open_parquet(path)
         check_columns(log.schema_arrow, spec, path)
-        shards = -(-log.metadata.num_rows // settings.rows_per_file)
+        shards = number_of_shards(log.metadata.num_rows, settings.rows_per_file)
         rows = [log.metadata.row_group(group).num_rows for group in range(log.num_row_groups)]
         first_rows = np.concatenate([[0], np.cumsum(rows)])[:-1].tolist()
         checked = (
@@ -80,9 +79,7 @@ class SeqVaultExampleGenExecutor(BaseExampleGenExecutor):
             | "RowGroups" >> beam.Create(list(enumerate(first_rows)), reshuffle=False)
             | "SpreadRowGroups" >> beam.Reshuffle()
             | "ReadAndCheck"
-            >> beam.ParDo(_ReadAndCheck(path, settings, max(shards, 1))).with_outputs(
-                _DEAD, main="rows"
-            )
+            >> beam.ParDo(_ReadAndCheck(path, settings, shards)).with_outputs(_DEAD, main="rows")
         )
         _write_dead_letters(checked[_DEAD], settings.dead_letters)
         tags = [f"split_{name}" for name in settings.splits]
@@ -218,9 +215,7 @@ class _ReadAndCheck(beam.DoFn):
     def _by_shard(self, good: pa.Table) -> Iterator[tuple[tuple[str, int], bytes]]:
         times = good.column("timestamp").to_numpy()
         users = good.column("user_id").to_numpy()
-        # A user's requests stay together: the store decodes neighbours of one sequence in one go.
-        mixed = users.view(np.uint64) * np.uint64(0x9E3779B97F4A7C15) >> np.uint64(33)
-        shard = mixed % np.uint64(self._shards)
+        shard = shard_of_users(users, self._shards)
         outside = np.ones(len(times), bool)
         for name, part in self._settings.splits.items():
             within = (times >= part.start) & (times < part.end)

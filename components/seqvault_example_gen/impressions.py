@@ -188,6 +188,14 @@ class Requests:
         starts = self.starts[first : last + 1]
         return Requests(self.table.slice(starts[0], starts[-1] - starts[0]), starts - starts[0])
 
+    def take(self, positions: np.ndarray) -> Requests:
+        """The requests at some positions, in that order."""
+        counts = np.diff(self.starts)[positions]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        within = np.arange(starts[-1]) - np.repeat(starts[:-1], counts)
+        rows = np.repeat(self.starts[positions], counts) + within
+        return Requests(self.table.take(pa.array(rows)), starts)
+
     def of_request(self, name: str) -> np.ndarray:
         """[R]: a column that is equal within each request."""
         return self.table.column(name).to_numpy()[self.starts[:-1]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -49,32 +50,64 @@ def join_requests(
         ``truncated_histories`` (longer than the spec's ``max_history``), and by model input the
         ids of ``direct`` tables (``IDS``), those outside (``OUTSIDE``) and examples of these.
     """
-    fields = history_fields(spec)
     for first in range(0, len(requests), REQUESTS_PER_READ):
         part = requests.slice(first, min(first + REQUESTS_PER_READ, len(requests)))
-        batch = request_batch(part, spec)
-        # One event more than the model takes tells a truncated history from a full one.
-        history = store.read(
-            batch.user_id, before=batch.time_ms, last_n=spec.max_history + 1, fields=fields
-        )
-        outside = OutsideIds()
-        inputs = build_model_inputs(spec, batch, history, store, outside)
-        lengths = np.asarray(history.lengths)
-        counts = Counter(
-            impressions=int(part.starts[-1]),
-            requests=len(part),
-            unknown_users=_unknown_users(batch.user_id[lengths == 0], store),
-            empty_histories=int((lengths == 0).sum()),
-            truncated_histories=int((lengths > spec.max_history).sum()),
-            **{f"{IDS}{name}": count for name, count in outside.ids.items()},
-            **{f"{OUTSIDE}{name}": count for name, count in outside.outside.items()},
-            **{
-                f"{OUTSIDE_EXAMPLE}{name}: {example}": 1
-                for name, examples in outside.examples.items()
-                for example in examples
-            },
-        )
-        yield serialize_examples(spec, batch, inputs, _labels(part, spec)), counts
+        joined = join_batch(part, store, spec)
+        labels = {name: part.of_candidate(name) for name in spec.labels}
+        yield serialize_examples(spec, joined.batch, joined.inputs, labels), joined.counts
+
+
+@dataclass(frozen=True)
+class JoinedBatch:
+    """Some requests with what the model takes of them.
+
+    Attributes:
+        batch: B requests in raw values.
+        history: What the store answered: one event more than the model takes.
+        inputs: The model's inputs, see ``build_model_inputs``.
+        counts: What was counted, see ``join_requests``.
+    """
+
+    batch: RequestBatch
+    history: History
+    inputs: dict[str, NDArray]
+    counts: Counter[str]
+
+
+def join_batch(requests: Requests, store: Store, spec: FeatureSpec) -> JoinedBatch:
+    """Join requests with the histories of their users by one read.
+
+    Args:
+        requests: Grouped impressions, in any order.
+        store: An open SeqVault.
+        spec: The feature spec.
+    """
+    batch = request_batch(requests, spec)
+    # One event more than the model takes tells a truncated history from a full one.
+    history = store.read(
+        batch.user_id,
+        before=batch.time_ms,
+        last_n=spec.max_history + 1,
+        fields=history_fields(spec),
+    )
+    outside = OutsideIds()
+    inputs = build_model_inputs(spec, batch, history, store, outside)
+    lengths = np.asarray(history.lengths)
+    counts = Counter(
+        impressions=int(requests.starts[-1]),
+        requests=len(requests),
+        unknown_users=_unknown_users(batch.user_id[lengths == 0], store),
+        empty_histories=int((lengths == 0).sum()),
+        truncated_histories=int((lengths > spec.max_history).sum()),
+        **{f"{IDS}{name}": count for name, count in outside.ids.items()},
+        **{f"{OUTSIDE}{name}": count for name, count in outside.outside.items()},
+        **{
+            f"{OUTSIDE_EXAMPLE}{name}: {example}": 1
+            for name, examples in outside.examples.items()
+            for example in examples
+        },
+    )
+    return JoinedBatch(batch, history, inputs, counts)
 
 
 def request_batch(requests: Requests, spec: FeatureSpec) -> RequestBatch:
@@ -140,10 +173,6 @@ def serialize_examples(
             )
         examples.append(example.SerializeToString(deterministic=True))
     return examples
-
-
-def _labels(requests: Requests, spec: FeatureSpec) -> dict[str, list[NDArray]]:
-    return {name: requests.of_candidate(name) for name in spec.labels}
 
 
 def _unknown_users(user_ids: NDArray, store: Store) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from typing_extensions import Self
 
+from tfx_pipeline.feature_host.address import parse_address
 from tfx_pipeline.settings.section import CONFIG, Integer, Real, empty_is_default
 
 
@@ -139,6 +140,11 @@ class TrainingSettings:
         "workers: as they are, or rounded to bfloat16 in half the bytes; with `zstd` packed with a "
         "checksum, without further loss, by ops that `laser-pipeline build-ops` builds",
     )
+    feature_hosts: tuple[str, ...] = Field(
+        default=(),
+        description="addresses (`host:port`) of `laser-pipeline feature-host`, of which any serves "
+        "any shard: training reads from them in place of files of Examples",
+    )
     keep_checkpoints: Integer = Field(default=2, ge=1, description="newest checkpoints kept")
     evaluate_steps: Integer = Field(
         default=0,
@@ -155,6 +161,13 @@ class TrainingSettings:
         description="evaluations in a row without a higher AUC after which training ends; 0 "
         "never ends it early",
     )
+
+    @field_validator("feature_hosts")
+    @classmethod
+    def _are_addresses(cls, addresses: tuple[str, ...]) -> tuple[str, ...]:
+        for address in addresses:
+            parse_address(address)
+        return addresses
 
     @model_validator(mode="after")
     def _parts_fit_the_batch(self) -> Self:

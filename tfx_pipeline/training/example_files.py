@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
 from tfx_pipeline.settings.training_settings import TrainingSettings
@@ -35,6 +36,25 @@ def file_seed(seed: int, epoch: int, position: int) -> int:
     return int(np.random.default_rng([seed, epoch, position, 1]).integers(2**31))
 
 
+def shuffled_positions(requests: int, buffer: int, seed: int | None) -> NDArray[np.int64]:
+    """The positions of a file's requests in the order in which ``batches_of_file`` takes them.
+
+    Args:
+        requests: Their number.
+        buffer: ``shuffle_buffer`` of the settings.
+        seed: Of the order; None keeps it.
+    """
+    if seed is None:
+        return np.arange(requests)
+    dataset = tf.data.Dataset.range(requests)
+    shuffled = _shuffled(dataset, buffer, tf.constant(seed, tf.int64)).batch(max(requests, 1))
+    return np.asarray(next(iter(shuffled)).numpy())
+
+
+def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:
+    return dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
+
+
 def batches_of_file(
     path: tf.Tensor,
     spec: FeatureSpec,
@@ -61,9 +81,7 @@ def batches_of_file(
     """
     dataset = tf.data.TFRecordDataset(path, compression_type="GZIP")
     if seed is not None:
-        dataset = dataset.shuffle(
-            settings.shuffle_buffer, seed=seed, reshuffle_each_iteration=False
-        )
+        dataset = _shuffled(dataset, settings.shuffle_buffer, seed)
 
     @tf.autograph.experimental.do_not_convert
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:

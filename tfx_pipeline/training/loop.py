@@ -13,22 +13,24 @@ from typing import Any
 import tensorflow as tf
 
 from components.heartbeat import shown_time
+from tfx_pipeline.feature_host.feature_hosts import is_shard
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.diverged import DivergedError, where_not_finite
 from tfx_pipeline.training.evaluations import Evaluations
-from tfx_pipeline.training.example_files import batches_of_file, epoch_order, file_seed
-from tfx_pipeline.training.labels import columns_of
+from tfx_pipeline.training.example_files import epoch_order, file_seed
+from tfx_pipeline.training.input_wait import InputWait, Waited
 from tfx_pipeline.training.learning_rate import rate_of_progress
 from tfx_pipeline.training.metrics_log import MetricsLog
-from tfx_pipeline.training.ranking_step import RankingStep, cross_entropy, valid_candidates
-from tfx_pipeline.training.running_totals import BINS, RunningTotals, Totals, probability_histogram
+from tfx_pipeline.training.passes import Passes
+from tfx_pipeline.training.ranking_step import RankingStep
+from tfx_pipeline.training.running_totals import RunningTotals, Totals
 from tfx_pipeline.training.stop_request import TrainingStopped
+from tfx_pipeline.training.stream_progress import StreamProgress
+from tfx_pipeline.training.stream_runs import StreamRuns
 from tfx_pipeline.training.transmission import DamagedFrameError, damage_of
 
 log = logging.getLogger(__name__)
 _BEGINNING = Position()
-REPORT_STEPS = 20
-"""Steps between two additions to the shared totals."""
 REPORT_SECONDS = 5.0
 
 
@@ -44,6 +46,9 @@ class TrainingLoop:
         coordinator: Schedules closures on workers; None runs them here.
         report: Takes one line of progress.
         log_dir: Where metrics go, see ``MetricsLog``; None writes none.
+        wait: Where training adds up how long steps wait for their batches.
+        streams: Runs closures over the shards of feature hosts; None where there are files alone.
+        progress: Counts the batches of ``streams``.
         ahead: Closures that may wait for a worker; what is given out cannot be taken back, so a
             request to stop waits for them.
     """
@@ -59,24 +64,21 @@ class TrainingLoop:
         report: Callable[[str], None] = print,
         log_dir: str | None = None,
         ahead: int = 1,
+        wait: InputWait | None = None,
+        streams: StreamRuns | None = None,
+        progress: StreamProgress | None = None,
     ) -> None:
+        self._wait = wait or InputWait()
+        self._streams = streams
         self._given_out: deque[Any] = deque()
         self._saved = _BEGINNING
         self._ahead = ahead
         self._step, self._totals, self._eval_totals = step, totals, eval_totals
         self._evaluations = evaluations
-        self._label, self._more = step.labels[0].name, columns_of(step.labels)
-        self._fixed_length = step.tower.fixed_length
         self._checkpoints, self._coordinator, self._report = checkpoints, coordinator, report
         self._metrics = MetricsLog(log_dir)
-        # AutoGraph is for the loops over batches alone. To convert the tower too would take most of
-        # the time until the first step, and no branch in it depends on a tensor.
-        self._take_step = tf.autograph.experimental.do_not_convert(step.train)
-        self._predict_heads = tf.autograph.experimental.do_not_convert(step.predict_heads)
-        # Not jit-compiled: XLA makes a step cheaper, but compiles for every shape that a batch has,
-        # and cutting batches to their longest history makes many.
-        self._train_file = tf.function(self._train_on_file)
-        self._evaluate_file = tf.function(self._evaluate_on_file)
+        progress = progress or StreamProgress(1)
+        self._passes = Passes(step, totals, eval_totals, self._wait, progress)
         # What the time left is told from: files begun, and impressions of an epoch once known.
         self._part_begun, self._epoch_impressions = 0.0, 0
 
@@ -108,6 +110,7 @@ class TrainingLoop:
         if self._evaluations is not None:
             self._evaluations.start_at(start)
         for epoch in range(start.epoch, settings.epochs):
+            waited = self._wait.read()
             skipped = start.files_done if epoch == start.epoch else 0
             if not skipped:  # else they were restored with the state
                 self._totals.reset()
@@ -131,15 +134,14 @@ class TrainingLoop:
                     done = _part(Position(epoch, position), len(files), settings.epochs)
                     self._part_begun = done if self._coordinator is None else 0.0
                     rate = rate_of_progress(settings, done)
-                    arguments = tf.constant(seed, tf.int64), tf.constant(rate, tf.float32)
-                    self._run(self._train_file, path, *arguments)
+                    self._train_part(path, seed, tf.constant(rate, tf.float32))
                     files_done = position + 1
                     if files_done % settings.checkpoint_files == 0 and files_done < len(files):
                         self._save(Position(epoch, files_done))
                 self._join()
             totals = self._totals.read()
             self._epoch_impressions = totals.impressions
-            self._write("train", totals)
+            self._write("train", totals, self._wait.read() - waited)
             self._save(Position(epoch + 1, 0))
         self._is_over(Position(settings.epochs, 0), is_last=True)
         return totals
@@ -149,7 +151,7 @@ class TrainingLoop:
         for each in self._eval_totals:
             each.reset()
         for path in files:
-            self._run(self._evaluate_file, path)
+            self._evaluate_part(path)
         self._join()
         first, *more = [each.read() for each in self._eval_totals]
         self._write(split, first)
@@ -162,45 +164,22 @@ class TrainingLoop:
         """Training steps so far."""
         return int(self._step.state.step.numpy())
 
-    def _train_on_file(self, path: tf.Tensor, seed: tf.Tensor, rate: tf.Tensor) -> None:
-        step = self._step
-        batches = batches_of_file(
-            path, step.spec, step.settings, self._label, seed, self._fixed_length, self._more
-        )
-        histogram = tf.zeros([2, BINS], tf.int64)
-        loss_sum = tf.zeros([], tf.float64)
-        steps = tf.zeros([], tf.int64)
-        for batch in iter(batches):
-            logits, valid, loss = self._take_step(batch, rate)
-            histogram += probability_histogram(tf.sigmoid(logits), batch["label"], valid)
-            loss_sum += tf.cast(loss, tf.float64)
-            steps += 1
-            if steps % REPORT_STEPS == 0:
-                self._totals.add(histogram, loss_sum)
-                histogram = tf.zeros([2, BINS], tf.int64)
-                loss_sum = tf.zeros([], tf.float64)
-        self._totals.add(histogram, loss_sum)
+    def _train_part(self, name: str, seed: int, rate: tf.Tensor) -> None:
+        """Train on a file, or on a shard of feature hosts."""
+        if not is_shard(name):
+            self._run(self._passes.train_file, name, tf.constant(seed, tf.int64), rate)
+            return
+        assert self._streams is not None
+        with self._names_failure():
+            self._streams.run(self._passes.train_stream, name, seed, rate, counts=True)
 
-    def _evaluate_on_file(self, path: tf.Tensor) -> None:
-        step = self._step
-        batches = batches_of_file(
-            path, step.spec, step.settings, self._label, None, self._fixed_length, self._more
-        )
-        first_totals, *more_totals = self._eval_totals
-        histogram = tf.zeros([2, BINS], tf.int64)
-        loss_sum = tf.zeros([], tf.float64)
-        for batch in iter(batches):
-            (logits, *others), valid = self._predict_heads(batch), valid_candidates(batch)
-            histogram += probability_histogram(tf.sigmoid(logits), batch["label"], valid)
-            loss_sum += tf.cast(cross_entropy(logits, batch["label"], valid), tf.float64)
-            for label, head, totals in zip(step.labels[1:], others, more_totals, strict=True):
-                value = batch[f"label_{label.name}"]
-                losses = tf.where(valid, label.losses(head, value), 0.0)
-                totals.add(
-                    probability_histogram(label.answer(head), value, valid),
-                    tf.cast(tf.reduce_sum(losses), tf.float64),
-                )
-        first_totals.add(histogram, loss_sum)
+    def _evaluate_part(self, name: str) -> None:
+        if not is_shard(name):
+            self._run(self._passes.evaluate_file, name)
+            return
+        assert self._streams is not None
+        with self._names_failure():
+            self._streams.run(self._passes.evaluate_stream, name, None, counts=False)
 
     def _run(self, closure: Any, path: str, *arguments: tf.Tensor) -> None:
         with self._names_failure():
@@ -217,6 +196,9 @@ class TrainingLoop:
 
     def _join(self) -> None:
         self._given_out.clear()
+        if self._streams is not None:
+            with self._names_failure():
+                self._streams.join()
         if self._coordinator is not None:
             with self._names_failure():
                 self._coordinator.join()
@@ -277,11 +259,15 @@ class TrainingLoop:
             self._checkpoints.save(position)
             self._saved = position
 
-    def _write(self, split: str, totals: Totals) -> None:
-        self._report(f"{split}: {describe(totals)}")
+    def _write(self, split: str, totals: Totals, waited: Waited | None = None) -> None:
         names = ("loss", "auc", "normalised_entropy", "calibration")
         values = {name: getattr(totals, name) for name in names}
         values["impressions"] = totals.impressions
+        line = describe(totals)
+        if waited is not None and waited.whole:
+            values["input_wait"] = waited.share
+            line += f", {waited.share:.0%} of the time waiting for input"
+        self._report(f"{split}: {line}")
         self._metrics.write(split.replace(" ", "/"), self.steps, values)
 
     @contextmanager
@@ -296,7 +282,7 @@ class TrainingLoop:
         def watch() -> None:
             first: Totals | None = None  # a resumed epoch does not begin at zero
             before: Totals | None = None
-            steps, then = 0, began
+            steps, then, waited = 0, began, Waited()
             failed = False
             while True:
                 try:
@@ -314,9 +300,11 @@ class TrainingLoop:
                             "auc": recent.auc,
                             "impressions_per_second": recent.impressions / (at - then),
                             "steps_per_second": (steps_now - steps) / (at - then),
+                            "input_wait": (self._wait.read() - waited).share,
                         }
                         self._metrics.write("progress", steps_now, values)
                     before, steps, then = now, steps_now, at
+                    waited = self._wait.read()
                 except Exception as error:
                     if not failed:
                         reason = next(iter(str(error).splitlines()), type(error).__name__)

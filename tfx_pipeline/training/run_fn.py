@@ -16,6 +16,7 @@ from components.seqvault_example_gen.content_file import content_file
 from laser_features import FeatureSpec
 from tfx_pipeline.cluster.supervisor import train_on_local_cluster
 from tfx_pipeline.cluster.training_job import TrainingJob
+from tfx_pipeline.feature_host.feature_hosts import FeatureHosts
 from tfx_pipeline.results.score_histogram import NAME as HISTOGRAM
 from tfx_pipeline.results.score_histogram import to_json
 from tfx_pipeline.settings.model_settings import ModelSettings
@@ -69,7 +70,8 @@ def run_fn(fn_args: Any) -> None:
     Raises:
         ValueError: A setting that is unknown or does not fit, before any work starts.
         OtherModelError: The warm start is of a model with another spec, shape or labels.
-        ClusterError: A cluster that cannot start, that was given up, or whose workers are all lost.
+        ClusterError: A cluster that cannot start, that was given up, or whose workers are all lost;
+            or feature hosts that do not answer or have other requests.
         TrainingStopped: Somebody asked to stop (SIGTERM, Ctrl-C); the state is saved.
         ServerLostError: A parameter server of the cluster went away.
     """
@@ -85,12 +87,18 @@ def run_fn(fn_args: Any) -> None:
         job.custom_config.pop("cluster")
         train_on_local_cluster(config["cluster"], job, Path(fn_args.model_run_dir) / "cluster")
         return
-    train_files, eval_files = find_files(fn_args.train_files), find_files(fn_args.eval_files)
+    negative_rate = float(config.get("negative_rate", 1.0))
+    hosts = None
+    if settings.feature_hosts:
+        hosts = FeatureHosts(settings.feature_hosts, spec, negative_rate)
+        train_files, eval_files = hosts.shards("train"), hosts.shards("eval")
+    else:
+        train_files, eval_files = find_files(fn_args.train_files), find_files(fn_args.eval_files)
     progress = _progress_folder(config.get("checkpoints"), train_files) or fn_args.model_run_dir
     lookup = RowLookup.from_transform(fn_args.transform_graph_path, spec)
     if warm is not None:
         lookup = warm.extended(lookup, spec)
-    content = content_vectors(spec, config.get("items") or _beside(train_files), lookup)
+    content = content_vectors(spec, config.get("items") or _beside(fn_args.train_files), lookup)
     cluster = Cluster.from_environment()
     with server_loss_named(), end_when_workers_are_lost(cluster):
         trainer = Trainer(
@@ -102,9 +110,10 @@ def run_fn(fn_args: Any) -> None:
             directory=os.path.join(progress, "checkpoints"),
             log_dir=os.path.join(progress, "logs"),
             cluster=cluster,
-            negative_rate=float(config.get("negative_rate", 1.0)),
+            negative_rate=negative_rate,
             eval_files=eval_files,
             warm_start=warm_checkpoints(config["warm_start"]) if warm else None,
+            feature_hosts=hosts,
         )
         with stop_request() as should_stop:
             trainer.train(train_files, should_stop)
@@ -120,7 +129,7 @@ def run_fn(fn_args: Any) -> None:
 
 
 def _beside(train_files: Sequence[str]) -> str:
-    """The content vectors of the Examples whose split the files are."""
+    """The content vectors of the Examples whose split the files, or their patterns, are."""
     return content_file(os.path.dirname(os.path.dirname(train_files[0])))
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
+from tfx_pipeline.feature_host.feature_hosts import FeatureHosts
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.calibration import Calibration
@@ -19,11 +20,14 @@ from tfx_pipeline.training.embedding_tables import shards_of
 from tfx_pipeline.training.evaluation_log import EvaluationLog
 from tfx_pipeline.training.evaluations import Evaluations
 from tfx_pipeline.training.export import ServingModel, as_variable
+from tfx_pipeline.training.input_wait import InputWait
 from tfx_pipeline.training.labels import labels_of
 from tfx_pipeline.training.loop import TrainingLoop
 from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.running_totals import RunningTotals, Totals
+from tfx_pipeline.training.stream_progress import StreamProgress
+from tfx_pipeline.training.stream_runs import StreamRuns
 from tfx_pipeline.training.tower import Tower
 from tfx_pipeline.training.training_state import TrainingState
 from tfx_pipeline.training.transmission import check_codec
@@ -48,6 +52,7 @@ class Trainer:
         eval_files: What evaluations while training read, if the settings ask for any.
         warm_start: Folder of another training's checkpoints. Without one of its own the run begins
             with that training's tables, weights and optimiser state; its own epochs are all ahead.
+        feature_hosts: Serve shards, whose names then stand in place of files; None reads files.
 
     Raises:
         SettingsError: Rows are to travel by ops that are not built here.
@@ -68,6 +73,7 @@ class Trainer:
         negative_rate: float = 1.0,
         eval_files: Sequence[str] = (),
         warm_start: str | None = None,
+        feature_hosts: FeatureHosts | None = None,
     ) -> None:
         check_codec(settings.transmission)
         self.spec, self.settings, self.lookup = spec, settings, lookup
@@ -80,6 +86,7 @@ class Trainer:
         self.tower = Tower(
             spec, model_settings, settings.seed, "absorb", len(self.labels), settings.precision
         )
+        ahead = 1 if cluster is None else 2 * len(cluster.addresses["worker"])
         with contextlib.nullcontext() if strategy is None else strategy.scope():
             # Tables first: the partitioner counts on whole rounds over the servers.
             self._frozen = as_variable(content)
@@ -91,6 +98,7 @@ class Trainer:
                 else None
             )
             self._evaluations = self._make_evaluations(eval_files)
+            wait, progress = InputWait(), StreamProgress(ahead + 1 if cluster else 1)
         self._is_distributed = strategy is not None
         self.step = RankingStep(
             spec, settings, self.tower, lookup, self.state, self._frozen, negative_rate
@@ -99,6 +107,11 @@ class Trainer:
             None
             if strategy is None
             else tf.distribute.experimental.coordinator.ClusterCoordinator(strategy)
+        )
+        streams = (
+            StreamRuns(feature_hosts, settings, progress, coordinator, report)
+            if feature_hosts
+            else None
         )
         self._loop = TrainingLoop(
             self.step,
@@ -109,18 +122,21 @@ class Trainer:
             coordinator,
             report,
             log_dir,
-            ahead=1 if cluster is None else 2 * len(cluster.addresses["worker"]),
+            ahead,
+            wait,
+            streams,
+            progress,
         )
 
     def train(
         self, files: Sequence[str], should_stop: Callable[[], bool] = lambda: False
     ) -> Totals:
-        """Train over GZIP TFRecord files of Examples, from the newest checkpoint on.
+        """Train over GZIP TFRecord files or shards, from the newest checkpoint on.
 
         Afterwards the state is the best one that was evaluated, if evaluations were asked for.
 
         Args:
-            files: Of Examples.
+            files: Of Examples; or names of shards, ``FeatureHosts.shards``.
             should_stop: Asked before each file; the state is saved before
                 ``TrainingStopped`` is raised.
         """

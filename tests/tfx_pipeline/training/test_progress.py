@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tfx_pipeline.training import loop
+from tfx_pipeline.training.input_wait import Waited
 from tfx_pipeline.training.metrics_log import MetricsLog
 from tfx_pipeline.training.running_totals import Totals
 
@@ -41,7 +42,7 @@ def test_reports_go_on_after_one_fails(
     monkeypatch.setattr(loop, "REPORT_SECONDS", 0.001)
     running = object.__new__(loop.TrainingLoop)
     running._totals, running._report = CountingTotals(), report
-    running._metrics = MetricsLog(None)
+    running._metrics, running._wait = MetricsLog(None), SimpleNamespace(read=Waited)
     running._step = SimpleNamespace(state=SimpleNamespace(step=tf.constant(7)))
     with running._progress("epoch 1", lambda seen: ""):
         assert enough.wait(30)
