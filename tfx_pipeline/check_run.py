@@ -28,6 +28,7 @@ def check_run(config: PipelineConfig) -> None:
     check_splits(config)
     # Imported here: TensorFlow takes seconds, and whatever is wrong above is said at once.
     from tfx_pipeline.training.labels import BINARY, columns_of, labels_of
+    from tfx_pipeline.training.open_rows import check_open_tables
     from tfx_pipeline.training.tower import check_model
 
     labels = labels_of(spec, config.training)
@@ -35,6 +36,7 @@ def check_run(config: PipelineConfig) -> None:
     weights = [label.weighted_by for label in labels if label.weighted_by is not None]
     for name in (labels[0].name, *columns_of(labels)):
         _check_label(config, spec, name, name in binary, name in weights)
+    check_open_tables(spec, config.training)
     check_model(spec, config.model)
 
 

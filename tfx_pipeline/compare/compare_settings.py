@@ -127,6 +127,11 @@ def runs_of(settings: CompareSettings) -> list[Run]:
                 f"{where}: training.labels holds several; systems are compared by "
                 "the feature spec's first label alone"
             )
+        if training.open_tables:
+            raise SettingsError(
+                f"{where}: training.open_tables names {sorted(training.open_tables)}; systems are "
+                "compared on rows that are known before"
+            )
         made.append((name, model, training, own.length or settings.length))
     return [
         Run(name, seed, model, _with_seed(training, seed), length)

@@ -105,7 +105,9 @@ def _train(
 ) -> tuple[NDArray[np.float32], dict[str, Any]]:
     assert run.model is not None
     spec, settings = with_length(log.spec, run.length), run.training
-    tower = Tower(spec, run.model, settings.seed, implementation="absorb")
+    tower = Tower(
+        spec, run.model, settings.seed, implementation="absorb", precision=settings.precision
+    )
     state = TrainingState(spec, settings, tower)
     step = RankingStep(spec, settings, tower, _ReadyRows(), state, as_variable(content))
     signature = _signature(spec, run.length if tower.fixed_length else None)

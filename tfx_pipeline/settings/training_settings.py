@@ -26,6 +26,16 @@ class LabelSettings:
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
+class OpenTableSettings:
+    """When an id that nobody listed gets a row of a table, and when it loses it."""
+
+    sightings: Integer = Field(default=1, ge=1, description="steps that must have met the id")
+    days: Integer = Field(
+        default=0, ge=0, description="of the log without the id, after which it loses its row"
+    )
+
+
+@dataclass(frozen=True, kw_only=True, config=CONFIG)
 class TrainingSettings:
     """Batches, epochs, optimisers and checkpoints.
 
@@ -47,6 +57,21 @@ class TrainingSettings:
         default_factory=dict,
         description="labels with a head each over the shared parts, by name: `weight`, `kind` "
         "(`binary`, `regression`), `weighted_by`; without it the first one alone",
+    )
+    open_tables: Annotated[
+        dict[str, Annotated[OpenTableSettings, BeforeValidator(empty_is_default)]],
+        BeforeValidator(empty_is_default),
+    ] = Field(
+        default_factory=dict,
+        description="tables with `ids: vocabulary` whose ids get rows as training meets them, by "
+        "name: `sightings` (steps that met the id before it gets a row, 1) and `days` (of the log "
+        "without the id, after which it loses it; 0: never)",
+    )
+    admit_files: Integer = Field(
+        default=1,
+        ge=1,
+        description="training files between two admissions to the open tables; workers wait for "
+        "one another there",
     )
     batch_size: Integer = Field(default=128, ge=1, description="requests per step")
     epochs: Integer = Field(default=1, ge=1, description="passes over the training files")
@@ -168,6 +193,15 @@ class TrainingSettings:
         for address in addresses:
             parse_address(address)
         return addresses
+
+    @model_validator(mode="after")
+    def _open_tables_need_times(self) -> Self:
+        if self.open_tables and self.feature_hosts:
+            raise ValueError(
+                f"open_tables names {sorted(self.open_tables)}, and feature_hosts send no times of "
+                "requests, by which ids lose their rows: train on Examples, or without open tables"
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_fit_the_batch(self) -> Self:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from zlib import crc32
 
+import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tfx_pipeline.training.transmission import NONE, decoded, encoded
 
@@ -64,6 +66,7 @@ class EmbeddingTable(tf.Module):
         ) -> tf.Tensor:
             return tf.fill(list(partition_shape), tf.constant(initial_accumulator, tf.float32))
 
+        self._initial_rows, self._initial_accumulator = initial_rows, initial_accumulator
         shape = [rows, width]
         self.values = tf.Variable(
             initial_rows, shape=shape, dtype=tf.float32, name=name, trainable=False
@@ -110,6 +113,23 @@ class EmbeddingTable(tf.Module):
                     use_locking=True,
                     update_slots=True,
                 )
+
+    def reset(self, rows: NDArray[np.int32]) -> None:
+        """Give rows and their accumulators their first values again. No step may be running."""
+        ids = tf.constant(rows, tf.int32)
+        for block in np.unique(rows // _INIT_BLOCK):
+            within = tf.boolean_mask(ids, ids // _INIT_BLOCK == block)
+            first = int(block) * _INIT_BLOCK
+            count = min(_INIT_BLOCK, self.rows - first)
+            fresh = tf.gather(self._initial_rows([count, self.width], [first, 0]), within - first)
+            sums = tf.fill([tf.size(within), self.width], self._initial_accumulator)
+            for variable, values in ((self.values, fresh), (self.accumulators, sums)):
+                shards = shards_of(variable)
+                for shard, (local, positions) in zip(
+                    shards, _split_by_shard(shards, within), strict=True
+                ):
+                    part = values if positions is None else tf.gather(values, positions)
+                    shard.scatter_update(tf.IndexedSlices(part, local))
 
 
 def initial_embeddings(

@@ -10,7 +10,12 @@ from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
 from tfx_pipeline.settings.training_settings import TrainingSettings
-from tfx_pipeline.training.parsing import parse_examples, without_padding
+from tfx_pipeline.training.parsing import (
+    REQUEST_TIME,
+    parse_examples,
+    request_times,
+    without_padding,
+)
 
 
 def find_files(patterns: Sequence[str]) -> list[str]:
@@ -85,6 +90,9 @@ def batches_of_file(
 
     @tf.autograph.experimental.do_not_convert
     def parse(serialized: tf.Tensor) -> dict[str, tf.Tensor]:
-        return without_padding(spec, parse_examples(serialized, spec, label, more), fixed)
+        batch = without_padding(spec, parse_examples(serialized, spec, label, more), fixed)
+        if settings.open_tables:
+            batch[REQUEST_TIME] = request_times(serialized)
+        return batch
 
     return dataset.batch(settings.batch_size).map(parse, num_parallel_calls=2).prefetch(2)

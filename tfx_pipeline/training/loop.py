@@ -136,6 +136,8 @@ class TrainingLoop:
                     rate = rate_of_progress(settings, done)
                     self._train_part(path, seed, tf.constant(rate, tf.float32))
                     files_done = position + 1
+                    if files_done % settings.admit_files == 0 or files_done == len(files):
+                        self._admit()
                     if files_done % settings.checkpoint_files == 0 and files_done < len(files):
                         self._save(Position(epoch, files_done))
                 self._join()
@@ -258,6 +260,14 @@ class TrainingLoop:
         if self._checkpoints is not None and position != self._saved:
             self._checkpoints.save(position)
             self._saved = position
+
+    def _admit(self) -> None:
+        """Let the open tables admit and evict ids, while no step runs."""
+        if not self._step.settings.open_tables:
+            return
+        self._join()
+        for line in self._step.state.refresh_open_tables():
+            self._report(line)
 
     def _write(self, split: str, totals: Totals, waited: Waited | None = None) -> None:
         names = ("loss", "auc", "normalised_entropy", "calibration")

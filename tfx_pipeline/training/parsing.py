@@ -14,6 +14,7 @@ import tensorflow as tf
 from laser_features import FeatureSpec, ModelInput
 
 CANDIDATE_COUNT = "candidate_count"
+REQUEST_TIME = "request_time_ms"
 
 
 def example_features(
@@ -85,6 +86,12 @@ def parse_examples(
     for name in more:
         batch[f"label_{name}"] = tf.cast(parsed[f"label_{name}"], tf.float32).to_tensor()
     return batch
+
+
+def request_times(serialized: tf.Tensor) -> tf.Tensor:
+    """Times of a batch of Examples, int64 [B], milliseconds UTC."""
+    features = {REQUEST_TIME: tf.io.FixedLenFeature([], tf.int64)}
+    return tf.io.parse_example(serialized, features)[REQUEST_TIME]
 
 
 def without_padding(

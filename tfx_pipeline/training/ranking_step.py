@@ -18,7 +18,8 @@ from tfx_pipeline.training.diverged import finite
 from tfx_pipeline.training.embedding_tables import gather_rows, shards_of
 from tfx_pipeline.training.labels import labels_of, total_weight, weighted_loss
 from tfx_pipeline.training.learning_rate import warm_up
-from tfx_pipeline.training.parsing import CANDIDATE_COUNT
+from tfx_pipeline.training.open_rows import day_of
+from tfx_pipeline.training.parsing import CANDIDATE_COUNT, REQUEST_TIME
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.tower import Tower, TowerOutput
 from tfx_pipeline.training.training_state import TrainingState
@@ -93,9 +94,11 @@ class RankingStep:
         """
         settings, state = self.settings, self.state
         step = state.step.assign_add(1)
+        candidates = tf.shape(batch["label"])[1]
         if self._compiled is not None:
             batch = in_buckets(self.spec, batch)
-        rows = self.lookup.table_rows(self.spec, batch)
+        open_rows, met = self._open_rows(batch)
+        rows = self.lookup.table_rows(self.spec, batch, open_rows)
         distinct = self._distinct_rows(rows)
         batch = {
             name: finite(value, f"label {name!r} of the input") if _is_label(name) else value
@@ -136,7 +139,9 @@ class RankingStep:
                 (settings.beta_1, settings.beta_2),
             )
             state.carried.assign(carried)
-        return logits, valid, loss_sum
+            for name, (ids, found) in met.items():
+                state.open_rows[name].note(ids, found, day_of(batch[REQUEST_TIME]))
+        return logits[:, :candidates], valid[:, :candidates], loss_sum
 
     def _gradients(
         self,
@@ -229,11 +234,24 @@ class RankingStep:
         self, batch: Mapping[str, tf.Tensor]
     ) -> tuple[dict[str, tf.Tensor], dict[str, dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
         """Rows by input, and by table where each input uses its distinct rows, and their values."""
-        rows = self.lookup.table_rows(self.spec, batch)
+        rows = self.lookup.table_rows(self.spec, batch, self._open_rows(batch)[0])
         distinct = self._distinct_rows(rows)
         values = {name: self.state.tables[name].gather(each.ids) for name, each in distinct.items()}
         values.update(self._frozen_rows(distinct))
         return rows, {name: each.index for name, each in distinct.items()}, values
+
+    def _open_rows(
+        self, batch: Mapping[str, tf.Tensor]
+    ) -> tuple[dict[str, tf.Tensor], dict[str, tuple[tf.Tensor, tf.Tensor]]]:
+        """Rows of the inputs of open tables; by table the distinct ids and their rows."""
+        rows, met = {}, {}
+        for table, open_rows in self.state.open_rows.items():
+            names = [each.name for each in self.spec.model_inputs() if each.table == table]
+            distinct = DistinctRows({name: batch[name] for name in names})
+            found = open_rows.lookup(distinct.ids)
+            met[table] = distinct.ids, found
+            rows.update({name: tf.gather(found, distinct.index[name]) for name in names})
+        return rows, met
 
     def _distinct_rows(self, rows: Mapping[str, tf.Tensor]) -> dict[str, DistinctRows]:
         by_table: dict[str, dict[str, tf.Tensor]] = {}

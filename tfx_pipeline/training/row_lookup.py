@@ -9,7 +9,7 @@ SavedModel, and on padded [B, L] arrays, which Transform's graph does not take.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import tensorflow as tf
@@ -28,6 +28,7 @@ class RowLookup:
     Attributes:
         vocabularies: By table, the known ids in the order of their rows: int64, the first is row 1.
         boundaries: By field, increasing float32 limits: row = 1 + number of limits at or below.
+        known_rows: By table, rows of its vocabulary's ids where they are not 1, 2, 3, ...
 
     Example:
         >>> lookup = RowLookup({"tag": np.array([70, 50])})
@@ -37,6 +38,7 @@ class RowLookup:
 
     vocabularies: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
     boundaries: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    known_rows: Mapping[str, NDArray[np.int32]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for table, vocabulary in self.vocabularies.items():
@@ -92,7 +94,8 @@ class RowLookup:
             return tf.zeros_like(values, tf.int32)
         order = np.argsort(vocabulary)
         known = tf.constant(vocabulary[order])
-        rows = tf.constant((order + 1).astype(np.int32))
+        known_rows = self.known_rows.get(table, np.arange(1, len(vocabulary) + 1))
+        rows = tf.constant(np.asarray(known_rows)[order].astype(np.int32))
         flat = tf.reshape(values, [-1])
         place = tf.minimum(tf.searchsorted(known, flat), len(vocabulary) - 1)
         found = tf.equal(tf.gather(known, place), flat) & tf.not_equal(flat, -1)
@@ -106,11 +109,25 @@ class RowLookup:
         row = 1 + tf.searchsorted(limits, tf.where(missing, 0.0, flat), side="right")
         return tf.reshape(tf.where(missing, 0, row), tf.shape(values))
 
+    def with_ids(self, table: str, ids: NDArray[np.int64], rows: NDArray[np.int32]) -> RowLookup:
+        """The lookup with these ids and rows of one table."""
+        return replace(
+            self,
+            vocabularies={**self.vocabularies, table: ids},
+            known_rows={**self.known_rows, table: rows},
+        )
+
     def table_rows(
-        self, spec: FeatureSpec, inputs: Mapping[str, tf.Tensor]
+        self,
+        spec: FeatureSpec,
+        inputs: Mapping[str, tf.Tensor],
+        known: Mapping[str, tf.Tensor] | None = None,
     ) -> dict[str, tf.Tensor]:
-        """Every input of the spec with raw values turned into rows."""
+        """Every input of the spec with raw values turned into rows; those ``known`` are taken."""
+        known = known or {}
         return {
-            model_input.name: self.rows(model_input, inputs[model_input.name])
-            for model_input in spec.model_inputs()
+            each.name: known[each.name]
+            if each.name in known
+            else self.rows(each, inputs[each.name])
+            for each in spec.model_inputs()
         }

@@ -23,6 +23,7 @@ from tfx_pipeline.training.export import ServingModel, as_variable
 from tfx_pipeline.training.input_wait import InputWait
 from tfx_pipeline.training.labels import labels_of
 from tfx_pipeline.training.loop import TrainingLoop
+from tfx_pipeline.training.open_rows import check_open_tables
 from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.running_totals import RunningTotals, Totals
@@ -76,6 +77,7 @@ class Trainer:
         feature_hosts: FeatureHosts | None = None,
     ) -> None:
         check_codec(settings.transmission)
+        check_open_tables(spec, settings)
         self.spec, self.settings, self.lookup = spec, settings, lookup
         self.model_settings = model_settings
         self._content, self._directory, self._report = content, directory, report
@@ -183,6 +185,9 @@ class Trainer:
         for name, table in self.state.tables.items():
             variables[f"table_{name}"] = table.values
             variables[f"accumulators_{name}"] = table.accumulators
+        for name, open_rows in self.state.open_rows.items():
+            variables[f"open_ids_{name}"] = open_rows.ids
+            variables[f"open_rows_{name}"] = open_rows.rows
         return {
             name: np.concatenate([shard.numpy() for shard in shards_of(variable)])
             for name, variable in variables.items()
@@ -221,10 +226,13 @@ class Trainer:
                 )
         seed, outputs = self.settings.seed, len(self.labels)
         tower = Tower(self.spec, self.model_settings, seed, outputs=outputs)
+        lookup = self.lookup
+        for name, open_rows in state.open_rows.items():
+            lookup = lookup.with_ids(name, *open_rows.mapping())
         ServingModel(
             self.spec,
             tower,
-            self.lookup,
+            lookup,
             state,
             content,
             self.step.logit_offset,

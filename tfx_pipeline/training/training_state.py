@@ -14,6 +14,7 @@ from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.carried_state import CarriedState
 from tfx_pipeline.training.dense_weights import DenseWeights
 from tfx_pipeline.training.embedding_tables import EmbeddingTable
+from tfx_pipeline.training.open_rows import OpenRows
 from tfx_pipeline.training.tower import Tower
 
 
@@ -40,9 +41,29 @@ class TrainingState(tf.Module):
             )
             for name, table in spec.tables.items()
         }
+        self.open_rows: Mapping[str, OpenRows] = {
+            name: OpenRows(name, spec.tables[name].rows, each)
+            for name, each in settings.open_tables.items()
+        }
         self.dense = DenseWeights(to_numpy(tower.model.trainable_variables))
         self.carried = CarriedState(to_numpy(tower.carried_variables))
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
+
+    def refresh_open_tables(self) -> list[str]:
+        """Admit and evict ids of the open tables; a line about each table that changed.
+
+        No step may be running.
+        """
+        lines = []
+        for name, open_rows in self.open_rows.items():
+            done = open_rows.refresh()
+            self.tables[name].reset(done.evicted)
+            if done.admitted or len(done.evicted) or done.refused:
+                lines.append(
+                    f"table {name}: {done.admitted:,} ids got rows, {len(done.evicted):,} lost them"
+                    + (f", for {done.refused:,} there was no room" if done.refused else "")
+                )
+        return lines
 
 
 def to_numpy(variables: Sequence[keras.Variable]) -> list[NDArray]:

@@ -106,6 +106,7 @@ def test_all_runs_are_taken_resumed_and_summed_up(compare, tmp_path, monkeypatch
         ("recent_events", "recent", "system 'last_ten'.*'recent'"),
         ("epochs: 1", "epoch: 1", "'epoch'"),
         ("epochs: 1", "seed: 3", "list seeds under `seeds`"),
+        ("epochs: 1", "open_tables: {item: }", "rows that are known before"),
         ("  mean:\n", "  mean:\n  sim_hard: {model: {interactions: [cross]}}\n", "sim_hard"),
         ("length: 30", "length: 0", "length is 0"),
     ],

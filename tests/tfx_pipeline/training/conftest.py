@@ -66,6 +66,14 @@ def plain_spec() -> FeatureSpec:
 
 
 @pytest.fixture(scope="session")
+def open_spec() -> FeatureSpec:
+    """With one vocabulary, of tags, whose rows may be given as training meets them."""
+    item = {"tag": {"type": "int64", "table": "tag"}}
+    tables = {name: each for name, each in SPEC["tables"].items() if name != "duration"}
+    return FeatureSpec.from_dict({**SPEC, "tables": tables, "item": item})
+
+
+@pytest.fixture(scope="session")
 def model_settings() -> ModelSettings:
     return ModelSettings(
         dim=16,

@@ -12,6 +12,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -21,6 +22,7 @@ import pytest
 from tfx_pipeline.cluster.exit_codes import EXIT_WORKERS_LOST
 from tfx_pipeline.errors import ClusterError
 from tfx_pipeline.settings.section import plain
+from tfx_pipeline.settings.training_settings import OpenTableSettings
 from tfx_pipeline.training import check_cluster as check_cluster_module
 from tfx_pipeline.training.check_cluster import answers, check_cluster
 from tfx_pipeline.training.cluster import EXIT_SERVER_LOST, Cluster
@@ -87,13 +89,15 @@ def cluster():
 
 
 def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
-    cluster, plain_spec, model_settings, settings, write_files, tmp_path
+    cluster, open_spec, model_settings, settings, write_files, tmp_path
 ):
-    files = write_files(tmp_path, plain_spec, files=3, requests=40)
+    """So do its open tables: the same ids get the same rows."""
+    settings = replace(settings, open_tables={"tag": OpenTableSettings(sightings=2)})
+    files = write_files(tmp_path, open_spec, files=3, requests=40)
     addresses, servers = cluster
-    chief = start_chief(plain_spec, model_settings, settings, tmp_path, files, addresses)
+    chief = start_chief(open_spec, model_settings, settings, tmp_path, files, addresses)
     try:
-        alone = Trainer(plain_spec, model_settings, settings, RowLookup())
+        alone = Trainer(open_spec, model_settings, settings, RowLookup())
         alone.train(files)
         assert any(line == "written\n" for line in chief.stdout), chief.stderr.read()
         many, one = np.load(tmp_path / "many.npz"), alone.numpy_state()

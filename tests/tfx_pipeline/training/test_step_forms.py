@@ -84,7 +84,11 @@ def test_micro_batches_learn_what_the_batch_does(learn, small, small_plainly, co
 def test_xla_learns_the_same_and_sees_few_shapes(
     learn, model, plainly, plain_spec, settings, files
 ):
-    assert_same(learn(model, xla="on"), plainly, 1e-4)
+    found = learn(model, xla="on")
+    assert_same(found, plainly, 1e-4)
+    for (logits, valid, _), (expected, also_valid, _) in zip(found[2], plainly[2], strict=True):
+        np.testing.assert_array_equal(valid, also_valid)
+        np.testing.assert_allclose(logits, expected, atol=1e-4)
     whole = next(iter(batches_of_file(files[0], plain_spec, settings, "click", None, fixed=True)))
     seen = set()
     for length in range(1, 26):
