@@ -19,7 +19,7 @@ def devices_of(settings: TrainingSettings, gpus: Sequence[str]) -> list[str]:
 
     Args:
         settings: ``devices``.
-        gpus: Names of the GPUs that TensorFlow sees.
+        gpus: What ``gpus_of_a_worker`` found.
 
     Raises:
         SettingsError: There are not so many.
@@ -33,10 +33,38 @@ def devices_of(settings: TrainingSettings, gpus: Sequence[str]) -> list[str]:
         return list(gpus) if len(gpus) > 1 else []
     if wanted == 1:
         return []
-    there = list(gpus) or [each.name for each in tf.config.list_logical_devices("CPU")]
+    there = list(gpus) or _of_each_worker(_names(), "CPU")
     if wanted > len(there):
         raise SettingsError(
             f"section training: devices is {wanted}, and TensorFlow sees {len(there)} "
             f"({', '.join(there)}); give at most as many, or 0 for all GPUs"
         )
     return there[:wanted]
+
+
+def gpus_of_a_worker(names: Sequence[str] | None = None) -> list[str]:
+    """GPUs that every process has which computes steps: this one, or each worker of its cluster.
+
+    Args:
+        names: Of all devices; None asks TensorFlow.
+
+    Example:
+        >>> gpus_of_a_worker(["/device:CPU:0", "/device:GPU:0"])
+        ['/device:GPU:0']
+    """
+    return _of_each_worker(_names() if names is None else names, "GPU")
+
+
+def _of_each_worker(names: Sequence[str], kind: str) -> list[str]:
+    """Names without a task: a step on a worker means that worker's own."""
+    devices = [tf.DeviceSpec.from_string(name) for name in names]
+    workers = [each for each in devices if each.job == "worker"] or devices
+    tasks = {each.task for each in workers}
+    counts = [
+        sum(each.device_type == kind for each in workers if each.task == task) for task in tasks
+    ]
+    return [f"/device:{kind}:{number}" for number in range(min(counts, default=0))]
+
+
+def _names() -> list[str]:
+    return [device.name for device in tf.config.list_logical_devices()]

@@ -13,7 +13,7 @@ from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.batch_parts import Found, sum_over_parts
 from tfx_pipeline.training.compiled_tower import CompiledTower, in_buckets
 from tfx_pipeline.training.content_vectors import CONTENT
-from tfx_pipeline.training.devices import devices_of
+from tfx_pipeline.training.devices import devices_of, gpus_of_a_worker
 from tfx_pipeline.training.diverged import finite
 from tfx_pipeline.training.embedding_tables import gather_rows, shards_of
 from tfx_pipeline.training.labels import labels_of, total_weight, weighted_loss
@@ -70,7 +70,7 @@ class RankingStep:
         self.spec, self.settings, self.tower = spec, settings, tower
         self.labels = labels_of(spec, settings)
         self.lookup, self.state, self.content = lookup, state, content
-        gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+        gpus = gpus_of_a_worker()
         self._devices = devices_of(settings, gpus)
         parts = settings.micro_batches * max(1, len(self._devices))
         self._compiled = (

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfx_pipeline.training.cluster import Cluster
-from tfx_pipeline.training.embedding_tables import EmbeddingTable, shards_of
+from tfx_pipeline.training.embedding_tables import EmbeddingTable, initial_embeddings, shards_of
 from tfx_pipeline.training.row_frames import load_ops
 from tfx_pipeline.training.transmission import CODECS, damage_of
 
@@ -37,6 +37,11 @@ def main(output: str) -> None:
             shards = shards_of(getattr(table, name))
             assert len(shards) == 2
             written[f"{name}_{codec}"] = np.concatenate([shard.numpy() for shard in shards])
+
+    first = initial_embeddings("item", 0, 50, 5, seed=1, scale=0.05)
+    table.reset(np.array([3, 49], np.int32))
+    whole = np.concatenate([shard.numpy() for shard in shards_of(table.values)])
+    np.testing.assert_array_equal(whole[[3, 49]], first.numpy()[[3, 49]])
 
     @tf.function
     def damaged():

@@ -16,7 +16,7 @@ from tfx_pipeline.errors import SettingsError
 from tfx_pipeline.settings.section import check, plain
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.compiled_tower import in_buckets
-from tfx_pipeline.training.devices import devices_of
+from tfx_pipeline.training.devices import devices_of, gpus_of_a_worker
 from tfx_pipeline.training.example_files import batches_of_file
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.trainer import Trainer
@@ -192,6 +192,20 @@ def test_devices_that_are_not_there_are_named():
         == devices_of(TrainingSettings(), gpus)
         == []
     )
+    host = ["/device:CPU:0", *gpus]
+    assert gpus_of_a_worker(host) == gpus and gpus_of_a_worker(host[:1]) == []
+    workers = [
+        f"/job:{job}/replica:0/task:{task}/device:{device}"
+        for job, task, device in (
+            ("chief", 0, "GPU:0"),
+            ("ps", 0, "CPU:0"),
+            ("worker", 0, "GPU:0"),
+            ("worker", 0, "GPU:1"),
+            ("worker", 1, "GPU:0"),
+        )
+    ]
+    assert gpus_of_a_worker(workers) == gpus[:1]
+    assert gpus_of_a_worker([*workers, "/job:worker/replica:0/task:2/device:CPU:0"]) == []
     with pytest.raises(SettingsError, match=r"devices is 4, and TensorFlow sees 3 \(/device:GPU:0"):
         devices_of(TrainingSettings(devices=4), gpus)
     with pytest.raises(SettingsError, match="batch of 4 requests has no 6 parts"):
