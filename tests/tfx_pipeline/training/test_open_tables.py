@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from laser_features import FeatureSpec
 from tfx_pipeline.errors import SettingsError
+from tfx_pipeline.settings.section import check
 from tfx_pipeline.settings.training_settings import OpenTableSettings, TrainingSettings
 from tfx_pipeline.training.embedding_tables import EmbeddingTable
 from tfx_pipeline.training.example_files import batches_of_file
@@ -156,6 +157,9 @@ def test_a_table_that_cannot_be_open_is_refused(open_spec, spec):
         check_open_tables(open_spec, opened("item"))
     with pytest.raises(SettingsError, match="names 'tags'"):
         check_open_tables(open_spec, opened("tags"))
+    with pytest.raises(SettingsError, match="feature_hosts send no times"):
+        values = {"open_tables": {"tag": {}}, "feature_hosts": ["localhost:1"]}
+        check(TrainingSettings, values, "training")
     content = spec.to_dict()
     content["tables"]["item"]["ids"] = "vocabulary"
     with pytest.raises(SettingsError, match=r"content fields \['vector'\] belong"):
