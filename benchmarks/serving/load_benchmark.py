@@ -16,13 +16,12 @@ not have is left out.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from http.client import HTTPConnection
@@ -34,6 +33,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from load import Load
 from serving_benchmark import (
     SEED,
     SPEC,
@@ -51,8 +51,6 @@ _PATIENCE_SECONDS = 0.3
 # Far beyond the gateway's own deadline of one second, which must answer first.
 _SWAP_PATIENCE_SECONDS = 5.0
 _CANDIDATES = 100
-_HEAD = b"POST /v1/rank HTTP/1.1\r\nHost: gateway\r\nContent-Length: %d\r\n\r\n"
-Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 def main() -> int:
@@ -68,6 +66,7 @@ def main() -> int:
         help="of the swaps: so many in all, as many before the first as after each",
     )
     parser.add_argument("--code", default="", help="checkout whose servers are run")
+    parser.add_argument("--append", action="store_true", help="to the runs in the output")
     parser.add_argument("--only", choices=["overload", "swap", "beside", "drain"], default=None)
     arguments = parser.parse_args()
     output = Path(arguments.output).resolve()
@@ -77,8 +76,10 @@ def main() -> int:
     result: dict[str, Any] = {
         "machine": describe_machine(),
         "seed": SEED,
-        "command": " ".join(sys.argv),
+        "command": command(),
+        "commit": commit_of(arguments.code or "."),
     }
+    runs = read_runs(output) if arguments.append else None
     with tempfile.TemporaryDirectory() as folder:
         prepare(Path(folder), spec)
         write_warm_up(Path(folder), spec)
@@ -93,9 +94,27 @@ def main() -> int:
                 measured = measure(Path(folder), arguments)
                 result[name] = {"load_average_before": load_before, **measured}
                 print(name, json.dumps(result[name]), flush=True)
-                text = json.dumps(result, indent=2) + "\n"
-                output.write_text(text, encoding="utf-8")
+                whole = result if runs is None else {"runs": [*runs, result]}
+                output.write_text(json.dumps(whole, indent=2) + "\n", encoding="utf-8")
     return 0
+
+
+def command() -> str:
+    """How to run this again; folders of this machine are left out."""
+    wanted = [a for a in sys.argv[1:] if not a.startswith(("--code=", "--output="))]
+    return " ".join(["benchmarks/serving/load_benchmark.py", *wanted])
+
+
+def commit_of(folder: str) -> str:
+    """The commit that is checked out there, ``+`` if files differ from it."""
+    git = ["git", "-C", folder, "describe", "--always", "--dirty=+", "--exclude=*"]
+    done = subprocess.run(git, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def read_runs(path: Path) -> list[dict[str, Any]]:
+    """Those of an earlier file."""
+    return json.loads(path.read_text(encoding="utf-8"))["runs"] if path.exists() else []
 
 
 def write_warm_up(folder: Path, spec: FeatureSpec) -> None:
@@ -151,70 +170,9 @@ class Servers:
             process.wait()
 
 
-class Load:
-    """Clients that ask again and again; what they got, and how long it took.
-
-    All of them are coroutines of one thread: 64 threads would want more of the machine than the
-    servers do.
-    """
-
-    def __init__(self, address: str, clients: int, patience: float) -> None:
-        self._host, port = address.rsplit(":", 1)
-        self._port = int(port)
-        self._patience = patience
-        self._bodies = [json.dumps(rank_request(user, _CANDIDATES)) for user in range(USERS)]
-        self.statuses: Counter[str] = Counter()
-        # The version that answered, when it was asked, and the seconds that it took.
-        self.answers: list[tuple[int, float, float]] = []
-        self._stopping = False
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._run_all(clients)))
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopping = True
-        self._thread.join()
-
-    async def _run_all(self, clients: int) -> None:
-        await asyncio.gather(*[self._run(number) for number in range(clients)])
-
-    async def _run(self, number: int) -> None:
-        connection: Connection | None = None
-        while not self._stopping:
-            number += 64
-            started = time.perf_counter()
-            kept: list[Connection] = [] if connection is None else [connection]
-            try:
-                status, content, last = await asyncio.wait_for(
-                    self._ask(self._bodies[number % USERS], kept), self._patience
-                )
-            except (OSError, asyncio.TimeoutError, asyncio.IncompleteReadError) as error:
-                status, content, last = type(error).__name__, b"", True
-            connection = kept[0] if kept else None
-            if last and connection is not None:
-                connection[1].close()
-                connection = None
-            taken = time.perf_counter() - started
-            self.statuses[status] += 1
-            if status == "200":
-                version = int(json.loads(content)["model_version"])
-                self.answers.append((version, started, taken))
-                if last:
-                    self.statuses["last of its connection"] += 1
-            elif status in ("503", "ConnectionRefusedError"):
-                await asyncio.sleep(max(0.0, self._patience - taken))
-        if connection is not None:
-            connection[1].close()
-
-    async def _ask(self, body: str, kept: list[Connection]) -> tuple[str, bytes, bool]:
-        """Status, content, and whether the connection ends; ``kept`` gets a new connection."""
-        if not kept:
-            kept.append(await asyncio.open_connection(self._host, self._port))
-        reader, writer = kept[0]
-        writer.write(_HEAD % len(body) + body.encode())
-        head = (await reader.readuntil(b"\r\n\r\n")).lower().split(b"\r\n")
-        length = next(line for line in head if line.startswith(b"content-length:"))
-        content = await reader.readexactly(int(length.split(b":")[1]))
-        return head[0].split()[1].decode(), content, b"connection: close" in head
+def start_load(address: str, clients: int, patience: float) -> Load:
+    bodies = [json.dumps(rank_request(user, _CANDIDATES)) for user in range(USERS)]
+    return Load(address, clients, patience, bodies)
 
 
 def measure_overload(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -227,7 +185,7 @@ def measure_overload(folder: Path, arguments: argparse.Namespace) -> dict[str, A
             }
         }
         for clients in (4, 64):
-            load = Load(servers.address, clients, _PATIENCE_SECONDS)
+            load = start_load(servers.address, clients, _PATIENCE_SECONDS)
             time.sleep(arguments.seconds)
             load.stop()
             measured[f"clients_{clients}"] = {
@@ -248,7 +206,7 @@ def measure_overload(folder: Path, arguments: argparse.Namespace) -> dict[str, A
 def measure_swap(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     with Servers(folder) as servers:
         ask_once(servers.address)
-        load = Load(servers.address, 2, _SWAP_PATIENCE_SECONDS)
+        load = start_load(servers.address, 2, _SWAP_PATIENCE_SECONDS)
         share = arguments.answers // (arguments.swaps + 1)
         wait_for_answers(load, share, arguments.seconds)
         began = time.perf_counter()
@@ -301,7 +259,7 @@ def measure_beside(folder: Path, arguments: argparse.Namespace) -> dict[str, Any
     config.write_text(f"model_config_list {{\n{models}}}\n", encoding="utf-8")
     with Servers(folder, f"--model_config_file={config}") as servers:
         ask_once(servers.address)
-        load = Load(servers.address, 2, 5.0)
+        load = start_load(servers.address, 2, 5.0)
         time.sleep(arguments.seconds)
         began = time.perf_counter()
         last = max(int(path.name) for path in (folder / "other").iterdir())
@@ -342,7 +300,7 @@ def before_and_during(load: Load, began: float) -> dict[str, Any]:
 def measure_drain(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     with Servers(folder) as servers:
         ask_once(servers.address)
-        load = Load(servers.address, 4, 5.0)
+        load = start_load(servers.address, 4, 5.0)
         time.sleep(2.0)
         before = Counter(load.statuses)
         started = time.perf_counter()

@@ -75,8 +75,9 @@ class Acceptor:
         self._listeners: list[socket.socket] = []
         # The oldest first, with the time at which each was accepted.
         self._parked: deque[tuple[socket.socket, float]] = deque()
-        # Accepted while there was no room, and nothing of their request has come.
-        self._silent: list[socket.socket] = []
+        # Nothing of their request has come yet, so it is not known whether there must be room for
+        # it; the oldest first, with the time at which each was accepted.
+        self._silent: dict[socket.socket, float] = {}
         # Handed on at this time, but not yet counted by whoever knows the room; oldest first.
         self._on_the_way: dict[asyncio.BaseProtocol, float] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -120,13 +121,13 @@ class Acceptor:
         for listener in self._listeners:
             loop.remove_reader(listener)
         self._close_listeners()
+        for connection in list(self._silent):
+            self._hear(connection)
+        for connection, _ in self._parked:
+            self._hand_on(connection)
+        self._parked.clear()
         if self._poll is not None:
             self._poll.cancel()
-        waiting = [connection for connection, _ in self._parked] + self._silent
-        self._parked.clear()
-        self._silent = []
-        for connection in waiting:
-            self._hand_on(connection)
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _close_listeners(self) -> None:
@@ -164,15 +165,25 @@ class Acceptor:
             self._hand_on(connection)
             return
         begins = _first_bytes(connection, len(self._parking.first_line))
-        if begins and begins != self._parking.first_line:
+        if not begins:
+            self._silent[connection] = time.monotonic()
+            asyncio.get_running_loop().add_reader(connection, self._hear, connection)
+            self._poll_soon()
+        elif begins != self._parking.first_line:
             self._hand_on(connection)
         elif self._room() > 0:
-            self._hand_on(connection, counted=bool(begins))
-        elif begins:
-            self._park(connection)
+            self._hand_on(connection, counted=True)
         else:
-            self._silent.append(connection)
-            self._poll_soon()
+            self._park(connection)
+
+    def _hear(self, connection: socket.socket) -> None:
+        """Sort one that was silent, or hand it on if it still is."""
+        del self._silent[connection]
+        asyncio.get_running_loop().remove_reader(connection)
+        if _first_bytes(connection, 1):
+            self._sort(connection)
+        elif not self._is_gone(connection):
+            self._hand_on(connection)
 
     def _park(self, connection: socket.socket) -> None:
         self._parked.append((connection, time.monotonic()))
@@ -188,26 +199,22 @@ class Acceptor:
     def _look_again(self) -> None:
         assert self._parking is not None
         self._poll = None
-        # Those of which nothing has come in the meantime are read like any other connection.
-        silent, self._silent = self._silent, []
-        for connection in silent:
-            if self._is_gone(connection):
-                continue
-            if _first_bytes(connection, len(self._parking.first_line)) == self._parking.first_line:
-                self._park(connection)
-            else:
-                self._hand_on(connection)
         now = time.monotonic()
         if now - self._swept_at > _SWEEP_SECONDS:
             self._swept_at = now
             self._parked = deque(each for each in self._parked if not self._is_gone(each[0]))
-        while self._parked and now - self._parked[0][1] > self._parking.longest_seconds:
+        longest = self._parking.longest_seconds
+        while self._parked and now - self._parked[0][1] > longest:
             self._hand_on(self._parked.popleft()[0])
+        for connection, since in list(self._silent.items()):
+            if now - since <= longest and len(self._silent) <= self._max_parked:
+                break
+            self._hear(connection)
         while self._parked and self._room() > 0:
             connection, _ = self._parked.pop()
             if not self._is_gone(connection):
                 self._hand_on(connection, counted=True)
-        if self._parked:
+        if self._parked or self._silent:
             self._poll_soon()
 
     def _room(self) -> int:

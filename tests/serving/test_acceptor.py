@@ -133,6 +133,36 @@ def test_health_does_not_wait_behind_requests_without_room():
     run(main)
 
 
+@pytest.mark.parametrize("room", [0, 2])
+def test_callers_who_connect_first_and_ask_later_wait_unread_too(room):
+    """On a busy machine a caller is not ready to send at once; many such came in past the room."""
+
+    async def main():
+        async with Handled(room) as server:
+            clients = [server.send(b"") for _ in range(20)]
+            await asyncio.sleep(0.05)
+            for number, client in enumerate(clients):
+                client.sendall(RANK % (2, b"%02d" % number))
+            await until(lambda: (server.http.parked, len(server.bodies)) == (20 - room, room))
+            for client in clients:
+                client.close()
+
+    run(main)
+
+
+def test_a_caller_who_never_asks_is_handed_on():
+    async def main():
+        async with Handled(longest_seconds=0.05) as server:
+            silent, other = server.send(b""), server.send(b"")
+            await until(lambda: server.http.connections == 2)
+            silent.sendall(LIVE)
+            assert (await answer_of(silent)).endswith(b"done")
+            other.close()
+            await until(lambda: server.http.connections == 1)
+
+    run(main)
+
+
 def test_unread_requests_are_read_after_their_longest_time_and_when_the_server_stops():
     async def main():
         async with Handled(longest_seconds=0.1) as server:
