@@ -207,7 +207,7 @@ def measure_swap(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     with Servers(folder) as servers:
         ask_once(servers.address)
         load = start_load(servers.address, 2, _SWAP_PATIENCE_SECONDS)
-        share = arguments.answers // (arguments.swaps + 1)
+        share = -(-arguments.answers // (arguments.swaps + 1))
         wait_for_answers(load, share, arguments.seconds)
         began = time.perf_counter()
         swaps: list[tuple[float, float]] = []

@@ -196,7 +196,7 @@ def start_server(folder: Path, command: list[str]) -> tuple[subprocess.Popen[byt
             "serving.cli",
             *command,
             f"--ready_file={ready}",
-            "--end_with_stdin",
+            *_end_with_stdin(),
         ],
         stdin=subprocess.PIPE,  # a benchmark that is killed leaves no server behind
         stderr=subprocess.DEVNULL,
@@ -206,6 +206,13 @@ def start_server(folder: Path, command: list[str]) -> tuple[subprocess.Popen[byt
             raise RuntimeError(f"{command[0]} ended with code {process.returncode}")
         time.sleep(0.05)
     return process, json.loads(ready.read_text())
+
+
+def _end_with_stdin() -> list[str]:
+    """The flag, where the code under test has it: an older checkout may not."""
+    code = Path("serving/cli.py")
+    lacks = code.exists() and "end_with_stdin" not in code.read_text(encoding="utf-8")
+    return [] if lacks else ["--end_with_stdin"]
 
 
 def start_model_server(folder: Path, *flags: str) -> tuple[subprocess.Popen[bytes], dict]:
