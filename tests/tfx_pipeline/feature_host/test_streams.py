@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
@@ -110,6 +111,25 @@ def test_any_host_goes_on_where_another_one_stopped(hosted, examples, start_host
     assert hosts.is_open(whole) and not hosts.is_open(rest)
 
 
+@contextmanager
+def cut_off(content):
+    """Sends everybody who connects the same bytes; the reader connects again after an error."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve():
+            with suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    with connection:
+                        connection.sendall(content)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
 def test_a_stream_that_breaks_anywhere_is_an_error(hosted, start_host, reader):
     """The native reader takes half a batch for a whole one: its seal shows that it is not."""
     hosts = FeatureHosts([start_host().address], hosted.spec, RATE)
@@ -121,17 +141,10 @@ def test_a_stream_that_breaks_anywhere_is_an_error(hosted, start_host, reader):
             content += part
     expected = reader.stream(stream)
     rng = np.random.default_rng(1)
-    for cut in [*rng.integers(1, len(content), 40).tolist(), len(content) - 8]:
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-
-            def send(cut=cut, listener=listener):
-                connection, _ = listener.accept()
-                with connection:
-                    connection.sendall(content[:cut])
-
-            threading.Thread(target=send, daemon=True).start()
+    for cut in [*rng.integers(1, len(content), 24).tolist(), len(content) - 8]:
+        with cut_off(content[:cut]) as endpoint:
             with pytest.raises((tf.errors.InternalError, tf.errors.InvalidArgumentError)):
-                reader.stream(stream, endpoint=f"127.0.0.1:{listener.getsockname()[1]}")
+                reader.stream(stream, endpoint=endpoint)
             assert reader.seen == expected[: len(reader.seen)]
 
 
