@@ -175,6 +175,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     _add_config(host)
 
+    profile = commands.add_parser(
+        "profile", help="trace training steps on the Examples of an earlier run, for TensorBoard"
+    )
+    profile.set_defaults(run=_profile)
+    _add_folders(profile, "data", "work")
+    profile.add_argument(
+        "--output", type=local_folder, required=True, help="folder: `tensorboard --logdir` of it"
+    )
+    profile.add_argument("--steps", type=int, default=20, help="steps (default %(default)s)")
+    profile.add_argument("--examples", type=Path, help="folder of Examples (default: the newest)")
+    profile.add_argument("--transform", type=Path, help="Transform's output (default: the newest)")
+    _add_config(profile)
+
     check = commands.add_parser(
         "check", help="check config, dataset and store, and show what a run would do"
     )
@@ -401,6 +414,17 @@ def _feature_host(arguments: argparse.Namespace) -> int:
         signal.signal(number, lambda *_: ended.set())
     serve(config, arguments.listen, ended=ended)
     print("ended")
+    return 0
+
+
+def _profile(arguments: argparse.Namespace) -> int:
+    arguments.store = ""  # the Examples are joined already
+    config = _load_config(arguments)
+    from tfx_pipeline.profile_training import profile_training  # loads TensorFlow
+
+    output, steps = arguments.output, arguments.steps
+    seconds = profile_training(config, output, steps, arguments.examples, arguments.transform)
+    print(f"{output}: {1000 * seconds:.1f} ms a step; open it with `tensorboard --logdir {output}`")
     return 0
 
 

@@ -55,7 +55,7 @@ def train_alone(
         hosts = FeatureHosts(config.training.feature_hosts, spec, config.negative_rate)
         job, data = _job_over_hosts(config, output.resolve(), transform), hosts.data
     else:
-        job = _job(config, output.resolve(), examples, transform)
+        job = training_job(config, output.resolve(), examples, transform)
         files = sorted(Path(job.train_files[0]).parent.glob("*"))
         data = combine(*(f"{file.name} {file.stat().st_size}" for file in files))
     with locked(output):
@@ -74,9 +74,20 @@ def train_alone(
         run_fn(job)
 
 
-def _job(
+def training_job(
     config: PipelineConfig, output: Path, examples: Path | None, transform: Path | None
 ) -> TrainingJob:
+    """The Trainer's job on the Examples of an earlier run.
+
+    Args:
+        config: Model and training; ``work`` is where the run was.
+        output: Gets what the Trainer makes.
+        examples: Folder of Examples by split; None takes the newest of the work folder.
+        transform: Transform's output; None takes the newest of the work folder.
+
+    Raises:
+        PipelineError: There are no Examples.
+    """
     examples = examples or _newest(config, "SeqVaultExampleGen", "examples")
     transform = transform or _newest(config, "Transform", "transform_graph")
     for split in ("train", "eval"):

@@ -213,7 +213,9 @@ def read_scalars(folder: str) -> dict[str, float]:
         events = EventAccumulator(path, size_guidance={"tensors": 0})
         events.Reload()
         for tag in events.Tags()["tensors"]:
-            scalars[tag] = float(tf.make_ndarray(events.Tensors(tag)[-1].tensor_proto))
+            value = tf.make_ndarray(events.Tensors(tag)[-1].tensor_proto)
+            if value.ndim == 0:  # a histogram is no scalar
+                scalars[tag] = float(value)
     return scalars
 
 

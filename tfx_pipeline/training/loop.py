@@ -21,6 +21,7 @@ from tfx_pipeline.training.example_files import epoch_order, file_seed
 from tfx_pipeline.training.input_wait import InputWait, Waited
 from tfx_pipeline.training.learning_rate import rate_of_progress
 from tfx_pipeline.training.metrics_log import MetricsLog
+from tfx_pipeline.training.model_statistics import model_statistics
 from tfx_pipeline.training.passes import Passes
 from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.running_totals import RunningTotals, Totals
@@ -144,6 +145,7 @@ class TrainingLoop:
             totals = self._totals.read()
             self._epoch_impressions = totals.impressions
             self._write("train", totals, self._wait.read() - waited)
+            self._write_statistics(files[0])
             self._save(Position(epoch + 1, 0))
         self._is_over(Position(settings.epochs, 0), is_last=True)
         return totals
@@ -279,6 +281,16 @@ class TrainingLoop:
             line += f", {waited.share:.0%} of the time waiting for input"
         self._report(f"{split}: {line}")
         self._metrics.write(split.replace(" ", "/"), self.steps, values)
+
+    def _write_statistics(self, path: str) -> None:
+        """Log lengths of embeddings, and gates, on a few requests of a file."""
+        if not self._metrics.is_on or self._coordinator is not None or self._streams is not None:
+            return  # neither a cluster's tables nor a stream is read for a picture
+        for batch in self._passes.few_requests(path):
+            scalars, histograms = model_statistics(self._step, batch)
+            self._metrics.write("model", self.steps, scalars)
+            for name, values in histograms.items():
+                self._metrics.histogram(f"model/{name}", self.steps, values)
 
     @contextmanager
     def _progress(self, name: str, left: Callable[[int], str]) -> Iterator[None]:

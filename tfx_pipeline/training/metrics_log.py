@@ -33,6 +33,11 @@ class MetricsLog:
         self._writer = tf.summary.create_file_writer(directory) if directory else None
         self._lock = Lock()  # the watcher of progress and the loop both write
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is written."""
+        return self._writer is not None
+
     def write(self, split: str, step: int, values: Mapping[str, float]) -> None:
         """Write scalars.
 

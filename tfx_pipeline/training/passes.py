@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import tensorflow as tf
 
@@ -10,6 +11,7 @@ from tfx_pipeline.training.example_files import batches_of_file
 from tfx_pipeline.training.feature_streams import batches_of_stream
 from tfx_pipeline.training.input_wait import InputWait, time_after
 from tfx_pipeline.training.labels import columns_of
+from tfx_pipeline.training.model_statistics import REQUESTS
 from tfx_pipeline.training.ranking_step import RankingStep, cross_entropy, valid_candidates
 from tfx_pipeline.training.running_totals import BINS, RunningTotals, probability_histogram
 from tfx_pipeline.training.stream_progress import StreamProgress
@@ -59,6 +61,19 @@ class Passes:
         self.evaluate_file = tf.function(self._evaluate_on_file)
         self.train_stream = tf.function(self._train_on_stream)
         self.evaluate_stream = tf.function(self._evaluate_on_stream)
+
+    def few_requests(self, path: str) -> tf.data.Dataset:
+        """One small batch, the first requests of a file: enough for a look inside the model."""
+        few = replace(self._step.settings, batch_size=REQUESTS)
+        return batches_of_file(
+            tf.constant(path),
+            self._step.spec,
+            few,
+            self._label,
+            None,
+            self._fixed_length,
+            self._more,
+        ).take(1)
 
     def _train_on_file(self, path: tf.Tensor, seed: tf.Tensor, rate: tf.Tensor) -> None:
         self._train_on(self._of_file(path, seed), rate, None)
