@@ -23,7 +23,7 @@ from tfx_pipeline.training.trainer import Trainer
 def main() -> None:
     spec_json, model_json, training_json, checkpoints, output, *files = sys.argv[1:]
     cluster = Cluster.from_environment()
-    with exit_when_server_lost(), end_when_workers_are_lost(cluster, seconds=8, between=0.5):
+    with exit_when_server_lost(), end_when_workers_are_lost(cluster, seconds=20, between=0.5):
         trainer = Trainer(
             FeatureSpec.from_dict(json.loads(spec_json)),
             check(ModelSettings, json.loads(model_json), "model"),

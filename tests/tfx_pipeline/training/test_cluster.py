@@ -150,7 +150,7 @@ def test_the_chief_ends_when_all_workers_are_lost(
             assert errors.startswith("Timeout"), errors
             return
         assert chief.returncode == EXIT_WORKERS_LOST, errors
-        assert "all workers are lost: waiting 8 s for one to come back" in said
+        assert "all workers are lost: waiting 20 s for one to come back" in said
         assert "Traceback" not in errors
         assert "none of the 1 workers" in errors.strip().splitlines()[-1]
     finally:
