@@ -81,7 +81,8 @@ class Checkpoints:
         for path in found:
             try:
                 _read_header(path)
-                self._checkpoint.restore(path).assert_existing_objects_matched()
+                found = self._checkpoint.restore(path).assert_existing_objects_matched()
+                found.expect_partial()  # what this state does not hold may stay unread
             except tf.errors.OpError as error:
                 if isinstance(error, _NOT_OF_THE_FILE):
                     raise
