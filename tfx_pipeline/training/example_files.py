@@ -49,15 +49,27 @@ def shuffled_positions(requests: int, buffer: int, seed: int | None) -> NDArray[
         buffer: ``shuffle_buffer`` of the settings.
         seed: Of the order; None keeps it.
     """
-    if seed is None:
+    if seed is None or not requests:
         return np.arange(requests)
-    dataset = tf.data.Dataset.range(requests)
-    shuffled = _shuffled(dataset, buffer, tf.constant(seed, tf.int64)).batch(max(requests, 1))
-    return np.asarray(next(iter(shuffled)).numpy())
+
+    @tf.function(autograph=False)
+    def shuffled() -> tf.Tensor:
+        dataset = tf.data.Dataset.range(requests)
+        dataset = _shuffled(dataset, buffer, tf.constant(seed, tf.int64))
+        return dataset.batch(requests).get_single_element()
+
+    return np.asarray(shuffled().numpy())
 
 
+@tf.autograph.experimental.do_not_convert
 def _shuffled(dataset: tf.data.Dataset, buffer: int, seed: tf.Tensor) -> tf.data.Dataset:
-    return dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
+    """Shuffled by the seed alone: ``tf.random.set_seed`` would count, too, or fail if it is 0."""
+    graph = tf.compat.v1.get_default_graph()
+    of_the_process, graph.seed = graph.seed, None
+    try:
+        return dataset.shuffle(buffer, seed=seed, reshuffle_each_iteration=False)
+    finally:
+        graph.seed = of_the_process
 
 
 def batches_of_file(

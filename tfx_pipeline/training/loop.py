@@ -286,8 +286,11 @@ class TrainingLoop:
         """Log lengths of embeddings, and gates, on a few requests of a file."""
         if not self._metrics.is_on or self._coordinator is not None or self._streams is not None:
             return  # neither a cluster's tables nor a stream is read for a picture
-        for batch in self._passes.few_requests(path):
-            scalars, histograms = model_statistics(self._step, batch)
+        few, gates_of = self._passes.few_requests(path), self._passes.gates.get_concrete_function
+        for batch in few:
+            scalars, histograms = model_statistics(
+                self._step, batch, lambda given: gates_of(few.element_spec)(given)
+            )
             self._metrics.write("model", self.steps, scalars)
             for name, values in histograms.items():
                 self._metrics.histogram(f"model/{name}", self.steps, values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -72,16 +72,25 @@ def gates_by_segment(
 
 
 def model_statistics(
-    step: RankingStep, batch: Mapping[str, tf.Tensor]
+    step: RankingStep,
+    batch: Mapping[str, tf.Tensor],
+    gates_of: Callable[[Mapping[str, tf.Tensor]], tf.Tensor],
 ) -> tuple[dict[str, float], dict[str, NDArray]]:
-    """Scalars and histograms of a model on a parsed batch, by name."""
+    """Scalars and histograms of a model, by name.
+
+    Args:
+        step: The step, with its model and variables.
+        batch: A parsed batch.
+        gates_of: ``step.gates`` as a graph for any length: an encoder refuses shapes that it sees
+            to be short, as those of a few requests may be.
+    """
     norms = embedding_norms(step, batch)
     scalars = {f"embedding_norm_{table}": float(each.mean()) for table, each in norms.items()
                if len(each)}  # fmt: skip
     histograms: dict[str, NDArray] = {f"embedding_norm/{table}": each for table, each in
                                       norms.items() if len(each)}  # fmt: skip
     if step.tower.has_gates:
-        gates = step.gates(batch).numpy()
+        gates = gates_of(batch).numpy()
         lengths, valid = batch["history_length"].numpy(), valid_candidates(batch).numpy()
         means, all_gates = gates_by_segment(gates, lengths, valid)
         scalars |= {f"gate_{name}": value for name, value in means.items()}

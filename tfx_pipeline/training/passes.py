@@ -31,6 +31,7 @@ class Passes:
         progress: Counts the batches of streams.
 
     Attributes:
+        gates: How far the gates open on a parsed batch.
         train_file: Trains on one file: path, seed of its order, factor of the learning rates.
         evaluate_file: Adds one file's predictions to the totals: path.
         train_stream: Trains on one stream: endpoint, number, first batch, slot of its progress,
@@ -57,6 +58,7 @@ class Passes:
         self._predict_heads = tf.autograph.experimental.do_not_convert(step.predict_heads)
         # Not jit-compiled: XLA makes a step cheaper, but compiles for every shape that a batch has,
         # and cutting batches to their longest history makes many.
+        self.gates = tf.function(step.gates, autograph=False)
         self.train_file = tf.function(self._train_on_file)
         self.evaluate_file = tf.function(self._evaluate_on_file)
         self.train_stream = tf.function(self._train_on_stream)

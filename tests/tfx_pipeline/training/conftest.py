@@ -101,7 +101,7 @@ def make_example() -> Callable[[FeatureSpec, np.random.Generator], bytes]:
     """A random Example of either spec; the click depends on the item and on the history."""
 
     def make(spec: FeatureSpec, rng: np.random.Generator) -> bytes:
-        length, count = int(rng.integers(0, 26)), int(rng.integers(1, 4))
+        length, count = int(rng.integers(0, spec.max_history + 1)), int(rng.integers(1, 4))
         features: dict[str, Any] = {}
         sizes = {"history": length, "candidate": count, "request": 1}
         for each in spec.model_inputs():

@@ -116,6 +116,7 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
         chief.kill()
 
 
+@pytest.mark.long
 def test_codecs_of_zstd_change_no_bit_over_a_cluster(ops, cluster, tmp_path):
     addresses, _ = cluster
     codecs = str(Path(__file__).parent / "codecs.py")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from laser_features import FeatureSpec
 from tfx_pipeline.training.model_statistics import gates_by_segment
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.trainer import Trainer
@@ -38,10 +39,10 @@ def test_without_any_event_there_is_nothing_to_tell():
 def test_a_training_logs_them_at_the_end_of_an_epoch(
     plain_spec, model_settings, settings, write_files, tmp_path
 ):
-    files = write_files(tmp_path, plain_spec, files=1, requests=80)
-    trainer = Trainer(
-        plain_spec, model_settings, settings, RowLookup(), log_dir=str(tmp_path / "logs")
-    )
+    # Shorter than the encoder takes in a shape that it sees: it pads what is shorter in a graph.
+    spec = FeatureSpec.from_dict({**plain_spec.to_dict(), "history": {"max_length": 5}})
+    files = write_files(tmp_path, spec, files=1, requests=80)
+    trainer = Trainer(spec, model_settings, settings, RowLookup(), log_dir=str(tmp_path / "logs"))
     trainer.train(files)
     lines = [json.loads(line) for line in (tmp_path / "logs/metrics.jsonl").open()]
     (logged,) = [line for line in lines if line["split"] == "model"]
@@ -49,7 +50,7 @@ def test_a_training_logs_them_at_the_end_of_an_epoch(
     norm = logged["embedding_norm_tag"]
     assert np.linalg.norm(used, axis=1).min() < norm < np.linalg.norm(used, axis=1).max()
     assert 0.0 <= logged["gate_silent_segments"] <= 1.0
-    assert {"gate_segment_0", "gate_segment_1", "gate_segment_2"} <= set(logged)
+    assert {name for name in logged if name.startswith("gate_seg")} == {"gate_segment_0"}
     assert "laser_training_model_gate_segment_0" in (tmp_path / "logs/metrics.prom").read_text()
     tags = {
         value.tag

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from components.seqvault_example_gen.join import serialize_examples
 from laser_features import RequestBatch, build_model_inputs
+from tfx_pipeline.training.example_files import shuffled_positions
 from tfx_pipeline.training.parsing import parse_examples, without_padding
 
 TIME = 1_700_000_000_000
@@ -85,3 +86,17 @@ def test_an_example_without_a_feature_is_refused(spec, batch):
     del example.features.feature["context_scene"]
     with pytest.raises(tf.errors.InvalidArgumentError, match="context_scene"):
         parse_examples(tf.constant([example.SerializeToString()]), spec)
+
+
+def test_the_order_within_a_file_follows_from_its_seed_alone():
+    expected = shuffled_positions(30, 10, 4)
+    assert sorted(expected) == list(range(30)) and list(expected) != list(range(30))
+    try:
+        for of_the_process in (0, 1):
+            tf.random.set_seed(of_the_process)
+            assert list(shuffled_positions(30, 10, 4)) == list(expected)
+    finally:
+        tf.random.set_seed(None)
+    assert list(shuffled_positions(30, 10, 5)) != list(expected)
+    assert list(shuffled_positions(3, 10, None)) == [0, 1, 2]
+    assert list(shuffled_positions(0, 10, 4)) == []
