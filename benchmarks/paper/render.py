@@ -83,6 +83,12 @@ segments (`no_ffn`): a click depends on how often a niche was clicked, which the
 sum says already. The recent segments: the causes lie 100 to 4,000 events back, none of
 them within 30. The recency embedding: this log counts its causes in events and not in
 hours, so that ages are noise to it.""",
+    "kuairand": """\
+A real log whose histories hold 52 events on average. LASER as printed is ahead of DIN in AUC
+and behind in gAUC. Half open gates suit it: with LASER's own start, which the generated
+logs need, one seed came to 0.7574, with `gate_bias: null` alone to 0.7588, with `gamma: 4`
+alone to 0.7581. The goal of 0.760 is missed by 0.0002; what bounds it is in
+`benchmarks/kuairand`. Why DIN orders the items of one user better is open.""",
     "table4": """\
 Two seeds and three epochs, the paper's encoder with our start. Segments of 10 events are
 0.002 ahead of both others, the paper's order, but both intervals hold zero.""",
