@@ -27,8 +27,8 @@ from benchmarks.serving.serving_benchmark import (
     cpu_seconds,
     describe_machine,
     interleave,
+    start_gateway,
     start_model_server,
-    start_server,
 )
 
 SEED = 1
@@ -96,17 +96,7 @@ def measure(
 ) -> dict[str, Any]:
     """Rank by number of candidates: the client's latency, and each process's CPU per request."""
     server, addresses = start_model_server(folder)
-    gateway, ready = start_server(
-        folder,
-        [
-            "gateway",
-            f"--store={folder / 'store'}",
-            f"--features={folder / 'data' / 'features.yaml'}",
-            f"--model_server={addresses['grpc']}",
-            "--port=auto",
-            "--deadline_ms=10000",
-        ],
-    )
+    gateway, ready = start_gateway(folder, addresses["grpc"], folder / "data" / "features.yaml")
     connection = HTTPConnection(*ready["gateway"].split(":"))
     rng, asked = np.random.default_rng(SEED), cycle(users)
     processes = {"gateway": gateway, "model_server": server}

@@ -230,6 +230,23 @@ def start_model_server(folder: Path, *flags: str) -> tuple[subprocess.Popen[byte
     )
 
 
+def start_gateway(
+    folder: Path, model_server: str, features: Path
+) -> tuple[subprocess.Popen[bytes], dict]:
+    """The gateway on a free port, over the folder's store."""
+    return start_server(
+        folder,
+        [
+            "gateway",
+            f"--store={folder / 'store'}",
+            f"--features={features}",
+            f"--model_server={model_server}",
+            "--port=auto",
+            "--deadline_ms=10000",
+        ],
+    )
+
+
 def measure_transports(folder: Path, spec: FeatureSpec, repeats: int) -> dict[str, Any]:
     """One prediction over gRPC and over REST, the same arrays, in the same run."""
     from serving.gateway.model_client import ModelClient
@@ -278,17 +295,7 @@ def measure_transports(folder: Path, spec: FeatureSpec, repeats: int) -> dict[st
 def measure_gateway(folder: Path, repeats: int) -> dict[str, Any]:
     """Rank requests over HTTP: what the client sees, and the gateway's own split."""
     server, addresses = start_model_server(folder)
-    gateway, ready = start_server(
-        folder,
-        [
-            "gateway",
-            f"--store={folder / 'store'}",
-            f"--features={folder / 'features.yaml'}",
-            f"--model_server={addresses['grpc']}",
-            "--port=auto",
-            "--deadline_ms=10000",
-        ],
-    )
+    gateway, ready = start_gateway(folder, addresses["grpc"], folder / "features.yaml")
     connection = HTTPConnection(*ready["gateway"].split(":"))
     measured: dict[str, Any] = {}
     try:
