@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from components.heartbeat import heartbeat
 from components.serving_check.server_process import ServerProcess, free_port
 from tfx_pipeline.config import CONFIGS, REPORT, PipelineConfig, load_config
 from tfx_pipeline.console import Console
@@ -61,7 +62,9 @@ def run_demo(
             counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
             console.say(f"   {dataset.source}: {counts}")
         store = work / "store"
-        with console.stage("2/5 SeqVault: life-cycle history in bulk, the last day appended"):
+        title = "2/5 SeqVault: life-cycle history in bulk, the last day appended"
+        # On an empty machine the load waits for the store's kernels.
+        with console.stage(title), heartbeat("load", console.say_if_silent):
             loaded = load_store(dataset.path, store, replace=True, progress=console.progress)
         config = config or _config_for(dataset)
         settings = load_config(config, dataset.path, store, work / "run")
