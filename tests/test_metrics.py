@@ -52,11 +52,19 @@ def training_page():
     return metrics_log.textfile({"eval_auc": 0.75, "eval/like_auc": 1.0, "step": 9})
 
 
+def feature_host_page():
+    metrics = pytest.importorskip("tfx_pipeline.feature_host.host_metrics").HostMetrics()
+    metrics.sent({"requests": 3, "ids: history_item_id": 5}, 1000)
+    metrics.streams(1)
+    return metrics.text()
+
+
 PAGES = {
     "store": store_page,
     "ingest": ingest_page,
     "gateway": gateway_page,
     "training": training_page,
+    "feature host": feature_host_page,
 }
 
 
