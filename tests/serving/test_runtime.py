@@ -10,6 +10,7 @@ import tracemalloc
 import weakref
 import zlib
 from collections import Counter
+from collections.abc import Callable
 
 import orjson
 import pytest
@@ -231,21 +232,31 @@ DOCUMENTS = {
 }
 
 
+def _least_memory(parse: Callable[[], object]) -> tuple[int, int]:
+    """Bytes that the result takes, and that parsing takes at its peak.
+
+    The least of several runs, as tracemalloc counts what other threads allocate too.
+    """
+    runs = []
+    for _ in range(5):
+        tracemalloc.start()
+        try:
+            kept = parse()
+            runs.append(tracemalloc.get_traced_memory())
+            assert kept
+        finally:
+            tracemalloc.stop()
+    return min(now for now, _ in runs), min(peak for _, peak in runs)
+
+
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_a_parsed_document_takes_no_more_than_its_estimate(name):
     body = DOCUMENTS[name]
-    tracemalloc.start()
-    try:
-        json.loads(body.decode("utf-8", "surrogateescape"))
-        _, peak = tracemalloc.get_traced_memory()
-        assert peak <= json_cost(body) + text_cost(body) + 10_000
-        if name != "no UTF-8":
-            before, _ = tracemalloc.get_traced_memory()
-            kept = orjson.loads(body)
-            after, _ = tracemalloc.get_traced_memory()
-            assert kept and after - before <= json_cost(body)
-    finally:
-        tracemalloc.stop()
+    _, peak = _least_memory(lambda: json.loads(body.decode("utf-8", "surrogateescape")))
+    assert peak <= json_cost(body) + text_cost(body) + 10_000
+    if name != "no UTF-8":
+        kept, _ = _least_memory(lambda: orjson.loads(body))
+        assert kept <= json_cost(body)
 
 
 def test_memory_is_returned_after_large_requests_alone(monkeypatch):
