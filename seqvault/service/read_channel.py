@@ -75,6 +75,8 @@ class ReadChannel:
                 sock.settimeout(message.seconds)
                 sock.sendall(frames.frame(frames.READ, number, *message.parts()))
                 answered, answer = _receive(sock, number, ends)
+                if answered not in (frames.ANSWER, frames.ERROR):
+                    raise ProtocolError(f"a frame of kind {answered} came in place of an answer.")
             except TimeoutError:
                 sock.close()
                 raise ServerUnavailableError(

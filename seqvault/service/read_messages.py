@@ -218,6 +218,13 @@ def batch_of(body: np.ndarray, users: np.ndarray, last_n: int) -> SequenceBatch:
         ProtocolError: it is no answer to that question.
         DamagedFileError: a packed answer is not whole.
     """
+    try:
+        return _batch_of(body, users, last_n)
+    except (struct.error, TypeError, ValueError, zstandard.ZstdError) as error:
+        raise errors.ProtocolError(f"an answer is not what it says ({error}).") from error
+
+
+def _batch_of(body: np.ndarray, users: np.ndarray, last_n: int) -> SequenceBatch:
     if len(body) < ANSWER_HEAD:
         raise errors.ProtocolError(f"an answer has at least {ANSWER_HEAD} bytes, not {len(body)}.")
     encoding, _, rows, events, described, _ = _ANSWER.unpack_from(body.data)
@@ -225,7 +232,7 @@ def batch_of(body: np.ndarray, users: np.ndarray, last_n: int) -> SequenceBatch:
         return unpack_batch(bytes(body.data[ANSWER_HEAD:]))
     if encoding == DENSE_ZSTD:
         whole = zstandard.ZstdDecompressor().decompress(body.data[ANSWER_HEAD:])
-        return batch_of(np.frombuffer(bytearray(whole), np.uint8), users, last_n)
+        return _batch_of(np.frombuffer(bytearray(whole), np.uint8), users, last_n)
     at = ANSWER_HEAD + _padded(described)
     lengths: np.ndarray = np.ndarray(rows, "<i4", body, at)
     at += _padded(4 * rows)

@@ -12,7 +12,13 @@ import numpy as np
 
 from seqvault import store as store_module
 from seqvault.disk.files import Files
-from seqvault.errors import StoreClosedError, StoreFailedError
+from seqvault.errors import (
+    LimitError,
+    NotSharedError,
+    StoreClosedError,
+    StoreFailedError,
+    WriterGoneError,
+)
 from seqvault.store import SeqVault
 from seqvault.testing.random_workload import NOW, SCHEMA
 
@@ -94,19 +100,26 @@ class Life:
         expected: of the store; changed as calls are made and return.
         seed: of the random choices.
         tell: called with a user (-1: items) and how many are acknowledged.
+        share: let others attach, and read as one of them, too.
     """
 
     def __init__(
-        self, path: str, expected: Expected, seed: str, tell: Callable[[int, int], Any]
+        self,
+        path: str,
+        expected: Expected,
+        seed: str,
+        tell: Callable[[int, int], Any],
+        share: bool,
     ) -> None:
         self.path, self.expected, self._tell = path, expected, tell
-        self._seed = seed
+        self._seed, self._share = seed, share
         self.faults: list[str] = []
         self.ended = threading.Event()
         self.vault = self._open()
         works = [
             *(lambda u=user: self._append(u) for user in APPENDERS),
             self._load, self._merge, self._put, self._copy, self._read, self._refresh,
+            *([self._attach] if share else []),
         ]  # fmt: skip
         self._threads = [threading.Thread(target=self._guarded, args=(work,)) for work in works]
         for thread in self._threads:
@@ -114,7 +127,7 @@ class Life:
 
     def _open(self) -> SeqVault:
         files = SlowFiles(random.Random(f"{self._seed}-files"))
-        return SeqVault.open(self.path, schema=SCHEMA, files=files)
+        return SeqVault.open(self.path, schema=SCHEMA, files=files, share=self._share)
 
     def reopen(self, wait: float) -> None:
         """Closes the store under load and opens it with a new object."""
@@ -236,6 +249,18 @@ class Life:
                     beside.refresh()
                     least = ahead
                 self._check(beside, least, "a read beside the writer")
+
+    def _attach(self) -> None:
+        attached: SeqVault | None = None
+        while not self.ended.wait(0.005):
+            try:
+                attached = attached or SeqVault.attach(self.path)
+                least = dict(self.expected.acknowledged)
+                self._check(attached, least, "an attached read")
+            except (NotSharedError, WriterGoneError):  # closed; what is acknowledged from now on
+                attached = None  # it must not seem to know
+            except LimitError:
+                pass  # it changes faster than it can be looked up
 
     def _check(self, vault: SeqVault, least: dict[int, int], what: str) -> None:
         wrong = self.expected.fault_in(vault, least)

@@ -2,8 +2,9 @@
 
 Threads append, bulk load, merge, write items, take snapshots and read, with a second
 object that refreshes beside them, while the store is closed and opened again, forked, tried
-by a second opener, ended by SIGTERM or killed. After each of these every acknowledged event
-must be there, once, in order; nothing else may be; and every file must be sound.
+by a second opener, ended by SIGTERM or killed. Every other store is shared, and read by one
+that attached to it, too. After each end every acknowledged event must be there, once, in
+order; nothing else may be; and every file must be sound.
 
 Run ``python -m seqvault.testing.lifetime_run --seconds 60``. A failure prints its seed.
 """
@@ -63,7 +64,7 @@ def refused_in_a_child(life: Life) -> str:
     return f"a forked child was not refused, status {status}" if status else ""
 
 
-def thread_run(path: str, expected: Expected, seed: str, seconds: float) -> None:
+def thread_run(path: str, expected: Expected, seed: str, seconds: float, share: bool) -> None:
     """Closes, reopens and forks one process's store for some time.
 
     Raises:
@@ -72,7 +73,7 @@ def thread_run(path: str, expected: Expected, seed: str, seconds: float) -> None
     rng, life = random.Random(f"{seed}-fate"), None
     usual = store_module.CLOSE_SECONDS
     try:
-        life = Life(path, expected, seed, lambda user, many: None)
+        life = Life(path, expected, seed, lambda user, many: None, share)
         end = time.monotonic() + seconds
         while time.monotonic() < end and not life.faults:
             time.sleep(rng.random() * 0.15)
@@ -83,7 +84,7 @@ def thread_run(path: str, expected: Expected, seed: str, seconds: float) -> None
                 wrong = refused_in_a_child(life)
                 assert not wrong, wrong
             else:
-                second_opener(path)
+                second_opener(path, share)
     finally:
         if life is not None:
             life.stop()
@@ -92,10 +93,10 @@ def thread_run(path: str, expected: Expected, seed: str, seconds: float) -> None
     check(path, expected)
 
 
-def second_opener(path: str) -> None:
+def second_opener(path: str, share: bool) -> None:
     """Tries to open a store that is open for writing."""
     try:
-        SeqVault.open(path).close()
+        SeqVault.open(path, share=share).close()
     except StoreLockedError:
         return
     raise AssertionError("a second opener got the lock")
@@ -110,7 +111,7 @@ def check(path: str, expected: Expected) -> None:
             assert not wrong, f"after the end: {wrong}"
 
 
-def process_run(path: str, expected: Expected, seed: str, seconds: float) -> None:
+def process_run(path: str, expected: Expected, seed: str, seconds: float, share: bool) -> None:
     """Ends a process that works on the store, by SIGTERM or SIGKILL, and checks the store.
 
     Raises:
@@ -120,7 +121,7 @@ def process_run(path: str, expected: Expected, seed: str, seconds: float) -> Non
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os._exit(_work(path, expected, seed, writer))
+        os._exit(_work(path, expected, seed, writer, share))
     os.close(writer)
     ending = threading.Timer(
         seconds, os.kill, (child, rng.choice((signal.SIGTERM, signal.SIGKILL)))
@@ -147,12 +148,14 @@ def process_run(path: str, expected: Expected, seed: str, seconds: float) -> Non
             expected.acknowledged[user] = expected.issued[user] = many
 
 
-def _work(path: str, expected: Expected, seed: str, writer: int) -> int:
+def _work(path: str, expected: Expected, seed: str, writer: int, share: bool) -> int:
     """A process's whole life; returns its exit status."""
     ended = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     try:
-        life = Life(path, expected, seed, lambda user, many: os.write(writer, ACK.pack(user, many)))
+        life = Life(
+            path, expected, seed, lambda user, many: os.write(writer, ACK.pack(user, many)), share
+        )
         while not ended.wait(0.02) and not life.faults:
             pass
         life.stop()
@@ -178,8 +181,15 @@ def lifetime_run(seconds: float, seed: int) -> int:
             SeqVault.open(path, schema=SCHEMA).close()
             for run in (process_run, process_run, thread_run):
                 length = random.Random(f"{seed}-{lives}").random() * 0.6 + 0.1
+                share = bool(lives % 2)
                 try:
-                    run(path, expected, f"{seed}-{lives}", length * (1 + 2 * (run is thread_run)))
+                    run(
+                        path,
+                        expected,
+                        f"{seed}-{lives}",
+                        length * (1 + 2 * (run is thread_run)),
+                        share,
+                    )
                 except BaseException:
                     print(f"failed: seed {seed}, life {lives}, {run.__name__}", flush=True)
                     raise

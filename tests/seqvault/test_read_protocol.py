@@ -16,7 +16,7 @@ import pytest
 import seqvault
 from seqvault import Schema, SeqVault, errors
 from seqvault.codec import frames
-from seqvault.service import read_connection, read_messages, read_server
+from seqvault.service import read_channel, read_connection, read_messages, read_server
 from seqvault.service.read_channel import ReadChannel
 from seqvault.service.read_messages import ReadMessage, names_to_bytes
 from seqvault.service.server import Server
@@ -364,6 +364,66 @@ def test_a_client_reads_over_grpc_where_the_port_leads_elsewhere(server, tmp_pat
                 )
                 assert client.read([1], None, 7).lengths.tolist() == [7]
         assert asked.count("Read") == 3
+
+
+_ANSWER = bytes(frames.frame(frames.ANSWER, 1, bytes(24)))
+BAD_ANSWERS = {
+    "garbage": b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+    "version": _ANSWER[:8] + b"\2" + _ANSWER[9:],
+    "length": frames._HEADER.pack(frames.MAGIC, 0, 1, frames.ANSWER, 0, (1 << 30) + 1, 1),
+    "checksum": _ANSWER[:-1] + b"\1",
+    "another request": bytes(frames.frame(frames.ANSWER, 2, bytes(24))),
+    "kind": bytes(frames.frame(frames.WELCOME, 1, bytes(24))),
+    "its middle": _ANSWER[:30],
+}
+
+
+@pytest.mark.parametrize("what", BAD_ANSWERS)
+def test_a_client_tells_answers_that_are_none(what):
+    instance = bytes(16)
+
+    def serve(listening: socket.socket) -> None:
+        sock, _ = listening.accept()
+        with sock:
+            sock.recv(frames.HEADER, socket.MSG_WAITALL)
+            welcome = read_messages.welcome(instance, 1 << 20, 16)
+            sock.sendall(frames.frame(frames.WELCOME, 0, welcome))
+            sock.recv(1 << 16)
+            sock.sendall(BAD_ANSWERS[what])
+
+    with socket.create_server(("127.0.0.1", 0)) as listening, ThreadPoolExecutor() as pool:
+        serving = pool.submit(serve, listening)
+        channel = ReadChannel("127.0.0.1", listening.getsockname()[1], instance, "", None)
+        with pytest.raises(read_channel.BrokenChannelError):
+            channel.read(question([1]), 10)
+        serving.result(10)
+
+
+def _answer(
+    events: int = 1, rows: int = 1, described: bytes = b"\2\0\4\0abint8", size: int = 8
+) -> bytes:
+    head = read_messages._ANSWER.pack(0, 0, rows, events, len(described), 0)
+    text = described + bytes(-len(described) % 8)
+    return head + text + (events).to_bytes(8, "little") + bytes(8) + bytes(size)
+
+
+def test_an_answer_whose_parts_do_not_add_up_is_told():
+    users = np.array([1])
+    good = read_messages.batch_of(np.frombuffer(bytearray(_answer()), np.uint8), users, 1)
+    assert good["ab"].tolist() == [[0]]
+    for bad in (
+        b"",
+        _answer()[:-9],
+        _answer(rows=1 << 31),
+        _answer(rows=2),
+        _answer(events=1000),
+        _answer(described=b"\2\0\4\0abint3"),
+        _answer(described=b"\xff\0\4\0abint8"),
+        _answer(described=b"\2\0\4"),
+        read_messages._ANSWER.pack(1, 0, 1, 1, 0, 0) + b"no zstd",
+    ):
+        with pytest.raises(errors.ProtocolError):
+            read_messages.batch_of(np.frombuffer(bytearray(bad), np.uint8), users, 1)
 
 
 def test_a_client_finds_a_server_that_was_restarted(tmp_path):

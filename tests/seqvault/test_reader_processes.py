@@ -1,5 +1,6 @@
 """Reader processes of a server: what they see, and what happens when one of them ends."""
 
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,8 @@ from seqvault.codec import frames
 from seqvault.service import read_messages
 from seqvault.service.read_messages import ReadMessage
 from seqvault.service.server import Server, Tls
+from seqvault.service.tls import client_context
+from seqvault.service.tokens import Tokens
 from seqvault.testing.random_workload import NOW, SCHEMA, plain_events
 
 
@@ -83,14 +86,28 @@ def certificate(folder: Path) -> tuple[bytes, bytes]:
     return key.read_bytes(), cert.read_bytes()
 
 
-def ask(sock: socket.socket) -> None:
-    """Sends a hello and a read by hand, at once: a server may hang up after the first."""
+def read(number: int) -> bytearray:
+    """The frame of a read."""
     message = ReadMessage(
         seconds=0, last_n=5, encoding=0, users=np.array([1], np.int64).tobytes(),
         before=np.array([NOW + 10**6], np.int64).tobytes(), one_bound=True,
     )  # fmt: skip
-    hello = frames.frame(frames.HELLO, 0, b"")
-    sock.sendall(hello + frames.frame(frames.READ, 7, *message.parts()))
+    return frames.frame(frames.READ, number, *message.parts())
+
+
+def ask(sock: socket.socket) -> None:
+    """Sends a hello and a read by hand, at once: a server may hang up after the first."""
+    sock.sendall(frames.frame(frames.HELLO, 0, b"") + read(7))
+
+
+def exchange(sock: socket.socket, sent: bytearray, count: int) -> list[tuple[int, int, bytes]]:
+    """Sends bytes and takes frames: kind, number and body of each."""
+    sock.sendall(sent)
+    found, file = [], sock.makefile("rb")
+    for _ in range(count):
+        _, _, kind, size, number = frames.header_of(bytearray(file.read(frames.HEADER)))
+        found.append((kind, number, file.read(size)))
+    return found
 
 
 def answers(sock: socket.socket) -> list[tuple[int, bytes]]:
@@ -116,9 +133,12 @@ def test_readers_see_each_append_over_tls_with_tokens_and_one_that_is_killed_is_
     key, ca = certificate(tmp_path)
     vault = SeqVault.open(tmp_path / "vault", SCHEMA, share=True)
     vault.append(plain_events(1, 0, 5))
+    grants = {"good": ["read", "write"], "poor": ["write"], "short": ["read"]}
+    file = tmp_path / "tokens.json"
+    file.write_text(json.dumps(grants))
     server = Server(
         vault,
-        tokens={"good": ["read", "write"], "poor": ["write"]},
+        tokens=Tokens(file),
         tls=Tls(key, ca),
         merge_seconds=0,
         readers=2,
@@ -139,6 +159,23 @@ def test_readers_see_each_append_over_tls_with_tokens_and_one_that_is_killed_is_
             poor._reads._token = b"poor"
             with pytest.raises(errors.AccessDeniedError):
                 over_the_read_protocol(poor, 1)
+        with (
+            socket.create_connection(("127.0.0.1", server.read_port), 20) as bare,
+            client_context(ca, None, None).wrap_socket(bare, server_hostname="localhost") as sock,
+        ):
+            hello, first, second = frames.frame(frames.HELLO, 0, b"short"), read(1), read(2)
+            came = exchange(sock, hello + first, 2)
+            assert [frame[:2] for frame in came] == [(frames.WELCOME, 0), (frames.ANSWER, 1)]
+            grants["short"] = {"scopes": ["read"], "expires": "2001-01-01T00:00:00Z"}
+            new = tmp_path / "new.json"
+            new.write_text(json.dumps(grants))
+            new.replace(file)
+            ((kind, number, body),) = exchange(sock, second, 1)
+            assert (kind, number) == (frames.ERROR, 2)
+            assert "expired" in str(read_messages.error_of(body))
+            again = frames.frame(frames.HELLO, 3, b"good") + read(4)
+            came = exchange(sock, again, 2)
+            assert [frame[:2] for frame in came] == [(frames.WELCOME, 3), (frames.ANSWER, 4)]
         with socket.create_connection(("127.0.0.1", server.read_port), 20) as plain:
             ask(plain)
             assert not [kind for kind, _ in answers(plain) if kind == frames.ANSWER]
