@@ -132,6 +132,7 @@ def _add_gateway_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max_ahead_seconds", type=_seconds, default=300.0, help="times may lie so far from now")
     add("--unknown_candidates", choices=["score", "refuse"], default="score", help=_UNKNOWN)
     add("--degrade", choices=["history"], help="answer without it while the store is down")
+    add("--impression_log", type=Path, metavar="FOLDER", help="log what is shown, to train on")
     add("--drain_seconds", type=float, default=3.0, help="on SIGTERM, time to be found not ready")
     add("--ready_file", default="", help="JSON with the address, written when ready")
     add("--end_with_stdin", action="store_true", help=argparse.SUPPRESS)
@@ -270,6 +271,7 @@ def _gateway(arguments: argparse.Namespace) -> int:
                 degrade_history=arguments.degrade == "history",
             ),
             drain_seconds=arguments.drain_seconds,
+            impression_log=arguments.impression_log,
             ready_file=Path(arguments.ready_file) if arguments.ready_file else None,
             access=StoreAccess(
                 token_file=arguments.seqvault_token_file,

@@ -129,6 +129,7 @@ _GATEWAY_FLAGS = (
     "unknown_candidates",
     "degrade",
     "drain_seconds",
+    "impression_log",
 )
 
 

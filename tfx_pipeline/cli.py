@@ -90,6 +90,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     prepare.add_argument("--data", type=local_folder, required=True, help="folder to write")
     prepare.add_argument(
+        "--store",
+        type=store_address,
+        help="SeqVault with the events that label what a gateway logged, in place of "
+        "events.parquet in the source",
+    )
+    prepare.add_argument(
         "--preset",
         help="of the generated dataset: demo (default), long, counts or presence",
     )
@@ -309,7 +315,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         )
     settings = GeneratorSettings.of_preset(arguments.preset or "demo", **given)
     console = Console()
-    dataset = prepare(arguments.source, arguments.data, console.progress, settings)
+    dataset = prepare(arguments.source, arguments.data, console.progress, settings, arguments.store)
     counts = ", ".join(f"{count:,} {name}" for name, count in dataset.counts.items())
     console.say(f"{dataset.path}: {counts}")
     return 0

@@ -7,7 +7,7 @@ import logging
 import math
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import orjson
@@ -19,6 +19,7 @@ from seqvault.merge.background_merge import BackgroundMerge
 from serving.gateway.errors import GatewayError
 from serving.gateway.events import parse_events
 from serving.gateway.health import Probe
+from serving.gateway.impression_log import ImpressionLog
 from serving.gateway.item_rules import ItemRules
 from serving.gateway.metrics import Metrics
 from serving.gateway.options import Rules
@@ -48,7 +49,8 @@ _TEXT = {"Content-Type": "text/plain; version=0.0.4; charset=utf-8"}
 _APPEND_THREADS = 2
 # Enough that no thread is idle until the next ones are read.
 _WAITING_PER_THREAD = 2
-Work = Callable[[Any, Call], dict[str, Any]]
+Result = TypeVar("Result")
+Work = Callable[[Any, Call], Result]
 
 
 class Gateway:
@@ -66,6 +68,7 @@ class Gateway:
         model: The model that scores candidates; the caller closes it.
         rules: Limits and options for requests.
         merge: The background merge of an embedded store, reported in ``/healthz`` and ``/metrics``.
+        impressions: Takes what was shown; the caller starts and closes it.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Gateway:
         model: Model,
         rules: Rules | None = None,
         merge: BackgroundMerge | None = None,
+        impressions: ImpressionLog | None = None,
     ) -> None:
         self._spec = spec
         self._store = store
@@ -89,6 +93,7 @@ class Gateway:
         self._ranks = WorkQueue(rules.threads, rules.waiting, "rank")
         self._appends = WorkQueue(_APPEND_THREADS, rules.waiting, "events")
         self._merge = merge
+        self._impressions = impressions
         self._draining = False
         self._routes: dict[str, tuple[str, Callable[[web.BaseRequest], Awaitable[web.Response]]]]
         self._routes = {
@@ -169,7 +174,10 @@ class Gateway:
 
     async def _rank(self, request: web.BaseRequest) -> web.Response:
         call = Call(self._rules.deadline_seconds, first_byte_at(request))
-        answer = await self._work(request, call, self._ranks, self._ranker.rank)
+        work = self._ranker.rank_and_show
+        answer, shown = await self._work(request, call, self._ranks, work)
+        if self._impressions is not None:
+            self._impressions.add(shown)
         self._metrics.observe(answer["latency"])
         if "unknown_candidates" in answer:
             self._metrics.count_unknown(len(answer["unknown_candidates"]))
@@ -215,8 +223,8 @@ class Gateway:
         return web.Response(body=self._metrics.text(), headers=_TEXT)
 
     async def _work(
-        self, request: web.BaseRequest, call: Call, queue: WorkQueue, work: Work
-    ) -> dict[str, Any]:
+        self, request: web.BaseRequest, call: Call, queue: WorkQueue, work: Work[Result]
+    ) -> Result:
         """Read the body and have the work done on it; the memory is given back at its end."""
         allowance = self._budget.open()
         begun = False
@@ -269,6 +277,14 @@ class Gateway:
         tell("request_memory_bytes", "Memory of requests under way.", lambda: self._budget.held)
         if (merge := self._merge) is not None:
             self._metrics.total("merge_failures", "Merges that failed.", lambda: merge.failures)
+        if (shown := self._impressions) is not None:
+            total = self._metrics.total
+            total("impressions_logged", "Impressions written to the log.", lambda: shown.logged)
+            total(
+                "impressions_dropped",
+                "Impressions that the log had no room for or could not write.",
+                lambda: shown.dropped,
+            )
         tell("store_up", "Whether the store answers.", lambda: self._store_probe.ok)
         tell("model_up", "Whether the model answers.", lambda: self._model_probe.ok)
 
@@ -282,8 +298,8 @@ _REFUSALS: dict[type[RuntimeRefusal], tuple[int, str]] = {
 
 
 def _parse_and_work(
-    body: bytes, zipped: bool, allowance: Allowance, work: Work, call: Call
-) -> dict[str, Any]:
+    body: bytes, zipped: bool, allowance: Allowance, work: Work[Result], call: Call
+) -> Result:
     """In a thread."""
     try:
         if zipped:

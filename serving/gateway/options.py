@@ -81,6 +81,7 @@ class GatewayOptions:
         drain_seconds: On SIGTERM, how long requests are still taken while ``/readyz`` says no.
         ready_file: Gets the address as JSON once the gateway listens.
         access: Token and certificates for a SeqVault server.
+        impression_log: Folder to which what was shown is logged; None: it is not.
     """
 
     store: str
@@ -94,3 +95,4 @@ class GatewayOptions:
     drain_seconds: float = 3.0
     ready_file: Path | None = None
     access: StoreAccess = StoreAccess()
+    impression_log: Path | None = None

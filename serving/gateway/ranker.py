@@ -20,6 +20,7 @@ from laser_features import (
 )
 from seqvault.errors import InvalidRequestError, SeqVaultError
 from serving.gateway.errors import GatewayError
+from serving.gateway.impression_log import Shown
 from serving.gateway.item_rules import ItemRules
 from serving.gateway.nothing_read import EmptyHistory, UnknownItems
 from serving.gateway.options import Rules
@@ -91,6 +92,10 @@ class Ranker:
             GatewayError: With the HTTP status to answer.
             RuntimeRefusal: The deadline has passed, or the caller has gone away.
         """
+        return self.rank_and_show(content, call)[0]
+
+    def rank_and_show(self, content: object, call: Call) -> tuple[dict[str, Any], Shown]:
+        """As ``rank``; beside the answer, what it shows."""
         started = time.monotonic()
         try:
             body, top_k = _take_top_k(content)
@@ -138,7 +143,7 @@ class Ranker:
             "model_ms": _milliseconds(answered - built),
             "total_ms": _milliseconds(time.monotonic() - call.arrived),
         }
-        return answer
+        return answer, Shown.of(batch, order, scores, version)
 
     def _check_count(self, body: object) -> None:
         candidates = body.get("candidates") if isinstance(body, Mapping) else None

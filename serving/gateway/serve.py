@@ -8,12 +8,14 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from pathlib import Path
 
 from laser_features import FeatureSpec, FeatureSpecError
 from seqvault import SeqVault
 from seqvault.errors import SeqVaultError
 from seqvault.merge.background_merge import BackgroundMerge
 from serving.gateway.gateway import Gateway
+from serving.gateway.impression_log import ImpressionLog
 from serving.gateway.model_client import ModelClient
 from serving.gateway.options import GatewayOptions
 from serving.gateway.ranker import Model
@@ -34,8 +36,9 @@ def serve(options: GatewayOptions) -> int:
         with (
             _checked_store(spec, options) as (store, merge),
             closing(_open_model(options)) as model,
+            _impression_log(options.impression_log) as impressions,
         ):
-            asyncio.run(_serve(spec, store, model, merge, options))
+            asyncio.run(_serve(spec, store, model, merge, impressions, options))
     except (FeatureSpecError, SeqVaultError, OSError) as error:
         print(f"laser-serving gateway: {error}", file=sys.stderr)
         return 1
@@ -78,14 +81,25 @@ def _checked_store(
         yield store, None
 
 
+@contextmanager
+def _impression_log(folder: Path | None) -> Iterator[ImpressionLog | None]:
+    if folder is None:
+        yield None
+        return
+    with closing(ImpressionLog(folder)) as impressions:
+        impressions.start()
+        yield impressions
+
+
 async def _serve(
     spec: FeatureSpec,
     store: Store,
     model: Model,
     merge: BackgroundMerge | None,
+    impressions: ImpressionLog | None,
     options: GatewayOptions,
 ) -> None:
-    gateway = Gateway(spec, store, model, options.rules, merge)
+    gateway = Gateway(spec, store, model, options.rules, merge, impressions)
     http = HttpServer(
         gateway.answer,
         options.host,

@@ -59,6 +59,11 @@ class SteadyThread:
             self._thread.join(timeout)
 
     @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._thread.is_alive()
+
+    @property
     def stopping(self) -> bool:
         """Whether it was told to stop."""
         return self._stopping.is_set()

@@ -206,7 +206,14 @@ class Client:
 
 
 def run_gateway(
-    spec, store, address, deadline_seconds=20.0, model_name="ranker", merge=None, **rules
+    spec,
+    store,
+    address,
+    deadline_seconds=20.0,
+    model_name="ranker",
+    merge=None,
+    impressions=None,
+    **rules,
 ):
     """Serve a gateway from a thread; yields its client."""
     model = address if hasattr(address, "predict") else ModelClient(address, model_name)
@@ -215,7 +222,7 @@ def run_gateway(
     made = Rules(deadline_seconds=deadline_seconds, **{"threads": 2, **rules})
 
     async def start():
-        gateway = Gateway(spec, store, model, made, merge)
+        gateway = Gateway(spec, store, model, made, merge, impressions)
         http = HttpServer(
             gateway.answer,
             "127.0.0.1",

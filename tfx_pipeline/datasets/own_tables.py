@@ -52,15 +52,25 @@ def read_own_tables(folder: Path, progress: Progress = no_progress) -> DatasetTa
         tables[name] = read_parquet(path, schema.names, optional)
         progress("read tables", done, len(schemas))
     times = checked_ms(_times(tables["impressions"]), "impressions.parquet: timestamp")
-    cut = int(np.sort(times)[int(TRAIN_SHARE * len(times))])
     return DatasetTables(
         spec=spec,
         events=tables["events"],
         items=tables["items"],
         impressions=tables["impressions"],
-        splits={"train": (int(times.min()), cut), "eval": (cut, int(times.max()) + 1)},
+        splits=newest_fifth(times),
         source=f"own tables in {folder.name}",
     )
+
+
+def newest_fifth(times: NDArray[np.int64]) -> dict[str, tuple[int, int]]:
+    """Splits of which the newest fifth of the impressions evaluates.
+
+    Example:
+        >>> newest_fifth(np.arange(10))
+        {'train': (0, 8), 'eval': (8, 10)}
+    """
+    cut = int(np.sort(times)[int(TRAIN_SHARE * len(times))])
+    return {"train": (int(times.min()), cut), "eval": (cut, int(times.max()) + 1)}
 
 
 def _times(impressions: pa.Table) -> NDArray[np.int64]:

@@ -18,6 +18,7 @@ from tfx_pipeline.datasets.kuairand import (
     read_kuairand_csv,
     read_kuairand_parquet,
 )
+from tfx_pipeline.datasets.logged_impressions import is_impression_log, read_logged_impressions
 from tfx_pipeline.datasets.movielens import read_movielens_csv, read_movielens_parquet
 from tfx_pipeline.datasets.own_tables import is_own_tables, read_own_tables
 from tfx_pipeline.datasets.prepared_dataset import SUMMARY, PreparedDataset
@@ -27,7 +28,7 @@ Reader = Callable[[Path, Progress], DatasetTables]
 _KNOWN = (
     "KuaiRand (log_standard_*.csv), MovieLens (ratings.csv), EB-NeRD (articles.parquet), "
     "events.parquet with the columns of one of the first two, or your own features.yaml, "
-    "events.parquet, items.parquet and impressions.parquet"
+    "events.parquet, items.parquet and impressions.parquet or a gateway's log"
 )
 
 
@@ -36,6 +37,7 @@ def prepare(
     destination: str | Path,
     progress: Progress = no_progress,
     generator: GeneratorSettings | None = None,
+    store: str | Path | None = None,
 ) -> PreparedDataset:
     """Write a prepared dataset.
 
@@ -45,6 +47,8 @@ def prepare(
         destination: Folder of the prepared dataset; an older one there is replaced.
         progress: Called with stage, work done and whole work.
         generator: Size and seed of a generated dataset.
+        store: A SeqVault, folder or address, whose events label the impressions that a gateway
+            logged; only a source with such a log takes one.
 
     Returns:
         The dataset at ``destination``.
@@ -52,6 +56,11 @@ def prepare(
     Raises:
         DatasetError: One line that says what is wrong and what to do. Nothing is written then.
     """
+    if store is not None and (source is None or not is_impression_log(Path(source))):
+        raise DatasetError(
+            "a store gives the events of impressions that a gateway logged, and the source has no "
+            "such log: leave the store out"
+        )
     if source is None:
         tables = generate(generator or GeneratorSettings(), progress)
         return PreparedDataset.write(tables, destination, progress)
@@ -60,6 +69,9 @@ def prepare(
         raise DatasetError(f"{folder} is not a folder; give one with {_KNOWN}")
     if (folder / SUMMARY).is_file():
         return PreparedDataset.load(folder).copy(destination)
+    if is_impression_log(folder):
+        tables = read_logged_impressions(folder, progress, store)
+        return PreparedDataset.write(tables, destination, progress)
     return PreparedDataset.write(find_reader(folder)(folder, progress), destination, progress)
 
 
