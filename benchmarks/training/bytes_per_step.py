@@ -23,10 +23,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from benchmarks.training.provenance import provenance
 from tfx_pipeline.cluster.local_cluster import LocalCluster
 
 SEED = 17
@@ -53,12 +53,7 @@ def main() -> None:
         sys.exit(subprocess.call([*command, *sys.argv[1:]], env=environment))
     bring_up_loopback()
     result = {
-        "command": "python -m benchmarks.training.bytes_per_step "
-        + " ".join(f"--{name} {_text(value)}" for name, value in vars(arguments).items()),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "seed": SEED,
-        "cores": os.cpu_count(),
-        "load": [round(each, 2) for each in os.getloadavg()],
+        **provenance("bytes_per_step", SEED),
         "batch": arguments.batch,
         "length": arguments.length,
         "features": arguments.features,
@@ -66,10 +61,6 @@ def main() -> None:
         "rows": measure(arguments),
     }
     arguments.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-
-
-def _text(value: Any) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:

@@ -18,11 +18,10 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import tempfile
 import time
 from dataclasses import replace
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +34,7 @@ import pyarrow.parquet as pq
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from benchmarks.training.provenance import provenance
 from components.seqvault_example_gen.executor import write_records
 from components.seqvault_example_gen.impressions import check_rows, group_requests
 from components.seqvault_example_gen.join import join_requests
@@ -64,10 +64,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         result = measure(arguments.data, arguments.seed, Path(folder))
     entries = {
-        "command": f"python -m benchmarks.training.days --data FOLDER --seed {arguments.seed}",
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": {"processor": platform.machine(), "cores": os.cpu_count()},
-        "load": [round(each, 2) for each in os.getloadavg()],
+        **provenance("days", arguments.seed),
         **result,
         "seconds": round(time.monotonic() - began, 1),
     }
@@ -96,6 +93,7 @@ def measure(data: Path, seed: int, work: Path) -> dict[str, Any]:
         rolling.train(files[days[number - 1]])
         totals = rolling.evaluate(files[day])
         by_day[day] |= {"impressions": totals.impressions, "day_by_day": round(totals.auc, 4)}
+        print(day, by_day[day], flush=True)
         if number == LEARNED:
             for later in days[LEARNED:]:
                 by_day[later]["stopped"] = round(rolling.evaluate(files[later]).auc, 4)

@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
+from benchmarks.training.provenance import provenance
 from components.seqvault_example_gen.executor import write_records
 from components.seqvault_example_gen.join import join_batch, join_requests
 from components.seqvault_example_gen.open_store import open_store
@@ -49,16 +48,11 @@ def main() -> None:
     config = load_config(arguments.config, arguments.data, arguments.store, Path())
     spec = config.load_spec()
     shards = RequestShards(config, spec)
-    load = [round(each, 2) for each in os.getloadavg()]
+    source = provenance("feature_host_bytes", SEED)  # the load before, not of this run
     with open_store(config.store) as store:
         measured = measure(shards, store, spec, arguments.batch)
     result = {
-        "command": "python -m benchmarks.training.feature_host_bytes --data DATASET --store STORE "
-        f"--config {arguments.config} --batch {arguments.batch}",
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "seed": SEED,
-        "cores": os.cpu_count(),
-        "load": load,
+        **source,
         "dataset": spec.name,
         "max_history": spec.max_history,
         "batch": arguments.batch,

@@ -16,12 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from benchmarks.training.provenance import provenance
 from laser_features import FeatureSpec
 from tfx_pipeline.cluster.training_job import TrainingJob
 
@@ -62,12 +62,7 @@ def main() -> None:
         disturbed = run(files, folder / "disturbed", arguments, arguments.cluster)
         alone = run(files, folder / "alone", arguments, "")
     result = {
-        "command": "python -m benchmarks.training.soak "
-        + " ".join(f"--{key.replace('_', '-')} {value}" for key, value in vars(arguments).items()),
-        "date": datetime.now(timezone.utc).date().isoformat(),
-        "seed": SEED,
-        "cores": os.cpu_count(),
-        "load": [round(each, 2) for each in os.getloadavg()],
+        **provenance("soak", SEED),
         "disturbed": disturbed,
         "one_process": alone,
     }

@@ -25,6 +25,7 @@ class RoleProcess:
         addresses: Of all tasks by job; TF_CONFIG is made of them.
         folder: Where the log lies.
         heard: Takes each line of its output, from a thread; None listens to none.
+        environment: Variables beside this process's own.
     """
 
     def __init__(
@@ -34,6 +35,7 @@ class RoleProcess:
         addresses: Mapping[str, list[str]],
         folder: Path,
         heard: Callable[[str], None] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.role = role
         self.job, _, index = role.partition(":")
@@ -43,6 +45,7 @@ class RoleProcess:
         self._log = folder / f"{role.replace(':', '-')}.log"
         task = {"type": self.job, "index": int(index)}
         self._environment = {
+            **(environment or {}),
             "TF_CONFIG": json.dumps({"cluster": dict(addresses), "task": task}),
             SUPERVISOR_PID: str(os.getpid()),
             "PYTHONUNBUFFERED": "1",

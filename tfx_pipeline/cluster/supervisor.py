@@ -20,6 +20,7 @@ from tfx_pipeline.cluster.restart_policy import Action, RestartBudget, action_af
 from tfx_pipeline.cluster.role_process import RoleProcess
 from tfx_pipeline.cluster.training_job import TrainingJob
 from tfx_pipeline.errors import ClusterError
+from tfx_pipeline.feature_host.silent_streams import FEATURE_HOSTS
 
 _POLL_SECONDS = 0.2
 _SHOW_SECONDS = 2.0
@@ -39,6 +40,7 @@ class Supervisor:
         commands: What each job's roles run, by ``chief``, ``ps``, ``worker``.
         folder: For the roles' announcements and logs; emptied.
         view: Shows what happens.
+        environment: Variables of all roles, beside this process's own.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Supervisor:
         commands: Mapping[str, list[str]],
         folder: Path,
         view: LiveView,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._view, self._folder = view, folder
         shutil.rmtree(folder, ignore_errors=True)
@@ -61,6 +64,7 @@ class Supervisor:
                 addresses,
                 folder,
                 view.say if job == "chief" else None,
+                environment,
             )
             for job in ("ps", "worker", "chief")
             for index in range(len(addresses[job]))
@@ -215,7 +219,9 @@ def train_on_local_cluster(description: str, job: TrainingJob, folder: Path) -> 
     job_file = folder / "job.json"
     chief = [*python, "tfx_pipeline.cluster.chief", "--job", str(job_file), *here]
     view = LiveView(folder)
-    supervisor = Supervisor(cluster, {"chief": chief, "ps": role, "worker": role}, folder, view)
+    hosts = (job.custom_config.get("training") or {}).get("feature_hosts", ())
+    commands = {"chief": chief, "ps": role, "worker": role}
+    supervisor = Supervisor(cluster, commands, folder, view, {FEATURE_HOSTS: ",".join(hosts)})
     job.save(job_file)
     supervisor.run()
 

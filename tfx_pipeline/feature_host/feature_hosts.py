@@ -14,6 +14,7 @@ from laser_features import FeatureSpec
 from tfx_pipeline.cluster.exit_codes import EXIT_NO_FEATURE_HOST, EXIT_OTHER_SCHEMA
 from tfx_pipeline.errors import ClusterError
 from tfx_pipeline.feature_host.address import parse_address
+from tfx_pipeline.feature_host.silent_streams import SILENT_SECONDS
 from tfx_pipeline.feature_host.stream_order import StreamOrder
 from tfx_pipeline.feature_host.wire_layout import wire_fingerprint
 
@@ -21,6 +22,8 @@ WAIT_SECONDS = 300.0
 """How long a training waits for the first feature host to answer, at its start and later."""
 _CALL_SECONDS = 30.0
 _BETWEEN_SECONDS = 0.5
+_HANGS_SECONDS = 300.0
+"""How long a host that took a call and did not answer is asked only if no other answers."""
 _SHARD = "feature-host://"
 _DESCRIBED = {"schema", "spec", "data", "negative_rate", "splits"}
 
@@ -58,6 +61,7 @@ class FeatureHosts:
         negative_rate: Share of negatives that the trainer corrects its predictions for.
         say: Takes a line when hosts have to be waited for.
         seconds: How long to wait for one that answers.
+        silent_seconds: How long a stream may bring nothing, and at most a call no answer.
 
     Raises:
         ClusterError: No host answers, or one has another schema or other data.
@@ -70,16 +74,24 @@ class FeatureHosts:
         negative_rate: float = 1.0,
         say: Callable[[str], None] = print,
         seconds: float = WAIT_SECONDS,
+        silent_seconds: float = SILENT_SECONDS,
     ) -> None:
         self._addresses, self._schema, self._spec = list(addresses), wire_fingerprint(spec), spec
         self._negative_rate, self._say, self._seconds = negative_rate, say, seconds
+        self.silent_seconds = silent_seconds
         self._next = 0
+        self._silent_until: dict[str, float] = {}
         self._data = ""
         described = self._ask_any(lambda address: self._describe(address))
         self._data = str(described["data"])
         self._splits: dict[str, list[int]] = described["splits"]
         for address in self._addresses:  # so that another log shows before any step is taken
             self._answers(address)
+
+    @property
+    def addresses(self) -> list[str]:
+        """Of each host's control."""
+        return list(self._addresses)
 
     @property
     def data(self) -> str:
@@ -118,21 +130,41 @@ class FeatureHosts:
     def is_open(self, stream: OpenStream) -> bool:
         """Whether its host still has it."""
         try:
-            status, _ = _call(stream.host, "GET", f"/streams/{stream.port}")
+            return self._ask_of(stream, "GET") == 200
         except OSError:
             return False
-        return status == 200
 
     def close(self, stream: OpenStream) -> None:
         """Tell a host, if it is still there, that a stream is not needed any more."""
         try:
-            _call(stream.host, "DELETE", f"/streams/{stream.port}")
+            self._ask_of(stream, "DELETE")
         except OSError:
             return
 
+    def _ask_of(self, stream: OpenStream, method: str) -> int:
+        """Status of a call about a stream; one that hangs is not asked again so soon.
+
+        Raises:
+            OSError: The host does not answer.
+        """
+        if self._hangs(stream.host):
+            raise OSError(f"{stream.host} did not answer before")
+        return self._call(stream.host, method, f"/streams/{stream.port}")[0]
+
+    def _call(self, address: str, method: str, path: str, content: Any = None) -> tuple[int, Any]:
+        try:
+            return _call(address, method, path, content, min(_CALL_SECONDS, self.silent_seconds))
+        except TimeoutError:
+            self._silent_until[address] = time.monotonic() + _HANGS_SECONDS
+            raise
+
+    def _hangs(self, address: str) -> bool:
+        """Whether it took a call and did not answer, a while ago."""
+        return self._silent_until.get(address, 0.0) > time.monotonic()
+
     def _open(self, address: str, order: StreamOrder) -> OpenStream:
         self._describe(address)
-        status, answer = _call(address, "POST", "/streams", asdict(order))
+        status, answer = self._call(address, "POST", "/streams", asdict(order))
         if status == 503:
             raise OSError(answer["error"])
         if status != 200:
@@ -145,7 +177,7 @@ class FeatureHosts:
         return OpenStream(address, endpoint, answer["stream"], order.first, answer["batches"])
 
     def _describe(self, address: str) -> dict[str, Any]:
-        status, answer = _call(address, "GET", "/")
+        status, answer = self._call(address, "GET", "/")
         if status != 200 or not set(answer) >= _DESCRIBED:
             raise ClusterError(
                 f"what answers at {address} is no feature host: correct the address",
@@ -185,8 +217,7 @@ class FeatureHosts:
         end = time.monotonic() + self._seconds
         has_said = False
         while True:
-            for _ in self._addresses:
-                address = self._addresses[self._next % len(self._addresses)]
+            for address in self._in_turn():
                 self._next += 1
                 try:
                     return ask(address)
@@ -203,13 +234,19 @@ class FeatureHosts:
                 has_said = True
             time.sleep(_BETWEEN_SECONDS)
 
+    def _in_turn(self) -> list[str]:
+        """All hosts, from the one after the one asked last; those that hang come at the end."""
+        first = self._next % len(self._addresses)
+        turn = [*self._addresses[first:], *self._addresses[:first]]
+        return sorted(turn, key=self._hangs)
+
 
 def is_shard(name: str) -> bool:
     """Whether a name is one of ``FeatureHosts.shards`` and not a file's."""
     return name.startswith(_SHARD)
 
 
-def _call(address: str, method: str, path: str, content: Any = None) -> tuple[int, Any]:
+def _call(address: str, method: str, path: str, content: Any, seconds: float) -> tuple[int, Any]:
     """Status and parsed answer.
 
     Raises:
@@ -217,7 +254,7 @@ def _call(address: str, method: str, path: str, content: Any = None) -> tuple[in
         ClusterError: It answers something else than JSON.
     """
     host, port = parse_address(address)
-    connection = http.client.HTTPConnection(host, port, timeout=_CALL_SECONDS)
+    connection = http.client.HTTPConnection(host, port, timeout=seconds)
     try:
         body = None if content is None else json.dumps(content)
         connection.request(method, path, body)

@@ -11,6 +11,7 @@ from typing import Any
 
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.errors import SettingsError
+from tfx_pipeline.feature_host.silent_streams import FEATURE_HOSTS
 from tfx_pipeline.settings.kubeflow_settings import KubeflowSettings, ResourceSettings, gigabytes
 
 Spec = dict[str, Any]
@@ -133,7 +134,7 @@ def training_job(config: PipelineConfig, image: str) -> Spec:
                 kind: {
                     "replicas": count,
                     "restartPolicy": "Always",
-                    "template": {"spec": _pod(settings, image, kind)},
+                    "template": {"spec": _pod(config, image, kind)},
                 }
                 for kind, count in replicas.items()
             },
@@ -141,8 +142,11 @@ def training_job(config: PipelineConfig, image: str) -> Spec:
     }
 
 
-def _pod(settings: KubeflowSettings, image: str, kind: str) -> Spec:
+def _pod(config: PipelineConfig, image: str, kind: str) -> Spec:
     """A server's or worker's pod: cards are of use to workers alone."""
+    settings, variables = config.kubeflow, dict(config.kubeflow.env)
+    if hosts := config.training.feature_hosts:
+        variables[FEATURE_HOSTS] = ",".join(hosts)
     resources = settings.resources.get(TRAINER) or settings.resources.get(_EVERY_OTHER)
     container: Spec = {
         "name": "tensorflow",  # the operator looks for this name
@@ -150,7 +154,7 @@ def _pod(settings: KubeflowSettings, image: str, kind: str) -> Spec:
         "command": ["python", "-m", "tfx_pipeline.training.cluster"],
         "ports": [{"name": "tfjob-port", "containerPort": 2222}],
         "env": [
-            *({"name": key, "value": text} for key, text in settings.env.items()),
+            *({"name": key, "value": text} for key, text in variables.items()),
             *(
                 {
                     "name": name,

@@ -21,6 +21,7 @@ from typing import Any
 import tensorflow as tf
 
 from tfx_pipeline.errors import ClusterError, ServerLostError
+from tfx_pipeline.feature_host.silent_streams import watch_as_worker
 from tfx_pipeline.training.feature_streams import load_reader
 from tfx_pipeline.training.row_frames import load_if_built
 
@@ -126,6 +127,7 @@ class Cluster:
         """Run this task's server until the process is ended."""
         if self.job == "worker":
             load_reader()
+            watch_as_worker()
         server = tf.distribute.Server(
             tf.train.ClusterSpec({job: hosts for job, hosts in self.addresses.items()}),
             job_name=self.job,

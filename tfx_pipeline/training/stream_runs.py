@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import tensorflow as tf
 from tfx_pipeline.cluster.exit_codes import EXIT_NO_FEATURE_HOST, EXIT_OTHER_SCHEMA
 from tfx_pipeline.errors import ClusterError
 from tfx_pipeline.feature_host.feature_hosts import FeatureHosts, OpenStream
+from tfx_pipeline.feature_host.silent_streams import SilentStreams
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.feature_streams import BROKEN
 from tfx_pipeline.training.stream_progress import StreamProgress
@@ -120,10 +122,25 @@ class StreamRuns:
                 for run in self._under_way:
                     if run.given is None:
                         run.given = self._give_out(run)
-                wait()
+                with self._watched():
+                    wait()
                 return
             except tf.errors.OpError as error:
                 self._begin_again(self._drained(error))
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Streams that are read in this process are ended when nothing comes any more."""
+        if self._coordinator is not None:  # workers do that themselves
+            yield
+            return
+        hosts = self._hosts
+        watch = SilentStreams(hosts.addresses, hosts.silent_seconds, self._report)
+        watch.start()
+        try:
+            yield
+        finally:
+            watch.stop()
 
     def _give_out(self, run: _Run) -> Any:
         stream = run.stream
@@ -166,7 +183,9 @@ class StreamRuns:
                     EXIT_NO_FEATURE_HOST,
                 ) from error
             run.reached, run.given = reached, None
-            if not self._hosts.is_open(run.stream):
+            # A host that answers and brings nothing further may do so with its other streams, too.
+            if run.attempts or not self._hosts.is_open(run.stream):
+                self._hosts.close(run.stream)
                 run.stream = self._hosts.open(run.shard, run.order, reached)
             self._report(
                 f"{run.shard}: goes on with batch {reached} of {run.stream.batches} from host "

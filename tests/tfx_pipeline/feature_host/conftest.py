@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -143,6 +145,16 @@ def examples(hosted, tmp_path_factory):
     return files
 
 
+def listening(host, port):
+    """A host's control; a port that it had before may be a connection's for a moment."""
+    for _ in range(50):
+        try:
+            return ControlServer(host, "127.0.0.1", port)
+        except OSError:
+            time.sleep(0.2)
+    return ControlServer(host, "127.0.0.1", port)
+
+
 @pytest.fixture
 def start_host(hosted):
     """Starts feature hosts within the test's process."""
@@ -152,7 +164,7 @@ def start_host(hosted):
         host = FeatureHost(
             shards or hosted.shards, hosted.store, spec or hosted.spec, data, "127.0.0.1"
         )
-        control = ControlServer(host, "127.0.0.1", port)
+        control = listening(host, port)
         started.append((host, control))
         return SimpleNamespace(host=host, control=control, address=f"127.0.0.1:{control.port}")
 
@@ -183,6 +195,38 @@ def die_after():
         started.host.metrics.sent = count
 
     return arrange
+
+
+@pytest.fixture
+def hang_after():
+    """Have a host go silent amid a stream, with all connections left open, until the test ends."""
+    released = threading.Event()
+
+    def arrange(started, batches, then):
+        sent, left, host = started.host.metrics.sent, [batches], started.host
+
+        def count(*what):
+            sent(*what)
+            left[0] -= 1
+            if left[0] == 0:
+                then()
+            if left[0] <= 0:
+                released.wait()
+
+        def hanging(call):
+            def answer(*arguments):
+                if left[0] <= 0:
+                    released.wait()
+                return call(*arguments)
+
+            return answer
+
+        host.metrics.sent = count
+        for name in ("describe", "open", "is_open", "close_stream"):
+            setattr(host, name, hanging(getattr(host, name)))
+
+    yield arrange
+    released.set()
 
 
 @pytest.fixture(scope="session")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
+import time
 
 import numpy as np
+import pytest
 
+from tfx_pipeline.errors import ClusterError
 from tfx_pipeline.feature_host.feature_hosts import FeatureHosts
 
 
@@ -21,22 +25,43 @@ def assert_same(trained, hosts, by_files):
 
 
 def test_weights_are_those_of_files_bit_for_bit_whoever_is_lost(
-    hosted, training, start_host, die_after, by_files, tmp_path
+    hosted, training, start_host, die_after, hang_after, by_files, tmp_path
 ):
+    """One host ends; the other one then hangs, as a stopped process does."""
     one, other = start_host(), start_host()
     lines = []
     addresses, rate = [one.address, other.address], hosted.config.negative_rate
-    hosts = FeatureHosts(addresses, hosted.spec, rate, say=lines.append)
+    hosts = FeatureHosts(
+        addresses, hosted.spec, rate, say=lines.append, seconds=60.0, silent_seconds=2.0
+    )
     trained = training.trainer(feature_hosts=hosts, report=lines.append, log_dir=str(tmp_path))
     port = one.control.port
     die_after(one, 3)
     # Now nobody is left, until another host is started in place of the first one.
-    die_after(other, 8, then=lambda: threading.Timer(1.0, start_host, (port,)).start())
+    hang_after(other, 8, then=lambda: threading.Timer(1.0, start_host, (port,)).start())
     trained.train(hosts.shards("train"))
     assert any("goes on with batch" in line for line in lines)
+    assert any("has sent nothing for 2 s: its stream is ended" in line for line in lines)
     assert any(line.startswith("waiting for a feature host") for line in lines)
     assert_same(trained, hosts, by_files)
     logged = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     shares = [each["input_wait"] for each in logged if each["split"] == "train"]
     assert len(shares) == training.settings.epochs and all(0 <= share <= 1 for share in shares)
     assert any("waiting for input" in line for line in lines)
+
+
+def test_a_silent_socket_is_no_host(hosted, start_host):
+    """One that accepts and says nothing is passed over; alone it ends the wait with its address."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        hosts = FeatureHosts(
+            [address, start_host().address], hosted.spec, hosted.config.negative_rate,
+            silent_seconds=0.3,
+        )  # fmt: skip
+        began = time.monotonic()
+        for shard in hosts.shards("train"):
+            order = {"batch_size": 16, "shuffle_buffer": 16, "seed": None}
+            assert hosts.open(shard, order).host != address
+        assert time.monotonic() - began < 0.3 * len(hosts.shards("train"))  # not asked again
+        with pytest.raises(ClusterError, match=f"no feature host answered .*{address}"):
+            FeatureHosts([address], hosted.spec, seconds=0.1, silent_seconds=0.2)
