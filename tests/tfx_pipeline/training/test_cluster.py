@@ -89,15 +89,15 @@ def cluster():
 
 
 def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
-    cluster, open_spec, model_settings, settings, write_files, tmp_path
+    cluster, open_spec, laser_settings, settings, write_files, tmp_path
 ):
     """So do its open tables: the same ids get the same rows."""
     settings = replace(settings, open_tables={"tag": OpenTableSettings(sightings=2)})
     files = write_files(tmp_path, open_spec, files=3, requests=40)
     addresses, servers = cluster
-    chief = start_chief(open_spec, model_settings, settings, tmp_path, files, addresses)
+    chief = start_chief(open_spec, laser_settings, settings, tmp_path, files, addresses)
     try:
-        alone = Trainer(open_spec, model_settings, settings, RowLookup())
+        alone = Trainer(open_spec, laser_settings, settings, RowLookup())
         alone.train(files)
         assert any(line == "written\n" for line in chief.stdout), chief.stderr.read()
         many, one = np.load(tmp_path / "many.npz"), alone.numpy_state()

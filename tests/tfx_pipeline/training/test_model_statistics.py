@@ -37,12 +37,12 @@ def test_without_any_event_there_is_nothing_to_tell():
 
 
 def test_a_training_logs_them_at_the_end_of_an_epoch(
-    plain_spec, model_settings, settings, write_files, tmp_path
+    plain_spec, laser_settings, settings, write_files, tmp_path
 ):
     # Shorter than the encoder takes in a shape that it sees: it pads what is shorter in a graph.
     spec = FeatureSpec.from_dict({**plain_spec.to_dict(), "history": {"max_length": 5}})
     files = write_files(tmp_path, spec, files=1, requests=80)
-    trainer = Trainer(spec, model_settings, settings, RowLookup(), log_dir=str(tmp_path / "logs"))
+    trainer = Trainer(spec, laser_settings, settings, RowLookup(), log_dir=str(tmp_path / "logs"))
     trainer.train(files)
     lines = [json.loads(line) for line in (tmp_path / "logs/metrics.jsonl").open()]
     (logged,) = [line for line in lines if line["split"] == "model"]

@@ -92,7 +92,7 @@ def test_when_there_is_no_room_the_ids_that_have_rows_keep_them():
 
 @pytest.fixture(scope="module")
 def small(model_settings):
-    return replace(model_settings, dropout=0.0, system="din", encoder={}, mixer="mlp")
+    return replace(model_settings, dropout=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from tfx_pipeline.training.content_vectors import content_vectors
 from tfx_pipeline.training.parsing import parse_examples
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.run_fn import run_fn
+from tfx_pipeline.training.running_totals import RunningTotals
 from tfx_pipeline.training.stop_request import TrainingStopped, stop_request
 from tfx_pipeline.training.tower import Tower
 from tfx_pipeline.training.tower_inputs import tower_widths
@@ -81,9 +82,9 @@ def assert_same_state(one, other):
         assert one[name].tobytes() == other[name].tobytes(), name
 
 
-def test_training_learns(spec, model_settings, settings, lookup, content, files):
+def test_training_learns(spec, laser_settings, settings, lookup, content, files):
     long = replace(settings, epochs=12, dense_learning_rate=0.005, weight_decay=0.0)
-    model_settings = replace(model_settings, dropout=0.0)
+    model_settings = replace(laser_settings, dropout=0.0)
     lines = []
     trainer = Trainer(spec, model_settings, long, lookup, content, report=lines.append)
     before = trainer.evaluate(files)
@@ -173,7 +174,7 @@ def test_a_damaged_newest_checkpoint_is_named_and_the_one_before_is_taken(
     folder = Path(shutil.copytree(trained._directory, tmp_path / "checkpoints"))
     other = Trainer(spec, model_settings, settings, trained.lookup, trained._content)
     lines = []
-    checkpoints = Checkpoints(str(folder), other.state, report=lines.append)
+    checkpoints = Checkpoints(str(folder), other.state, report=lines.append, totals=RunningTotals())
     before, newest = sorted(folder.glob("*.index"))
     damage(newest.with_suffix(f".{kind}"))
     (folder / "checkpoint").write_bytes(b"\0" * 64)  # what a power cut leaves of the list

@@ -28,14 +28,14 @@ def files(plain_spec, write_files, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def model(model_settings):
-    return replace(model_settings, dropout=0.0)
+def model(laser_settings):
+    return replace(laser_settings, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
-def small(model):
-    """Traced sooner than LASER is, where it does not matter what the step computes."""
-    return replace(model, system="din", encoder={}, mixer="mlp")
+def small(model_settings):
+    """Where it does not matter what the step computes."""
+    return replace(model_settings, dropout=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +81,17 @@ def test_micro_batches_learn_what_the_batch_does(learn, small, small_plainly, co
         np.testing.assert_allclose(logits, expected, atol=2e-5)
 
 
-def test_xla_learns_the_same_and_sees_few_shapes(
-    learn, model, plainly, plain_spec, settings, files
-):
-    found = learn(model, xla="on")
+@pytest.mark.parametrize("system", ["small", pytest.param("model", marks=pytest.mark.long)])
+def test_xla_learns_the_same(request, learn, system):
+    model = request.getfixturevalue(system)
+    found, plainly = learn(model, xla="on"), learn(model)
     assert_same(found, plainly, 1e-4)
     for (logits, valid, _), (expected, also_valid, _) in zip(found[2], plainly[2], strict=True):
         np.testing.assert_array_equal(valid, also_valid)
         np.testing.assert_allclose(logits, expected, atol=1e-4)
+
+
+def test_a_compiled_tower_sees_few_shapes(plain_spec, settings, files):
     whole = next(iter(batches_of_file(files[0], plain_spec, settings, "click", None, fixed=True)))
     seen = set()
     for length in range(1, 26):

@@ -72,7 +72,7 @@ class Run:
 @pytest.mark.long
 @pytest.mark.timeout(2400)
 def test_a_cluster_goes_on_after_losses_and_saves_when_it_is_stopped(
-    plain_spec, model_settings, settings, write_files, tmp_path
+    plain_spec, laser_settings, settings, write_files, tmp_path
 ):
     files = write_files(tmp_path, plain_spec, files=2, requests=32)
     endless = replace(settings, epochs=100_000)
@@ -84,7 +84,7 @@ def test_a_cluster_goes_on_after_losses_and_saves_when_it_is_stopped(
         model_run_dir=str(tmp_path),
         custom_config={
             "feature_spec": plain_spec.to_dict(),
-            "model": plain(model_settings),
+            "model": plain(laser_settings),
             "training": plain(endless),
         },
     )
@@ -104,6 +104,6 @@ def test_a_cluster_goes_on_after_losses_and_saves_when_it_is_stopped(
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     # The same checkpoints go on without servers.
     alone = Trainer(
-        plain_spec, model_settings, endless, RowLookup(), directory=str(tmp_path / "checkpoints")
+        plain_spec, laser_settings, endless, RowLookup(), directory=str(tmp_path / "checkpoints")
     )
     assert alone._checkpoints.restore() > Position(1, 0)
