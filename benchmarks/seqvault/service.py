@@ -10,11 +10,14 @@ apart; what they look at is the number of its bytes.
 
 Systems: ``grpcio_echo`` sends as many bytes by a generic handler of gRPC in Python, and
 ``framed_echo`` behind a length from a thread per connection; ``redis`` has a packed blob per user
-(GET, MGET; left out where no ``redis-server`` is installed); ``seqvault`` reads by the read
+(MGET; left out where no ``redis-server`` is installed; its callers use ``hiredis`` where that is,
+``pip install hiredis``, else a few lines of Python); ``seqvault`` reads by the read
 protocol, ``seqvault_grpc`` by gRPC. The raw result goes to ``results/``.
 """
 
 import argparse
+import importlib
+import importlib.util
 import json
 import multiprocessing
 import os
@@ -50,6 +53,7 @@ SEED = 0
 CLIENTS, USERS = (1, 8, 64), (1, 64)
 SYSTEMS = ("grpcio_echo", "framed_echo", "redis", "seqvault", "seqvault_grpc")
 _SIZE = struct.Struct("<I")
+_HIREDIS: Any = importlib.import_module("hiredis") if importlib.util.find_spec("hiredis") else None
 Ask = Callable[[np.ndarray], int]  # asks for users; bytes of the answer
 
 
@@ -174,6 +178,22 @@ class Connection:
         return bytes(found)
 
 
+def by_hiredis(connection: Connection) -> Ask:
+    """A caller of Redis who lets ``hiredis`` write commands and take replies apart."""
+    reader, room = _HIREDIS.Reader(), memoryview(bytearray(1 << 16))
+
+    def ask(users: np.ndarray) -> int:
+        keys = tuple(b"%d" % user for user in users.tolist())
+        connection.sock.sendall(_HIREDIS.pack_command((b"MGET", *keys)))
+        while (reply := reader.gets()) is False:
+            count = connection.sock.recv_into(room)
+            assert count, "the server closed the connection"
+            reader.feed(room, 0, count)
+        return sum(map(len, reply))
+
+    return ask
+
+
 def asker(system: str, ports: tuple[int, ...]) -> Ask:
     """A caller's connection."""
     if system in ("grpcio_echo", "seqvault_grpc"):
@@ -194,6 +214,8 @@ def asker(system: str, ports: tuple[int, ...]) -> Ask:
         by_grpc.channel = channel  # type: ignore[attr-defined]  # which lives as long
         return by_grpc
     connection = Connection(ports[-1])
+    if system == "redis" and _HIREDIS is not None:
+        return by_hiredis(connection)
     if system == "seqvault":
         connection.sock.sendall(frames.frame(frames.HELLO, 0))
         connection.take(frames.header_of(connection.take(frames.HEADER))[3])
@@ -267,7 +289,12 @@ def main() -> None:
     histories = generate(arguments.users, SEED)
     long = histories.users[np.diff(histories.starts) >= LAST_N]
     width, table = LAST_N * histories.width, pa.table(histories.events)
-    result: dict[str, Any] = {**provenance("service", SEED), "users_drawn": len(long), "cases": []}
+    result: dict[str, Any] = {
+        **provenance("service", SEED),
+        "redis_client": f"hiredis {_HIREDIS.__version__}" if _HIREDIS else "Python",
+        "users_drawn": len(long),
+        "cases": [],
+    }
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         with SeqVault.open(f"{folder}/vault", schema=Schema.from_arrow(table.schema)) as vault:
             vault.bulk_load(table)

@@ -6,7 +6,9 @@ Callers are threads of one process with a connection each, over loopback, on the
 server: with two cores, two readers and their callers share what one reader and its callers had
 mostly to themselves, so that ``calls_per_s`` cannot double. ``cpu_us`` is the CPU of server and
 readers for a call and ``callers_cpu_us`` that of the callers; ``possible`` is how many times as
-many calls all cores allow with two readers as one core allows one reader.
+many calls all cores allow with two readers as one core allows one reader. What two cores are
+worth is measured in the same run: ``alone`` is how many reads one process and two make by
+themselves, in a loop without a server or callers. Hyper-threads of one core are not worth two.
 
 For the wait at 70 %, the calls of callers who ask again at once are counted first; then each caller
 asks at random moments, by a Poisson process, so that there are 0.7 times as many in all, and its
@@ -16,6 +18,7 @@ wait begins at the moment that was drawn, also if it was not free by then. The r
 
 import argparse
 import json
+import multiprocessing
 import os
 import sys
 import tempfile
@@ -44,6 +47,47 @@ def serve_with_readers(path: str, readers: int, pipe: Any) -> None:
     with Server(vault, merge_seconds=0, readers=readers) as server:
         pipe.send((*server.reader_pids, server.read_port))
         pipe.recv()
+
+
+def read_alone(path: str, users: np.ndarray, count: int, pipe: Any) -> None:
+    """A process: reads in a loop for as many seconds as it is told, and tells how often."""
+    rng = np.random.default_rng(SEED)
+    with SeqVault.open(path, read_only=True) as vault:
+        vault.read_framed(rng.choice(users, count), None, LAST_N)
+        pipe.send(())
+        while (seconds := pipe.recv()) is not None:
+            reads, end = 0, time.perf_counter() + seconds
+            while time.perf_counter() < end:
+                vault.read_framed(rng.choice(users, count), None, LAST_N)
+                reads += 1
+            pipe.send(reads)
+
+
+def alone(path: str, users: np.ndarray, seconds: float, rounds: int) -> dict[str, Any]:
+    """Reads a second of one process and of two that do nothing else."""
+    context = multiprocessing.get_context("spawn")
+    told: dict[str, Any] = {}
+    for count in USERS:
+        pipes = []
+        for _ in range(2):
+            ours, theirs = context.Pipe()
+            context.Process(target=read_alone, args=(path, users, count, theirs)).start()
+            ours.recv()
+            pipes.append(ours)
+        rates: dict[int, list[float]] = {1: [], 2: []}
+        for _ in range(rounds):
+            for many, found in rates.items():
+                for pipe in pipes[:many]:
+                    pipe.send(seconds)
+                found.append(sum(pipe.recv() for pipe in pipes[:many]) / seconds)
+        for pipe in pipes:
+            pipe.send(None)
+        one, two = (float(np.median(found)) for found in rates.values())
+        told[f"{count} users a read"] = {
+            "one process, reads/s": round(one), "two processes, reads/s": round(two),
+            "times as many": round(two / one, 2),
+        }  # fmt: skip
+    return told
 
 
 def ask_for(
@@ -118,6 +162,9 @@ def main() -> None:
             path = f"{folder}/{readers}"
             with SeqVault.open(path, schema=Schema.from_arrow(table.schema)) as vault:
                 vault.bulk_load(table)
+            if not readers:
+                result["alone"] = alone(path, long, arguments.seconds, arguments.rounds)
+                print(json.dumps(result["alone"]), flush=True)
             pid, told = stack.enter_context(process(serve_with_readers, path, readers))
             servers[readers] = [pid, *told[:-1]], told[-1]
         for count in USERS:
@@ -132,7 +179,7 @@ def main() -> None:
                     rate = SHARE * most["calls_per_s"]
                     full[readers].append(most)
                     partly[readers].append(ask_for(port, pids, long, count, length, rate, number))
-            cases = {
+            cases: dict[int, dict[str, Any]] = {
                 readers: {
                     "users": count, "readers": readers, "full": median_of(full[readers]),
                     "at_70_percent": median_of(partly[readers]),
