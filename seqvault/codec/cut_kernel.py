@@ -8,7 +8,7 @@ from numba import njit
 from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, MASK16, MASK32, OK, PADDING
 from seqvault.codec.coded_chunks import LISTED, SHARED, SORTED
 from seqvault.codec.primitives import crc32c, inner, load_u8, load_u64, store_u32, store_u64
-from seqvault.codec.records import check_block, check_record, chunk_of
+from seqvault.codec.records import blocks_before, check_block, check_record, chunk_of
 
 
 @inner
@@ -105,12 +105,7 @@ def cut_records(
         blocks = check_record(data, position, lengths[r], users[r])
         if blocks < 0:
             return BAD_HEADER, r
-        stop = blocks
-        while stop > first_blocks[r] and (
-            np.int64(load_u64(data, position + 12 * stop)) >= before[r]
-        ):
-            stop -= 1
-        first = max(first_blocks[r], stop - 1 - (last_n[r] + BLOCK - 1) // BLOCK)
+        first, stop = blocks_before(data, position, first_blocks[r], blocks, before[r], last_n[r])
         if stop == first:
             ends[r] = write
             continue

@@ -21,8 +21,16 @@ ANSWER_HEAD = 24  # bytes of an answer before the names of its fields
 
 @inner
 def _copy(source, at, size):
-    """Copies bytes to an address and fills up to a multiple of 8 with zeros; where that ends."""
+    """Copies bytes to an address and fills up to a multiple of 8 with zeros; where that ends.
+
+    They may come from further behind, or be where they belong already.
+    """
     whole = size & ~7
+    if source == at:
+        if whole != size:
+            kept = (np.uint64(1) << np.uint64(8 * (size - whole))) - np.uint64(1)
+            store_u64(at, whole, load_u64(at, whole) & kept)
+        return at + ((size + 7) & ~7)
     for i in range(0, whole, 8):
         store_u64(at, i, load_u64(source, i))
     if whole == size:
@@ -41,7 +49,8 @@ def write_answers(
     """Writes one frame for each request of a read that answered several together.
 
     Args:
-        columns: int64 [C], addresses of each field's values, one row's behind the other's.
+        columns: int64 [C], addresses of each field's values, one row's behind the other's. Those
+            of one request alone may be in ``out``, from ``fields_from`` on.
         sizes: int64 [C], bytes of a value.
         lengths: int32 [B], events of each row. version: int64 [B].
         ends: int64 [Q], first row behind those of each request.
@@ -49,7 +58,8 @@ def write_answers(
         frame_start: ``frames.ANSWER_START``.
         encoding: of the answers.
         described: uint8, names and types of the fields.
-        out: uint8, room for all frames. frame_ends: int64 [Q] receives where each ends.
+        out: uint8, room for all frames, 8 bytes more.
+        frame_ends: int64 [Q] receives where each ends.
     """
     start, first_row, first_event = address_of(out), 0, np.int64(0)
     lengths_at, version_at = address_of(lengths), address_of(version)
@@ -90,4 +100,9 @@ def room_for_answers(
         fields: of an answer; ``width``: bytes of an event; ``described``: of names and types.
     """
     each = HEADER + ANSWER_HEAD + described + 8 + 8 + 8 * fields
-    return requests * each + 12 * rows + width * events
+    return requests * each + 12 * rows + width * events + 8
+
+
+def fields_from(rows: int, described: int) -> int:
+    """Where the fields begin in the frame of an answer of so many rows; see the above."""
+    return HEADER + ANSWER_HEAD + (described + 7 & ~7) + (4 * rows + 7 & ~7) + 8 * rows

@@ -20,6 +20,7 @@ from seqvault.codec.primitives import address_of, inner, load_u64
 from seqvault.codec.records import (
     ARRIVAL,
     TIMESTAMP,
+    blocks_before,
     check_block,
     check_record,
     chunk_of,
@@ -128,12 +129,10 @@ def plan_read(
             blocks = check_record(data, position, lengths[first_record + s], users[row])
             if blocks < 0:
                 return used, BAD_HEADER, first_record + s
-            b = blocks - 1
-            while b >= first_blocks[first_record + s] and (
-                np.int64(load_u64(data, position + 12 + 12 * b)) >= before[row]
-            ):
-                b -= 1
-            block_no[s] = b
+            _, stop = blocks_before(
+                data, position, first_blocks[first_record + s], blocks, before[row], last_n[row]
+            )  # filters may want events further back than these
+            block_no[s] = stop - 1
             index[s] = -1
         j = mem_starts[row + 1] - 1
         while j >= mem_starts[row] and mem_times[j] >= before[row]:

@@ -42,14 +42,16 @@ from seqvault.codec.chunks import (
 from seqvault.codec.coded_chunks import ROOM
 from seqvault.codec.plan_kernel import plan_read
 from seqvault.codec.primitives import address_of, bytes_at, crc32c, inner, load_u64
-from seqvault.codec.records import check_record, chunk_places
+from seqvault.codec.records import blocks_before, check_record, chunk_places
 from seqvault.codec.unpack_kernel import put_block, unpack_columns
+from seqvault.times import NO_BOUND
 
 # columns of the arrays that ``find_rows`` fills
 RECORDS_END, HEAD, IN_MEMORY = 0, 1, 2
 FD, OFFSET, LENGTH, COUNT, SCHEMA = 0, 1, 2, 3, 4
 
 NO_ROOM, UNREADABLE = 10, 11
+ALIGN, RAGGED_ALIGN = 64, 8  # of the fields of an answer
 LONG_RECORD = 1 << 15  # bytes; of longer ones only the blocks needed are read
 WILL_NEED, _NOT_WAITING = 3, 8  # POSIX_FADV_WILLNEED, RWF_NOWAIT
 
@@ -115,10 +117,8 @@ def _load_record(record, before, last_n, buffer, at, vector, waiting):
         return BAD_HEADER, 0, 0, 0
     if crc32c(buffer, at, check) != load_u64(buffer, check) & MASK32:
         return BAD_HEADER, 0, 0, 0
-    stop = blocks
-    while stop > 1 and np.int64(load_u64(buffer, at + 12 * stop)) >= before:
-        stop -= 1
-    first = max(stop - 1 - (last_n + BLOCK - 1) // BLOCK, 0)
+    first, stop = blocks_before(buffer, at, 0, blocks, before, last_n)
+    stop = max(stop, 1)  # the kernels that follow find out that no event is wanted
     start = head
     if first:
         start = np.int64(load_u64(buffer, at + 8 + 12 * first) & MASK32)
@@ -145,9 +145,8 @@ def _one_record(
     if blocks < 0:
         return BAD_HEADER, 0
     total = np.int64(load_u64(data, 8) & MASK32)
-    b = blocks - 1
-    while b >= first_block and np.int64(load_u64(data, 12 + 12 * b)) >= before:
-        b -= 1
+    _, stop = blocks_before(data, 0, first_block, blocks, before, last_n)
+    b = stop - 1
     count, newest_block = 0, b
     while b >= first_block and count < last_n:
         entry = 12 + 12 * b
@@ -163,7 +162,7 @@ def _one_record(
         if not chunk_places(data, begin, end, columns, places):
             return BAD_BLOCK, count
         low, high = 0, n - 1
-        if b == newest_block or first < oldest:
+        if (b == newest_block and before != NO_BOUND) or first < oldest:
             status = unpack_times(address, places[0], places[1] - places[0], n, first, times)
             if status != OK:
                 return status, count
@@ -270,7 +269,8 @@ def read_rows(
             bytes for the records of one row.
         places_in_all: places per field in ``out``: B * last_n, or more than all events.
         ragged: rows follow each other without padding.
-        out: uint8; fields one behind the other, each from a multiple of 64 on, 64 spare.
+        out: uint8; fields one behind the other, each from a multiple of ``ALIGN`` on (of
+            ``RAGGED_ALIGN``, if they are ragged), 64 spare.
         lengths: int32 [B] receives the number of events of each row.
 
     Returns:
@@ -293,10 +293,10 @@ def read_rows(
     buffer = uint8_part(room, BUFFER)
     fields_asked = len(sizes)
     outputs = np.empty(fields_asked, np.int64)
-    position = 0
+    position, align = 0, RAGGED_ALIGN if ragged else ALIGN
     for c in range(fields_asked):
         outputs[c] = position
-        position += (sizes[c] * places_in_all + 63) & ~63
+        position += (sizes[c] * places_in_all + align - 1) & -align
     values, vector = np.empty(ROOM, np.int64), np.empty(2, np.int64)
     times, out_at = address_of(values), address_of(out)
     most = 1

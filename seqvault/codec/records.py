@@ -138,6 +138,25 @@ def records_bound(users: int, events: int, columns: int) -> int:
     return PADDING + 4096 + users * 32 + blocks * (16 + 13 * columns) + 8 * events * columns
 
 
+@njit(nogil=True, cache=True)
+def blocks_before(data, position, first, blocks, before, last_n):
+    """The blocks of a record that can hold its newest ``last_n`` events before a time.
+
+    Args:
+        data, position: the record's directory; it is all that is read.
+        first: the first block to be considered. blocks: of the record.
+        before: bound on time. last_n: how many events.
+
+    Returns:
+        (the first of them, the one behind the last): all events before the bound are before the
+        latter, whose last block may hold some that are not.
+    """
+    stop = blocks
+    while stop > first and np.int64(load_u64(data, position + 12 * stop)) >= before:
+        stop -= 1
+    return max(first, stop - 1 - (last_n + BLOCK - 1) // BLOCK), stop
+
+
 @inner
 def check_record(data, position, length, user):
     """Number of blocks of the record, or -1 if its header is invalid."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from seqvault.codec.bits import to_bits
 from seqvault.codec.bundles import bundle
+from seqvault.codec.read_kernel import ALIGN
 from seqvault.codec.unpack_kernel import WIDENED
 from seqvault.schema import DTYPE_NAMES, Schema
 
@@ -86,12 +87,12 @@ class Layout:
 
     def offsets(self, places: int) -> tuple[list[int], int]:
         """Where each field of ``places`` values starts, and bytes of all."""
-        starts, size = self.places(places)
+        starts, size = self.places(places, ALIGN)
         return starts.tolist(), size
 
-    def places(self, places: int) -> tuple[np.ndarray, int]:
-        """``offsets`` with int64 [C] starts."""
-        padded = (self.sizes * places + 63) & ~63
+    def places(self, places: int, align: int) -> tuple[np.ndarray, int]:
+        """``offsets`` with int64 [C] starts, which are multiples of ``align``, a power of two."""
+        padded = (self.sizes * places + align - 1) & -align
         ends = padded.cumsum()
         return ends - padded, int(ends[-1]) if len(ends) else 0
 

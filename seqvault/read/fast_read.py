@@ -6,7 +6,8 @@ import numpy as np
 
 from seqvault.codec.bundles import RECORD_WIDTH, ROW_WIDTH, bundle
 from seqvault.codec.chunks import OK, PADDING
-from seqvault.codec.read_kernel import NO_ROOM, read_rows
+from seqvault.codec.frame_kernel import fields_from
+from seqvault.codec.read_kernel import NO_ROOM, RAGGED_ALIGN, read_rows
 from seqvault.memory.field_layout import Layout, Layouts
 from seqvault.memory.index import find_rows
 from seqvault.memory.kernel_view import ReadView
@@ -86,13 +87,19 @@ class DirectReader:
             return None
         return SequenceBatch(request.users, lengths, shape.columns(out), version)
 
-    def read_ragged(self, request: ReadRequest) -> Ragged | None:
-        """See ``SeqVault.read_ragged``; None: the general ``Reader`` must answer."""
+    def read_ragged(self, request: ReadRequest, in_frame: bool = False) -> Ragged | None:
+        """See ``SeqVault.read_ragged``; None: the general ``Reader`` must answer.
+
+        Args:
+            request: what to read.
+            in_frame: leave room before the fields for what stands there in a frame of the answer.
+        """
         found, layout, version, events = self._find(request)
-        starts, size = layout.places(events)
-        out = self._room.kept.take(size + PADDING)
-        lengths = self._fill(request, found, layout, events, True, out)
-        return None if lengths is None else Ragged(layout, out, starts, lengths, version)
+        starts, size = layout.places(events, RAGGED_ALIGN)
+        head = fields_from(len(request.users), len(layout.described)) if in_frame else 0
+        out = self._room.kept.take(head + size + PADDING)
+        lengths = self._fill(request, found, layout, events, True, out[head:])
+        return None if lengths is None else Ragged(layout, out, head + starts, lengths, version)
 
     def _find(self, request: ReadRequest) -> tuple[_Found, Layout, np.ndarray, int]:
         """Looks the users up, as of one moment, with the thread's room to note what is found.

@@ -40,11 +40,15 @@ def framed_answers(
         uint8 frames, one behind the other, and int64 [Q] where each ends. The memory is used
         again once nobody holds the frames.
     """
-    ragged = reader.direct_ragged(request)
+    alone = len(ends) == 1
+    ragged = reader.direct_ragged(request, in_frame=alone)
+    frames: np.ndarray | None = None
     if ragged is not None:
         layout, lengths, version = ragged.layout, ragged.lengths, ragged.version
         addresses = ragged.starts + ragged.out.__array_interface__["data"][0]
         held = [ragged.out]
+        if alone:  # the fields are where they belong, or only a little behind
+            frames = ragged.out
     else:
         found = reader.find(request.users, request)
         lengths, version, columns = reader.ragged_of(found, request)
@@ -52,11 +56,13 @@ def framed_answers(
         version = np.ascontiguousarray(version)
         held = list(columns.values())
         addresses = bundle(held)[::2].copy()
-    size = room_for_answers(
-        len(ends), len(lengths), int(lengths.sum()), len(layout.names), layout.width,
-        len(layout.described),
-    )  # fmt: skip
-    frames, frame_ends = _ROOMS.kept.take(size), np.empty(len(ends), np.int64)
+    if frames is None:
+        size = room_for_answers(
+            len(ends), len(lengths), int(lengths.sum()), len(layout.names), layout.width,
+            len(layout.described),
+        )  # fmt: skip
+        frames = _ROOMS.kept.take(size)
+    frame_ends = np.empty(len(ends), np.int64)
     write_answers(
         addresses, layout.sizes, lengths, version, ends, numbers, ANSWER_START, DENSE,
         layout.described, frames, frame_ends,

@@ -8,6 +8,7 @@ import numpy as np
 
 from seqvault.codec.chunks import BAD_BLOCK, BAD_HEADER, BLOCK, OK, PADDING
 from seqvault.codec.plan_kernel import plan_read
+from seqvault.codec.records import blocks_before
 from seqvault.codec.unpack_kernel import unpack_columns
 from seqvault.disk.files import Files
 from seqvault.errors import DamagedFileError
@@ -65,9 +66,11 @@ class Reader:
             return answer.lengths, answer.version, answer.columns()
         return self.ragged_of(self.find(request.users, request), request)
 
-    def direct_ragged(self, request: ReadRequest) -> Ragged | None:
-        """``read_ragged`` by one kernel; None: that cannot do it."""
-        return self._direct.read_ragged(request) if request.plain and self._direct else None
+    def direct_ragged(self, request: ReadRequest, in_frame: bool = False) -> Ragged | None:
+        """``read_ragged`` by one kernel, see ``DirectReader``; None: that cannot do it."""
+        if not request.plain or self._direct is None:
+            return None
+        return self._direct.read_ragged(request, in_frame)
 
     def ragged_of(
         self, found: Found, request: ReadRequest
@@ -178,12 +181,11 @@ class Reader:
                 head = self._state.files.read_all(segment.fd, size, int(offsets[r]))
                 if len(head) != size:
                     raise DamagedFileError(f"{segment.path} is shorter than its footer says.")
-                entries = head[12 : 12 + 12 * blocks].view([("first", "<i8"), ("end", "<u4")])
-                stop = int(np.searchsorted(entries["first"], before[row]))
-                start = stop - 1 - -(-int(min(last_n[row], MAX_LAST_N)) // BLOCK)
+                wanted = min(last_n[row], MAX_LAST_N)
+                start, _ = blocks_before(head, 0, 0, blocks, before[row], wanted)
                 if start > 0:
                     first_blocks[r] = start
-                    shifts[r] = int(entries["end"][start - 1]) - size
+                    shifts[r] = int(head[8 + 12 * start :][:4].view("<u4")[0]) - size
                     if not 0 <= shifts[r] < lengths[r] - size:
                         shifts[r] = first_blocks[r] = 0  # damaged: read it whole and be told
                         continue

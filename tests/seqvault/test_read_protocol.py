@@ -176,6 +176,24 @@ def test_pipelined_reads_are_read_together_and_each_gets_its_own(server, monkeyp
     assert sum(groups) == 39 and max(groups) > 1
 
 
+@pytest.mark.parametrize("fields", [None, [], ["action"], ["action", "score", "timestamp"]])
+@pytest.mark.parametrize("before", [None, NOW + 500, NOW])
+def test_a_frame_written_alone_is_that_written_with_others(server, fields, before):
+    """Alone, fields are unpacked into the frame itself, and moved where there are fewer of them."""
+    vault, groups = server.vault, [[3], [77], [1, 2, 4], [5] * 5]
+    users, ends = [user for group in groups for user in group], np.cumsum([1, 1, 3, 5])
+    for last_n in (1, 7, 400):
+        asked = {"before": before, "last_n": last_n, "fields": fields}
+        together, at = vault.read_framed(users, **asked, ends=ends, numbers=range(4))
+        for number, group in enumerate(groups):
+            alone, _ = vault.read_framed(group, **asked, numbers=[number])
+            alone[:] = 255  # and what is left of it in memory that is used again
+            del alone
+            alone, end = vault.read_framed(group, **asked, numbers=[number])
+            start = at[number - 1] if number else 0
+            assert alone[: end[0]].tobytes() == together[start : at[number]].tobytes()
+
+
 def test_a_damaged_record_fails_its_own_read_alone(tmp_path):
     vault = filled(tmp_path / "vault")
     vault.merge()
