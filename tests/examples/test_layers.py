@@ -52,11 +52,15 @@ def test_raw_ids_to_a_trained_ranker(load: Load, capsys: pytest.CaptureFixture[s
 def test_encoders_are_swapped_by_one_line(load: Load) -> None:
     movie_log, main = load("movie_log"), load("compare_encoders")["main"]
     log = movie_log["read_log"]()
-    few = log.user < 30  # enough to run every line of four trainings
+    few = log.user < 30  # enough to run every line of two trainings
     small = movie_log["Log"](*(values[few] for values in vars(log).values()))
     main.__globals__["read_log"] = lambda folder: small
+    encoders = main.__globals__["ENCODERS"]
+    assert list(encoders) == ["LASER", "DIN", "HSTU", "mean"]
+    for slow in ("LASER", "HSTU"):  # every encoder is trained in tests of its own
+        del encoders[slow]
     found = main(epochs=1)
-    assert list(found) == ["LASER", "DIN", "HSTU", "mean"]
+    assert list(found) == ["DIN", "mean"]
     assert all(0 < auc < 1 for auc in found.values())
 
 

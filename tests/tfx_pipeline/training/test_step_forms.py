@@ -169,6 +169,7 @@ np.savez(output, losses=losses, used=sorted(used), **trainer.numpy_state())
 """
 
 
+@pytest.mark.long
 def test_two_devices_learn_what_one_does(
     small_plainly, plain_spec, small, settings, files, tmp_path
 ):
