@@ -101,6 +101,11 @@ class DirectReader:
         lengths = self._fill(request, found, layout, events, True, out[head:])
         return None if lengths is None else Ragged(layout, out, head + starts, lengths, version)
 
+    def answer_bytes(self, request: ReadRequest) -> int:
+        """See ``SeqVault.answer_bytes``; filters and a version only make an answer smaller."""
+        _, layout, _, events = self._find(request)
+        return events * layout.width + 16 * len(request.users)
+
     def _find(self, request: ReadRequest) -> tuple[_Found, Layout, np.ndarray, int]:
         """Looks the users up, as of one moment, with the thread's room to note what is found.
 

@@ -137,6 +137,8 @@ class Reader:
 
         Nothing is read from the disk for it.
         """
+        if self._direct is not None and not packed:
+            return self._direct.answer_bytes(request)
         state = self._state
 
         def look(version: Version) -> tuple[Any, ...]:
