@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from tfx_pipeline.training.traffic import bytes_of
 from tfx_pipeline.training.transmission import NONE, decoded, encoded
 
 _INIT_BLOCK = 8192
@@ -79,12 +80,19 @@ class EmbeddingTable(tf.Module):
             trainable=False,
         )
 
-    def gather(self, ids: tf.Tensor) -> tf.Tensor:
-        """Rows of distinct ``ids`` [U] (int32): float32 [U, width]."""
-        return gather_rows(shards_of(self.values), ids, self.transmission)
+    def gather(self, ids: tf.Tensor, sizes: list[tf.Tensor] | None = None) -> tf.Tensor:
+        """Rows of distinct ``ids`` [U] (int32): float32 [U, width].
+
+        ``sizes`` gets the bytes of what each shard sends, int64 scalars.
+        """
+        return gather_rows(shards_of(self.values), ids, self.transmission, sizes)
 
     def apply_gradient(
-        self, ids: tf.Tensor, gradient: tf.Tensor, learning_rate: tf.Tensor | float
+        self,
+        ids: tf.Tensor,
+        gradient: tf.Tensor,
+        learning_rate: tf.Tensor | float,
+        sizes: list[tf.Tensor] | None = None,
     ) -> None:
         """One Adagrad step (Duchi et al. 2011) on the distinct rows ``ids``.
 
@@ -92,6 +100,7 @@ class EmbeddingTable(tf.Module):
             ids: int32 [U], distinct.
             gradient: float32 [U, width]; that of row 0 is dropped.
             learning_rate: Step size.
+            sizes: Gets the bytes of what each shard is sent, int64 scalars.
         """
         trained = tf.where(ids > 0)[:, 0]
         ids, gradient = tf.gather(ids, trained), tf.gather(gradient, trained)
@@ -102,6 +111,8 @@ class EmbeddingTable(tf.Module):
         ):
             part = gradient if positions is None else tf.gather(gradient, positions)
             sent = encoded(part, self.transmission)
+            if sizes is not None:
+                sizes.append(bytes_of(sent))
             with tf.device(value.device):
                 tf.raw_ops.ResourceSparseApplyAdagradV2(
                     var=value.handle,
@@ -167,7 +178,10 @@ def shards_of(variable: tf.Variable) -> list[tf.Variable]:
 
 
 def gather_rows(
-    shards: Sequence[tf.Variable], ids: tf.Tensor, transmission: str = NONE
+    shards: Sequence[tf.Variable],
+    ids: tf.Tensor,
+    transmission: str = NONE,
+    sizes: list[tf.Tensor] | None = None,
 ) -> tf.Tensor:
     """Read rows where their shards live and put them together in the order of ``ids`` [U]."""
     width = int(shards[0].shape[1])
@@ -178,6 +192,8 @@ def gather_rows(
                 resource=shard.handle, indices=local_ids, dtype=shard.dtype
             )
             sent = encoded(rows, transmission)
+        if sizes is not None:
+            sizes.append(bytes_of(sent))
         parts.append(decoded(sent, transmission, tf.size(local_ids), width))
         positions.append(position)
     if len(parts) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
 from typing import Any
@@ -28,6 +28,7 @@ from tfx_pipeline.training.running_totals import RunningTotals, Totals
 from tfx_pipeline.training.stop_request import TrainingStopped
 from tfx_pipeline.training.stream_progress import StreamProgress
 from tfx_pipeline.training.stream_runs import StreamRuns
+from tfx_pipeline.training.traffic import Moved, Traffic
 from tfx_pipeline.training.transmission import DamagedFrameError, damage_of
 
 log = logging.getLogger(__name__)
@@ -50,6 +51,7 @@ class TrainingLoop:
         wait: Where training adds up how long steps wait for their batches.
         streams: Runs closures over the shards of feature hosts; None where there are files alone.
         progress: Counts the batches of ``streams``.
+        traffic: Where steps add up what travels; None where nothing does.
         ahead: Closures that may wait for a worker; what is given out cannot be taken back, so a
             request to stop waits for them.
     """
@@ -68,7 +70,9 @@ class TrainingLoop:
         wait: InputWait | None = None,
         streams: StreamRuns | None = None,
         progress: StreamProgress | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
+        self._traffic = traffic
         self._wait = wait or InputWait()
         self._streams = streams
         self._given_out: deque[Any] = deque()
@@ -111,7 +115,7 @@ class TrainingLoop:
         if self._evaluations is not None:
             self._evaluations.start_at(start)
         for epoch in range(start.epoch, settings.epochs):
-            waited = self._wait.read()
+            waited, moved, first_step = self._wait.read(), self._moved(), self.steps
             skipped = start.files_done if epoch == start.epoch else 0
             if not skipped:  # else they were restored with the state
                 self._totals.reset()
@@ -144,7 +148,8 @@ class TrainingLoop:
                 self._join()
             totals = self._totals.read()
             self._epoch_impressions = totals.impressions
-            self._write("train", totals, self._wait.read() - waited)
+            travelled = self._travelled(moved, self.steps - first_step)
+            self._write("train", totals, self._wait.read() - waited, travelled)
             self._write_statistics(files[0])
             self._save(Position(epoch + 1, 0))
         self._is_over(Position(settings.epochs, 0), is_last=True)
@@ -271,10 +276,26 @@ class TrainingLoop:
         for line in self._step.state.refresh_open_tables():
             self._report(line)
 
-    def _write(self, split: str, totals: Totals, waited: Waited | None = None) -> None:
+    def _moved(self) -> Moved:
+        return Moved() if self._traffic is None else self._traffic.read()
+
+    def _travelled(self, before: Moved, steps: int) -> dict[str, float]:
+        """Bytes of a step by codec, nothing where nothing travels."""
+        if self._traffic is None:
+            return {}
+        return self._moved().per_step(before, steps, self._step.settings.transmission)
+
+    def _write(
+        self,
+        split: str,
+        totals: Totals,
+        waited: Waited | None = None,
+        travelled: Mapping[str, float] | None = None,
+    ) -> None:
         names = ("loss", "auc", "normalised_entropy", "calibration")
         values = {name: getattr(totals, name) for name in names}
         values["impressions"] = totals.impressions
+        values.update(travelled or {})
         line = describe(totals)
         if waited is not None and waited.whole:
             values["input_wait"] = waited.share
@@ -307,7 +328,7 @@ class TrainingLoop:
         def watch() -> None:
             first: Totals | None = None  # a resumed epoch does not begin at zero
             before: Totals | None = None
-            steps, then, waited = 0, began, Waited()
+            steps, then, waited, moved = 0, began, Waited(), Moved()
             failed = False
             while True:
                 try:
@@ -326,10 +347,11 @@ class TrainingLoop:
                             "impressions_per_second": recent.impressions / (at - then),
                             "steps_per_second": (steps_now - steps) / (at - then),
                             "input_wait": (self._wait.read() - waited).share,
+                            **self._travelled(moved, steps_now - steps),
                         }
                         self._metrics.write("progress", steps_now, values)
                     before, steps, then = now, steps_now, at
-                    waited = self._wait.read()
+                    waited, moved = self._wait.read(), self._moved()
                 except Exception as error:
                     if not failed:
                         reason = next(iter(str(error).splitlines()), type(error).__name__)

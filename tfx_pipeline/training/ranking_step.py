@@ -22,6 +22,7 @@ from tfx_pipeline.training.open_rows import day_of
 from tfx_pipeline.training.parsing import CANDIDATE_COUNT, REQUEST_TIME
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.tower import Tower, TowerOutput
+from tfx_pipeline.training.traffic import Traffic
 from tfx_pipeline.training.training_state import TrainingState
 
 
@@ -54,6 +55,7 @@ class RankingStep:
         content: Frozen content vectors [rows of the item's table, width], if the spec has any.
         negative_rate: Share of negatives that training sees. Odds are learned too high by its
             inverse: predictions add its logarithm to the logits.
+        traffic: Where steps add up the bytes of rows and gradients; None counts none.
     """
 
     def __init__(
@@ -65,7 +67,9 @@ class RankingStep:
         state: TrainingState,
         content: tf.Variable | None,
         negative_rate: float = 1.0,
+        traffic: Traffic | None = None,
     ) -> None:
+        self._traffic = traffic
         self.logit_offset = math.log(negative_rate)
         self.spec, self.settings, self.tower = spec, settings, tower
         self.labels = labels_of(spec, settings)
@@ -104,8 +108,10 @@ class RankingStep:
             name: finite(value, f"label {name!r} of the input") if _is_label(name) else value
             for name, value in batch.items()
         }
+        received: list[tf.Tensor] = []
+        sent: list[tf.Tensor] = []
         values = {
-            name: finite(state.tables[name].gather(each.ids), f"table {name!r}")
+            name: finite(state.tables[name].gather(each.ids, received), f"table {name!r}")
             for name, each in distinct.items()
         }
         frozen = {
@@ -129,7 +135,7 @@ class RankingStep:
         with tf.control_dependencies([weight_gradient, *by_row.values()]):
             for name, gradient in by_row.items():
                 state.tables[name].apply_gradient(
-                    distinct[name].ids, gradient, settings.table_learning_rate * rate
+                    distinct[name].ids, gradient, settings.table_learning_rate * rate, sent
                 )
             state.dense.apply_gradient(
                 weight_gradient,
@@ -139,6 +145,8 @@ class RankingStep:
                 (settings.beta_1, settings.beta_2),
             )
             state.carried.assign(carried)
+            if self._traffic is not None:
+                self._traffic.add(received, sent)
             for name, (ids, found) in met.items():
                 state.open_rows[name].note(ids, found, day_of(batch[REQUEST_TIME]))
         return logits[:, :candidates], valid[:, :candidates], loss_sum

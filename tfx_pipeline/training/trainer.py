@@ -30,6 +30,7 @@ from tfx_pipeline.training.running_totals import RunningTotals, Totals
 from tfx_pipeline.training.stream_progress import StreamProgress
 from tfx_pipeline.training.stream_runs import StreamRuns
 from tfx_pipeline.training.tower import Tower
+from tfx_pipeline.training.traffic import Traffic
 from tfx_pipeline.training.training_state import TrainingState
 from tfx_pipeline.training.transmission import check_codec
 
@@ -101,9 +102,10 @@ class Trainer:
             )
             self._evaluations = self._make_evaluations(eval_files)
             wait, progress = InputWait(), StreamProgress(ahead + 1 if cluster else 1)
+            traffic = Traffic() if cluster else None  # in one process nothing travels
         self._is_distributed = strategy is not None
         self.step = RankingStep(
-            spec, settings, self.tower, lookup, self.state, self._frozen, negative_rate
+            spec, settings, self.tower, lookup, self.state, self._frozen, negative_rate, traffic
         )
         coordinator = (
             None
@@ -128,6 +130,7 @@ class Trainer:
             wait,
             streams,
             progress,
+            traffic,
         )
 
     def train(

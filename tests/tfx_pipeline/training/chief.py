@@ -30,6 +30,7 @@ def main() -> None:
             check(TrainingSettings, json.loads(training_json), "training"),
             RowLookup(),
             directory=checkpoints,
+            log_dir=os.path.join(os.path.dirname(checkpoints), "logs"),
             cluster=cluster,
         )
         trainer.train(files)

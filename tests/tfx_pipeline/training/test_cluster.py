@@ -105,6 +105,10 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
         for name in one:
             np.testing.assert_allclose(many[name], one[name], atol=1e-6, rtol=1e-6, err_msg=name)
         assert (tmp_path / "many.npz.saved_model" / "saved_model.pb").is_file()
+        lines = (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()
+        first = next(each for each in map(json.loads, lines) if each["split"] == "train")
+        moved = [first[f"{way}_bytes_per_step_none"] for way in ("received", "sent")]
+        assert moved[0] > moved[1] > 0  # row 0 is read and not trained
 
         servers[("ps", 1)].kill()
         _, errors = chief.communicate(timeout=60)

@@ -6,7 +6,8 @@ import tensorflow as tf
 
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.embedding_tables import EmbeddingTable
-from tfx_pipeline.training.transmission import CODECS
+from tfx_pipeline.training.traffic import Moved, Traffic
+from tfx_pipeline.training.transmission import CODECS, encoded
 
 IDS = tf.constant([1, 4])
 
@@ -64,3 +65,20 @@ def test_bf16_keeps_the_range_of_float32_and_nan():
     assert np.isfinite(each.gather(IDS)).all()
     each.values.assign(tf.fill([6, 3], float("nan")))
     assert np.isnan(each.gather(IDS)).all()
+
+
+def test_what_travels_is_counted_by_direction():
+    for codec, width in (("none", 4), ("bf16", 2)):
+        each, traffic = table(codec), Traffic()
+        for _ in range(2):
+            received, sent = [], []
+            rows = each.gather(IDS, received)
+            each.apply_gradient(IDS, rows, 0.1, sent)
+            traffic.add(received, sent)
+        assert traffic.read() == Moved(2 * 2 * 3 * width, 2 * 2 * 3 * width)
+
+
+def test_a_frame_counts_as_long_as_it_is(ops):
+    each, sizes = table("zstd"), []
+    each.gather(IDS, sizes)
+    assert int(sizes[0]) == len(encoded(tf.gather(each.values, IDS), "zstd").numpy())
