@@ -60,6 +60,17 @@ def test_the_results_are_those_of_the_benchmarks(monkeypatch: pytest.MonkeyPatch
     assert rendered(README) == README, "run: python -m benchmarks.readme_table"
 
 
+def test_the_days_are_drawn_from_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.training import draw_days
+
+    read = [
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (draw_days.RESULTS, draw_days.ONE_PASS)
+    ]
+    assert draw_days.OUTPUT.read_text(encoding="utf-8") == draw_days.svg(*read)
+
+
 def test_the_plot_is_drawn_from_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     from benchmarks.layers import draw_lengths

@@ -58,11 +58,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of KuaiRand-Pure")
     parser.add_argument("--seed", type=int, default=17)
+    parser.add_argument("--day-epochs", type=int, help="passes over each day (the config's)")
+    parser.add_argument(
+        "--no-training-at-once", action="store_true", help="leave out what depends on no day"
+    )
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     began = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
-        result = measure(arguments.data, arguments.seed, Path(folder))
+        result = measure(arguments, Path(folder))
     entries = {
         **provenance("days", arguments.seed),
         **result,
@@ -72,12 +76,12 @@ def main() -> None:
     print(json.dumps(entries["by_day"], indent=1))
 
 
-def measure(data: Path, seed: int, work: Path) -> dict[str, Any]:
+def measure(arguments: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Prepare, join, train and predict."""
-    dataset = prepare(data, work / "dataset")
+    dataset = prepare(arguments.data, work / "dataset")
     load_store(dataset.path, work / "store")
     config = load_config("kuairand", dataset.path, work / "store", work / "run")
-    config = with_training(config, seed=seed)
+    config = with_training(config, seed=arguments.seed)
     spec = dataset.spec
     files = write_days(spec, dataset.impressions_path, str(work / "store"), work / "examples")
     days = list(files)
@@ -88,7 +92,8 @@ def measure(data: Path, seed: int, work: Path) -> dict[str, Any]:
     lookup = left.extended(found_in(spec, everything), spec)
 
     by_day: dict[str, dict[str, Any]] = {day: {} for day in days[1:]}
-    rolling = Trainer(spec, config.model, settings, lookup)
+    of_a_day = replace(settings, epochs=arguments.day_epochs or settings.epochs)
+    rolling = Trainer(spec, config.model, of_a_day, lookup)
     for number, day in enumerate(days[1:], start=1):
         rolling.train(files[days[number - 1]])
         totals = rolling.evaluate(files[day])
@@ -97,13 +102,15 @@ def measure(data: Path, seed: int, work: Path) -> dict[str, Any]:
         if number == LEARNED:
             for later in days[LEARNED:]:
                 by_day[later]["stopped"] = round(rolling.evaluate(files[later]).auc, 4)
-    at_once = Trainer(spec, config.model, settings, lookup)
-    at_once.train(everything)
-    for day in days[LEARNED:]:
-        by_day[day]["at_once"] = round(at_once.evaluate(files[day]).auc, 4)
+    if not arguments.no_training_at_once:
+        at_once = Trainer(spec, config.model, settings, lookup)
+        at_once.train(everything)
+        for day in days[LEARNED:]:
+            by_day[day]["at_once"] = round(at_once.evaluate(files[day]).auc, 4)
     return {
         "model": plain(config.model),
         "training": plain(settings),
+        "day_epochs": of_a_day.epochs,
         "learned_days": LEARNED,
         "by_day": by_day,
     }

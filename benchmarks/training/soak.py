@@ -37,7 +37,7 @@ SPEC: dict[str, Any] = {
     "item": {"tag": {"type": "int64", "table": "tag"}},
     "label": {"click": {"type": "int8"}},
 }
-FILES, REQUESTS = 34, 1000
+FILES = 34
 SUPERVISE = (
     "import sys; from pathlib import Path; "
     "from tfx_pipeline.cluster.supervisor import train_on_local_cluster as train; "
@@ -50,7 +50,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=30, help="stop killing after this")
-    parser.add_argument("--epochs", type=int, default=60)
+    parser.add_argument("--requests", type=int, default=4000, help="of each of 34 files")
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--worker-seconds", type=float, default=120)
     parser.add_argument("--server-seconds", type=float, default=600)
     parser.add_argument("--cluster", default="local:ps=2,workers=2,restarts=20")
@@ -58,7 +59,7 @@ def main() -> None:
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        files = write_examples(folder)
+        files = write_examples(folder, FILES, arguments.requests)
         disturbed = run(files, folder / "disturbed", arguments, arguments.cluster)
         alone = run(files, folder / "alone", arguments, "")
     result = {
@@ -146,16 +147,16 @@ def kill_roles(
                 killed[job] += 1
 
 
-def write_examples(folder: Path) -> list[str]:
+def write_examples(folder: Path, files: int, requests: int) -> list[str]:
     """Requests whose click depends on whether the candidate's tag is in the history."""
     import tensorflow as tf
 
     spec, rng = FeatureSpec.from_dict(SPEC), np.random.default_rng(SEED)
     paths = []
-    for number in range(FILES):
+    for number in range(files):
         paths.append(str(folder / f"data-{number}.gz"))
         with tf.io.TFRecordWriter(paths[-1], "GZIP") as writer:
-            for _ in range(REQUESTS):
+            for _ in range(requests):
                 writer.write(_example(tf, spec, rng))
     return paths
 
