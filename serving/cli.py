@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import signal
+import socket
 import sys
 import threading
 import warnings
@@ -302,11 +303,17 @@ def _end_with_stdin() -> None:
 
 
 def _wait_for_signal() -> None:
-    """Wait for SIGINT or SIGTERM."""
-    stop = threading.Event()
+    """Wait for SIGINT or SIGTERM.
+
+    The kernel may give a signal to any thread, which wakes no other that waits for a lock. Python
+    writes to a descriptor in all cases.
+    """
+    ended, told = socket.socketpair()
+    told.setblocking(False)
+    signal.set_wakeup_fd(told.detach())
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    stop.wait()
+        signal.signal(number, lambda *_: None)
+    ended.recv(1)
 
 
 def _in_use(error: OSError, arguments: argparse.Namespace) -> str:

@@ -75,6 +75,21 @@ def test_l4_model_server_waits_for_a_model_and_then_opens_its_ports(tmp_path):
     assert not is_open(grpc_port) and not is_open(rest_port)
 
 
+def test_a_signal_that_another_thread_got_ends_the_server():
+    code = """if True:
+        import signal, threading, time
+        from serving import cli
+
+        def take() -> None:
+            time.sleep(0.3)
+            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+        threading.Thread(target=take).start()
+        cli._wait_for_signal()
+    """
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=60)
+
+
 def test_start_runs_both_and_stops_both(tmp_path, spec):
     base = tmp_path / "ranker"
     base.mkdir()

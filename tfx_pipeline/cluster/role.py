@@ -73,7 +73,8 @@ def _serve(serve: Callable[[], None], mine: Announcement, folder: Path) -> int:
     signal.signal(signal.SIGTERM, lambda *_: ended.set())
     server = Thread(target=run, name="serve", daemon=True)
     server.start()
-    ended.wait()
+    while not ended.wait(1.0):  # another thread may have got the signal, which wakes none
+        pass
     if not server.is_alive():
         return 1
     while SUPERVISOR_PID not in os.environ and is_at_work("chief:0", folder, mine):

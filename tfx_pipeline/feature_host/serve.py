@@ -63,7 +63,9 @@ def serve(
             )
             say(f"{spec.name}: {counts}")
             say(f"serves at {host}:{control.port}")
-            (ended or threading.Event()).wait()
+            waited = ended or threading.Event()
+            while not waited.wait(1.0):  # another thread may have got the signal, which wakes none
+                pass
         finally:
             control.close()
             feature_host.close()
