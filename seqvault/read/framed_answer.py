@@ -7,7 +7,7 @@ import numpy as np
 from seqvault.codec.bundles import bundle
 from seqvault.codec.frame_kernel import room_for_answers, write_answers
 from seqvault.codec.frames import ANSWER_START
-from seqvault.read.kept_room import KeptRoom
+from seqvault.read.kept_room import KeptRoom, holds_little_more
 from seqvault.read.planned_read import Reader
 from seqvault.read.read_request import ReadRequest
 
@@ -68,4 +68,9 @@ def framed_answers(
         layout.described, frames, frame_ends,
     )  # fmt: skip
     held.clear()  # a use: the kernel reads their memory by its address
+    end = int(frame_ends[-1]) if len(frame_ends) else 0
+    if not holds_little_more(
+        frames, end
+    ):  # room was taken for events that are not before the bound
+        frames = frames[:end].copy()
     return frames, frame_ends

@@ -10,6 +10,11 @@ _PAGE = 1 << 12
 _ONLY_OURS = 2  # references to kept room: the list and the question
 
 
+def holds_little_more(buffer: np.ndarray, size: int) -> bool:
+    """Whether an answer of ``size`` bytes may be held in the buffer, perhaps for long."""
+    return len(buffer) <= 2 * size + _PAGE
+
+
 class KeptRoom:
     """Buffers for answers, reused; for one thread.
 
@@ -32,8 +37,7 @@ class KeptRoom:
         """uint8 [at least ``size``], not cleared."""
         kept = self._kept
         for place in range(len(kept)):
-            # a small answer that is held for long must not hold much more than itself
-            fits = size <= len(kept[place]) <= 2 * size + _PAGE
+            fits = size <= len(kept[place]) and holds_little_more(kept[place], size)
             if fits and sys.getrefcount(kept[place]) == _ONLY_OURS:
                 return kept[place]
         fresh = np.empty(-(-size // _PAGE) * _PAGE, np.uint8)

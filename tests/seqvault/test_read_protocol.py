@@ -194,6 +194,15 @@ def test_a_frame_written_alone_is_that_written_with_others(server, fields, befor
             assert alone[: end[0]].tobytes() == together[start : at[number]].tobytes()
 
 
+def test_a_frame_holds_little_more_memory_than_its_own(server):
+    _, ends = server.vault.read_framed([1] * 100, None, 400)
+    frames_of_few, few = server.vault.read_framed([1] * 100, NOW + 20, 400)
+    assert 0 < few[0] < ends[0] / 8
+    assert (
+        len(frames_of_few.base if frames_of_few.base is not None else frames_of_few) < ends[0] / 4
+    )
+
+
 def test_a_damaged_record_fails_its_own_read_alone(tmp_path):
     vault = filled(tmp_path / "vault")
     vault.merge()
