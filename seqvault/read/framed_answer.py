@@ -47,7 +47,7 @@ def framed_answers(
         layout, lengths, version = ragged.layout, ragged.lengths, ragged.version
         addresses = ragged.starts + ragged.out.__array_interface__["data"][0]
         held = [ragged.out]
-        if alone:  # the fields are where they belong, or only a little behind
+        if alone:  # the fields are where they belong, or further behind
             frames = ragged.out
     else:
         found = reader.find(request.users, request)
@@ -69,8 +69,6 @@ def framed_answers(
     )  # fmt: skip
     held.clear()  # a use: the kernel reads their memory by its address
     end = int(frame_ends[-1]) if len(frame_ends) else 0
-    if not holds_little_more(
-        frames, end
-    ):  # room was taken for events that are not before the bound
+    if not holds_little_more(frames, end):  # few of the user's events are before the bound
         frames = frames[:end].copy()
     return frames, frame_ends
