@@ -99,6 +99,7 @@ def test_start_runs_both_and_stops_both(tmp_path, spec):
     command = [
         "start", f"--store={store}", f"--features={tmp_path / 'features.yaml'}",
         f"--model_base_path={base}", "--port=auto", "--rest_api_port=auto", "--deadline_ms=20000",
+        f"--impression_log={tmp_path / 'shown'}",
     ]  # fmt: skip
     with running(command, tmp_path / "ready.json", 280) as (addresses, process):
         event = {"user_id": 1, "timestamp": 1_700_000_000_000, "item_id": 2}
@@ -113,6 +114,8 @@ def test_start_runs_both_and_stops_both(tmp_path, spec):
             assert not is_open(int(addresses[name].split(":")[1]))
         printed = process.stdout.read()
         assert f"http://{addresses['gateway']}" in printed
+    (log,) = (tmp_path / "shown").iterdir()  # written to its end before the gateway ended
+    assert json.loads(log.read_text())["item_id"] == [2, 1]
     # Nothing holds the store any more, and the event is in it.
     from seqvault import SeqVault
 
