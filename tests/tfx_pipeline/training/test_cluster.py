@@ -19,6 +19,8 @@ import grpc
 import numpy as np
 import pytest
 
+from laser_features import FeatureSpec
+from laser_keras import SYSTEMS
 from tfx_pipeline.cluster.exit_codes import EXIT_WORKERS_LOST
 from tfx_pipeline.errors import ClusterError
 from tfx_pipeline.settings.section import plain
@@ -118,6 +120,39 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
         assert "a parameter server was lost" in line and "goes on from the last checkpoint" in line
     finally:
         chief.kill()
+
+
+SHORT = {  # encoders whose defaults ask for longer histories
+    "laser": {"segment_size": 5, "num_recent_segments": 2},
+    "laser_printed": {"segment_size": 5, "num_recent_segments": 2},
+    "longer": {"num_queries": 3, "num_layers": 1},
+    "sim_hard": {"top_k": 4},
+    "sim_soft": {"top_k": 4},
+    "twin": {"top_k": 4},
+}
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_every_system_learns_in_a_cluster_what_one_process_learns(
+    cluster, plain_spec, laser_settings, settings, write_files, tmp_path, system
+):
+    spec = FeatureSpec.from_dict({**plain_spec.to_dict(), "interactions": {"category": "tag"}})
+    model = replace(laser_settings, system=system, encoder=SHORT.get(system, {}))
+    files = write_files(tmp_path, spec, files=2, requests=40)
+    chief = start_chief(spec, model, settings, tmp_path, files, cluster[0])
+    try:
+        alone = Trainer(spec, model, settings, RowLookup())
+        alone.train(files)
+        assert any(line == "written\n" for line in chief.stdout), chief.stderr.read()
+    finally:
+        chief.kill()
+        chief.wait()
+    many, one = np.load(tmp_path / "many.npz"), alone.numpy_state()
+    assert sorted(many) == sorted(one)
+    for name in one:
+        np.testing.assert_allclose(many[name], one[name], atol=1e-6, rtol=1e-6, err_msg=name)
 
 
 @pytest.mark.long
