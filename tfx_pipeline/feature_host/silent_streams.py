@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import socket
 import struct
@@ -15,6 +16,7 @@ from tfx_pipeline.feature_host.address import parse_address
 FEATURE_HOSTS = "LASER_FEATURE_HOSTS"
 """Environment variable of a worker: the addresses of its training's feature hosts, by commas."""
 SILENT_SECONDS = 60.0
+_LOG = logging.getLogger(__name__)
 _FD = "/proc/self/fd"
 _LOOK_SECONDS = 2.0
 _UNREAD = 0x541B  # FIONREAD
@@ -62,8 +64,8 @@ class SilentStreams:
         hosts = {ip for host, _ in self._controls for ip in _addresses_of(host)}
         controls, own = {port for _, port in self._controls}, _listening_ports()
         for name in os.listdir(_FD):
-            with suppress(OSError), _socket(name) as connection:
-                ip, port = connection.getpeername()[:2]
+            with suppress(OSError), _tcp_socket(name) as connection:
+                ip, port = connection.getpeername()
                 if ip not in hosts or port in controls or not self._is_silent(connection):
                     continue
                 if connection.getsockname()[1] in own:  # accepted here: this end sends
@@ -83,8 +85,10 @@ class SilentStreams:
 
     def _watch(self) -> None:
         while not self._ended.wait(min(_LOOK_SECONDS, self._seconds / 4)):
-            with suppress(OSError):  # no descriptor is left: look again later
+            try:
                 self.end_silent()
+            except Exception:  # for instance no descriptor is left: look again later
+                _LOG.exception("connections to feature hosts could not be looked at")
 
 
 def watch_as_worker() -> SilentStreams | None:
@@ -108,18 +112,22 @@ def _listening_ports() -> set[int]:
     """Ports that this process listens at."""
     ports: set[int] = set()
     for name in os.listdir(_FD):
-        with suppress(OSError), _socket(name) as each:
+        with suppress(OSError), _tcp_socket(name) as each:
             if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
                 ports.add(each.getsockname()[1])
     return ports
 
 
-def _socket(name: str) -> socket.socket:
-    """A descriptor of this process's own for the socket behind another one.
+def _tcp_socket(name: str) -> socket.socket:
+    """A descriptor of this process's own for the IPv4 socket behind another one.
 
     Raises:
-        OSError: There is no socket (any more).
+        OSError: There is none (any more).
     """
     if not os.readlink(f"{_FD}/{name}").startswith("socket:"):
         raise OSError("no socket")
-    return socket.socket(fileno=os.dup(int(name)))
+    found = socket.socket(fileno=os.dup(int(name)))
+    if (found.family, found.type) != (socket.AF_INET, socket.SOCK_STREAM):
+        found.close()
+        raise OSError("another kind of socket")
+    return found

@@ -40,7 +40,14 @@ def is_ended(reader):
     return True
 
 
-def test_a_reader_of_a_silent_host_finds_its_stream_ended(connect):
+def unix_listener(folder):
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(folder / "socket"))
+    listener.listen()
+    return listener
+
+
+def test_a_reader_of_a_silent_host_finds_its_stream_ended(connect, tmp_path):
     said = []
     silent, _, port = connect(b"half a batch")
     assert silent.recv(100) == b"half a batch"
@@ -48,6 +55,12 @@ def test_a_reader_of_a_silent_host_finds_its_stream_ended(connect):
     control, _, control_port = connect()
     elsewhere, _, _ = connect(host="127.0.0.2")
     talking, sender, _ = connect()
+    others = [
+        *socket.socketpair(),
+        socket.socket(socket.AF_INET6),
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
+        unix_listener(tmp_path),
+    ]
     time.sleep(1.5 * SECONDS)
     sender.sendall(b"just now")
     talking.recv(100)
@@ -55,6 +68,8 @@ def test_a_reader_of_a_silent_host_finds_its_stream_ended(connect):
     assert is_ended(silent)
     assert not any(map(is_ended, (unread, control, elsewhere, talking)))
     assert f"feature host 127.0.0.1:{port} has sent nothing for 0 s" in "\n".join(said)
+    for each in others:
+        each.close()
 
 
 def test_a_worker_watches_the_hosts_that_its_environment_names(connect, monkeypatch, capsys):

@@ -41,7 +41,7 @@ def test_reports_go_on_after_one_fails(
 
     monkeypatch.setattr(loop, "REPORT_SECONDS", 0.001)
     running = object.__new__(loop.TrainingLoop)
-    running._totals, running._report = CountingTotals(), report
+    running._totals, running._report, running._traffic = CountingTotals(), report, None
     running._metrics, running._wait = MetricsLog(None), SimpleNamespace(read=Waited)
     running._step = SimpleNamespace(state=SimpleNamespace(step=tf.constant(7)))
     with running._progress("epoch 1", lambda seen: ""):
