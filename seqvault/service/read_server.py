@@ -106,9 +106,12 @@ class ReadServer:
 
     def stop(self, grace: float = 10.0) -> None:
         """Takes no more requests, lets those under way end for so long, and closes all."""
+        if self._ends is not None and not self._thread.is_alive():
+            return  # stopped before
         self._ends = time.monotonic() + grace
         os.eventfd_write(self._wake, 1)
         self._thread.join()
+        os.close(self._wake)  # not by the thread, which may end before it is woken
 
     @property
     def _is_over(self) -> bool:
@@ -128,7 +131,6 @@ class ReadServer:
             self._drop(connection)
         self._listener.close()
         self._epoll.close()
-        os.close(self._wake)
 
     def _turn(self) -> None:
         """Takes in what has come, answers it, and sends what waited."""
