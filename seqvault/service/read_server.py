@@ -92,6 +92,7 @@ class ReadServer:
         self.port = int(self._listener.getsockname()[1])
         self._epoll = select.epoll()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._wake_lock = threading.Lock()
         self._epoll.register(self._listener, _IN)
         self._epoll.register(self._wake, _IN)
         self._connections: dict[int, ReadConnection] = {}
@@ -111,7 +112,9 @@ class ReadServer:
         self._ends = time.monotonic() + grace
         os.eventfd_write(self._wake, 1)
         self._thread.join()
-        os.close(self._wake)  # not by the thread, which may end before it is woken
+        with self._wake_lock:  # not by the thread, which may end before it is woken
+            os.close(self._wake)
+            self._wake = -1
 
     @property
     def _is_over(self) -> bool:
@@ -307,7 +310,9 @@ class ReadServer:
     def _finish(self, answer: Answer) -> None:
         """Has the thread send what a worker answered."""
         self._finished.append(answer)
-        os.eventfd_write(self._wake, 1)
+        with self._wake_lock:
+            if self._wake >= 0:  # else it ended before this worker did
+                os.eventfd_write(self._wake, 1)
 
     def _end(self, connection: ReadConnection) -> None:
         """Closes a connection once what waits is sent and the caller has closed it, too.
