@@ -121,7 +121,12 @@ def main(picture: str = "gates.svg", epochs: int = 15) -> tuple[float, float]:
     ranker = make_ranker()
     auc = keras.metrics.AUC(name="auc")
     optimizer = keras.optimizers.Adam(5e-3)
-    ranker.compile(optimizer, "binary_crossentropy", metrics=[auc], jit_compile=False)
+    ranker.compile(
+        optimizer,
+        "binary_crossentropy",
+        metrics=[auc],
+        jit_compile=keras.backend.backend() == "jax",  # elsewhere it takes longer than learning
+    )
     ranker.fit(*requests(800, seed=1), epochs=epochs, batch_size=32, verbose=0)
 
     raw, labels = requests(200, seed=2)

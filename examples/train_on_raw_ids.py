@@ -81,7 +81,8 @@ def train(ranker: keras.Model, part: Part, epochs: int = 4) -> None:
         keras.optimizers.Adam(5e-3),
         "binary_crossentropy",
         metrics=[auc],
-        jit_compile=False,  # compiling takes longer than learning from a log this small
+        # XLA takes longer to compile than TensorFlow to learn from a log this small; JAX needs it.
+        jit_compile=keras.backend.backend() == "jax",
     )
     ranker.fit(*part, epochs=epochs, batch_size=128, verbose=0)
 
