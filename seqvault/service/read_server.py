@@ -207,34 +207,49 @@ class ReadServer:
         except (ProtocolError, AccessDeniedError) as error:
             self._tell(connection, error, 0)
             self._end(connection)
+        except Exception:
+            LOG.exception(json.dumps({"event": "connection failed", "peer": connection.peer}))
+            self._drop(connection)  # the requests of others go on
         finally:
             self._watch(connection)
 
     def _take(self, connection: ReadConnection, frame: Frame, requests: list[Request]) -> int:
         """Takes a frame in; the number of requests that it was."""
-        if frame.kind == frames.HELLO:
-            token = bytes(frame.body).decode(errors="replace")
-            self._check(token)
-            connection.token = token
-            made = frames.frame(frames.WELCOME, frame.number, self._welcome)
-            self._send(connection, memoryview(made), None)
+        request: Request | None = None
+        try:
+            if frame.kind == frames.HELLO:
+                self._greet(connection, frame)
+            else:
+                request = self._request_of(connection, frame)
+        finally:
+            if request is None and frame.held is not None:
+                frame.held.end()
+        if request is None:
             return 0
+        requests.append(request)
+        return 1
+
+    def _greet(self, connection: ReadConnection, frame: Frame) -> None:
+        token = bytes(frame.body).decode(errors="replace")
+        self._check(token)
+        connection.token = token
+        made = frames.frame(frames.WELCOME, frame.number, self._welcome)
+        self._send(connection, memoryview(made), None)
+
+    def _request_of(self, connection: ReadConnection, frame: Frame) -> Request | None:
+        """The request of a frame; None: it is refused, and the connection goes on."""
         if frame.kind != frames.READ:
             raise ProtocolError(f"a server takes no frames of kind {frame.kind}.")
         if connection.token is None:
             raise AccessDeniedError("the first frame of a connection must be a hello.")
-        held = frame.held
         try:
             self._check(connection.token)
             message = ReadMessage.parse(frame.body)
-            held = held or self._flight.hold(len(frame.body))
+            held = frame.held or self._flight.hold(len(frame.body))
         except (AccessDeniedError, LimitError, ProtocolError) as error:
-            if frame.held is not None:
-                frame.held.end()
             self._tell(connection, error, frame.number)
-            return 0
-        requests.append(Request(connection, frame.number, message, time.perf_counter(), held))
-        return 1
+            return None
+        return Request(connection, frame.number, message, time.perf_counter(), held)
 
     def _check(self, token: str) -> None:
         if self._tokens is not None:

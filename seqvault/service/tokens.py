@@ -78,9 +78,12 @@ class Tokens:
             raise AccessDeniedError(f"the token is not good for this: it needs {scope!r}.")
 
     def _stamp(self) -> tuple[int, int] | None:
-        if self._file is None or not self._file.exists():
+        if self._file is None:
             return None
-        status = self._file.stat()
+        try:
+            status = self._file.stat()
+        except OSError:
+            return None
         return status.st_mtime_ns, status.st_size
 
     def _read_again(self) -> None:
@@ -97,13 +100,13 @@ class Tokens:
 
 def _digest(token: str) -> bytes:
     """A digest to look up instead of the secret, so that timing reveals nothing about it."""
-    return hashlib.sha256(token.encode()).digest()
+    return hashlib.sha256(token.encode(errors="surrogatepass")).digest()
 
 
 def _read(file: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(file.read_text())
-    except json.JSONDecodeError as error:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # of bytes that are no text, too
         raise InvalidRequestError(f"the token file {file} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise InvalidRequestError(f"the token file {file} must hold one JSON object.")
@@ -120,7 +123,7 @@ def _grant_of(entry: Any) -> _Grant:
     if (
         not isinstance(scopes, Sequence)
         or isinstance(scopes, str)
-        or not set(scopes) <= set(SCOPES)
+        or not all(scope in SCOPES for scope in scopes)
         or not set(whole) <= {"scopes", "expires"}
     ):
         raise InvalidRequestError(

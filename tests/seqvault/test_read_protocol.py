@@ -332,6 +332,34 @@ def test_frames_too_large_for_now_are_refused_and_passed_over(tmp_path):
         works(server)
 
 
+@pytest.mark.parametrize("kind", [frames.HELLO, frames.READ, 77])
+def test_a_large_frame_that_is_no_read_gives_its_bytes_back(tmp_path, kind):
+    with Server(filled(tmp_path / "vault"), tokens={"t": ["read"]}, merge_seconds=0) as server:
+        with Wire(server.read_port, None) as wire:
+            wire.send(kind, 1, bytes(1 << 20))
+            assert isinstance(wire.told(), errors.AccessDeniedError | errors.ProtocolError)
+            assert wire.is_closed()
+        assert server.bytes_in_flight.held == 0
+
+
+def test_a_connection_that_fails_in_an_unforeseen_way_is_closed(server, monkeypatch):
+    with Wire(server.read_port) as failing, Wire(server.read_port) as other:
+        failing.take(), other.take()
+        usual = server._reads._check
+
+        def check(token: str) -> None:
+            if token == "odd":
+                raise RuntimeError("nobody thought of this")
+            usual(token)
+
+        monkeypatch.setattr(server._reads, "_check", check)
+        failing.sock.settimeout(5)
+        failing.send(frames.HELLO, 1, b"odd")
+        assert failing.is_closed()
+        other.send(frames.READ, 2, *read([1]))
+        assert other.take()[:2] == (frames.ANSWER, 2)
+
+
 def test_more_connections_than_there_may_be_are_told(server, monkeypatch):
     monkeypatch.setattr(server._reads, "_most", len(server._reads._connections) + 2)
     kept = [Wire(server.read_port) for _ in range(2)]

@@ -173,6 +173,11 @@ def test_a_token_file_is_read_again_when_it_changes(tmp_path):
     tokens.check("Bearer one", "read")
     file.write_text('{"one": ["read"], "another": ["write"')  # half-written: as before
     tokens.check("Bearer one", "read")
+    for odd in (b'{"one": ["\xff', b'{"\\ud800": ["read"]', b'{"one": [["read"]]}', b"[]"):
+        file.write_bytes(odd)
+        tokens.check("Bearer one", "read")
+    file.unlink()
+    tokens.check("Bearer one", "read")
     file.write_text('{"another": ["write"]}')
     tokens.check("Bearer another", "write")
     with pytest.raises(errors.AccessDeniedError, match="unknown"):
@@ -181,7 +186,8 @@ def test_a_token_file_is_read_again_when_it_changes(tmp_path):
 
 @pytest.mark.parametrize(
     "entry",
-    ["read", ["admin"], {"expires": "2030-01-01"}, 5, {"scopes": ["read"], "until": "x"},
+    ["read", ["admin"], [["read"]], {"expires": "2030-01-01"}, 5,
+     {"scopes": ["read"], "until": "x"},
      {"scopes": ["read"], "expires": "2030-01-01T00:00:00"}, {"scopes": ["read"], "expires": 9}],
 )  # fmt: skip
 def test_a_wrong_entry_of_the_token_file_is_told(entry):
