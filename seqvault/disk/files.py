@@ -207,7 +207,7 @@ class Files:
     def publish(
         self,
         path: str,
-        data: bytes | Iterable[np.ndarray],
+        data: bytes | Iterable[bytes | memoryview | np.ndarray],
         fence: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Replaces the file ``path`` by ``data``: after a crash it is old or new.

@@ -18,6 +18,7 @@ from seqvault.errors import (
 
 MAGIC = b"SEQVITM\x01"
 KEY = "item_id"
+_HEAD_BYTES = 24  # magic, length of the body, its checksum
 
 
 def path_of(directory: str, number: int) -> str:
@@ -98,21 +99,30 @@ def save(
     table: pa.Table,
     fence: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
-    """Writes an item file, durable when this returns; ``fence`` as of ``Files.publish``."""
+    """Writes an item file, durable when this returns; ``fence`` as of ``Files.publish``.
+
+    It takes one core, so that readers keep theirs.
+    """
     sink = pa.BufferOutputStream()
-    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
     with pa.ipc.new_stream(sink, table.schema, options=options) as writer:
         writer.write_table(table)
-    body = sink.getvalue().to_pybytes()
-    head = MAGIC + len(body).to_bytes(8, "little") + checksum(body).to_bytes(8, "little")
-    files.publish(path_of(directory, number), head + body, fence)
+    body = memoryview(sink.getvalue())  # a copy would stall readers: Python holds its lock for it
+    files.publish(path_of(directory, number), [_head(body), body], fence)
 
 
-def load(files: Files, directory: str, number: int, expected: pa.Schema | None = None) -> pa.Table:
+def load(
+    files: Files,
+    directory: str,
+    number: int,
+    expected: pa.Schema | None = None,
+    use_threads: bool = True,
+) -> pa.Table:
     """Reads and checks an item file.
 
     Args:
         expected: columns of the files before it; None: it is the first.
+        use_threads: whether it may take all cores; False while there are readers.
 
     Raises:
         DamagedFileError: it is not what was written, or has other columns than those
@@ -121,21 +131,22 @@ def load(files: Files, directory: str, number: int, expected: pa.Schema | None =
     path = path_of(directory, number)
     fd = files.open_read(path)
     try:
-        data = files.read_all(fd, files.size(fd), 0).tobytes()
+        data = files.read_all(fd, files.size(fd), 0)
     finally:
         files.close(fd)
-    body = data[24:]
-    head = MAGIC + len(body).to_bytes(8, "little") + checksum(body).to_bytes(8, "little")
-    if data[:24] != head:
+    body = memoryview(data[_HEAD_BYTES:])  # type: ignore[arg-type]
+    if data[:_HEAD_BYTES].tobytes() != _head(body):
         raise DamagedFileError(f"{path} is damaged: its checksum does not fit; restore it.")
     try:
-        with pa.ipc.open_stream(body) as reader:
+        options = pa.ipc.IpcReadOptions(use_threads=use_threads)
+        with pa.ipc.open_stream(pa.py_buffer(body), options=options) as reader:
             table = reader.read_all()
         table.validate(full=True)
         table = to_table(table)
     except (pa.ArrowException, OSError, InvalidRequestError) as error:
         raise DamagedFileError(
-            f"{path} is damaged from byte 24 on, though its checksum fits: {error}. Restore it."
+            f"{path} is damaged from byte {_HEAD_BYTES} on, though its checksum fits: {error}. "
+            "Restore it."
         ) from error
     if expected is not None and not table.schema.equals(expected):
         raise DamagedFileError(
@@ -143,3 +154,8 @@ def load(files: Files, directory: str, number: int, expected: pa.Schema | None =
             f"{describe(expected)}. Restore the store from a snapshot or a replica."
         )
     return table
+
+
+def _head(body: memoryview) -> bytes:
+    """What stands before the body of a file."""
+    return MAGIC + len(body).to_bytes(8, "little") + checksum(body).to_bytes(8, "little")

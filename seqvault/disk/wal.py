@@ -344,7 +344,7 @@ def repair(files: Files, directory: str, number: int, data: np.ndarray, end: int
     """
     life = life_of(data, number)
     seal = encode(SEAL, life, end, empty_frame())
-    files.publish(path_of(directory, number), data[:end].tobytes() + seal.tobytes())
+    files.publish(path_of(directory, number), [data[:end], seal])
 
 
 def read_file(files: Files, directory: str, number: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """The in-memory table of item side information: stored once per item, joined on read."""
 
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -104,14 +105,16 @@ class Items:
         """The version with a checked table in it, not yet visible to readers."""
         old = self._now
         numbers = self._number(np.ascontiguousarray(table.column(KEY).to_numpy()))
-        places = np.full(max(len(old.places), int(numbers.max(initial=-1)) + 1), -1, np.int64)
+        places = np.empty(max(len(old.places), int(numbers.max(initial=-1)) + 1), np.int64)
         places[: len(old.places)] = old.places
-        places[numbers] = -1
-        kept = np.flatnonzero(places >= 0)  # of whom nothing new came
-        items, used = len(kept) + len(numbers), old.used
+        places[len(old.places) :] = -1
+        replaced = int((places[numbers] >= 0).sum())
+        items, used = old.items + len(numbers) - replaced, old.used
         fresh = {name: to_numpy(table.column(name)) for name in table.column_names if name != KEY}
         room = min((len(values) for values in old.columns.values()), default=0)
         if used + len(numbers) > room:  # move to larger arrays, without rows of items replaced
+            places[numbers] = -1
+            kept = np.flatnonzero(places >= 0)
             rows, used = places[kept], len(kept)
             places[kept] = np.arange(used)
             columns = {
@@ -123,6 +126,7 @@ class Items:
         places[numbers] = used + np.arange(len(numbers))
         for name, values in fresh.items():
             columns[name][used : used + len(numbers)] = values
+            _give_way()
         return ItemVersion(table.schema, version, places, columns, used + len(numbers), items)
 
     def _number(self, ids: np.ndarray) -> np.ndarray:
@@ -190,7 +194,8 @@ class Items:
             if one.name == KEY:
                 arrays.append(pa.array(self._keys.keys[there]))
                 continue
-            values = now.columns[one.name][rows]
+            whole = now.columns[one.name]
+            values = _moved(whole, rows, whole, len(rows))
             if pa.types.is_fixed_size_list(one.type):
                 flat = pa.array(values.reshape(-1), one.type.value_type)
                 arrays.append(pa.FixedSizeListArray.from_arrays(flat, one.type.list_size))
@@ -200,11 +205,19 @@ class Items:
 
 
 def _moved(old: np.ndarray | None, rows: np.ndarray, like: np.ndarray, room: int) -> np.ndarray:
-    """An array with ``room`` for rows like those of ``like`` that starts with rows of ``old``."""
-    fill: Any = "" if like.dtype == object else 0
-    fresh: np.ndarray = np.full((room, *like.shape[1:]), fill, like.dtype)
+    """An array with ``room`` for rows like those of ``like`` that starts with rows of ``old``.
+
+    What is in the room is undefined and never read; to fill it would hold readers up.
+    """
+    fresh = np.empty((room, *like.shape[1:]), like.dtype)
     for first in range(0, len(rows), ROWS_AT_ONCE):
         assert old is not None
         some = rows[first : first + ROWS_AT_ONCE]
         fresh[first : first + len(some)] = old[some]
+        _give_way()
     return fresh
+
+
+def _give_way() -> None:
+    """Lets readers have a turn now, for which they would wait 5 ms while a writer computes."""
+    time.sleep(0)

@@ -20,7 +20,8 @@ def put_items(state: State, checked: Any) -> int:
     if len(before) >= ITEM_FILES:
         whole = Items()
         for old in before:
-            whole.apply(item_file.load(state.files, state.path, old, whole.schema), old)
+            table = item_file.load(state.files, state.path, old, whole.schema, use_threads=False)
+            whole.apply(table, old)
         whole.apply(checked, number)
         listed, stored = [number], whole.to_table()
     fresh = items.prepared(checked, number)

@@ -1,12 +1,15 @@
 """What callers ask for is bounded before it is done: told by counts of work, never by time."""
 
+import os
 import threading
+import tracemalloc
 
 import numpy as np
 import pytest
 
 from seqvault import SeqVault, errors
 from seqvault.codec.chains import newest_in_chain
+from seqvault.disk import item_file
 from seqvault.disk.files import Files
 from seqvault.disk.item_file import to_table
 from seqvault.memory import item_table
@@ -225,6 +228,29 @@ def test_readers_of_items_wait_for_no_copy(monkeypatch):
     assert len(items) == len(ids)
     assert len(items._now.columns["vector"]) <= 2 * len(ids)  # rows replaced are given up
     assert items.to_table()["item_id"].to_pylist() == ids.tolist()
+
+
+def test_item_files_are_written_and_read_without_copies(tmp_path):
+    """Python copies bytes with its lock held, so that readers would wait for hundreds of MB."""
+    values = np.random.default_rng(0).random(500_000)
+    table = to_table({"item_id": np.arange(len(values)), "value": values})
+    (tmp_path / "items").mkdir()
+    files, path = Files(), str(tmp_path)
+
+    def peak(work):
+        tracemalloc.start()  # NumPy's and Python's memory, not Arrow's
+        try:
+            done = work()
+            return done, tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    _, written = peak(lambda: item_file.save(files, path, 1, table))
+    size = os.path.getsize(item_file.path_of(path, 1))
+    loaded, read = peak(lambda: item_file.load(files, path, 1))
+    assert loaded.equals(table) and size > 3_000_000
+    assert written < 0.1 * size
+    assert read < 1.1 * size  # the file's own bytes
 
 
 def test_items_change_all_at_once_for_readers(tmp_path):
