@@ -6,7 +6,6 @@ import argparse
 import logging
 import os
 import signal
-import socket
 import sys
 import threading
 import warnings
@@ -191,6 +190,7 @@ def _model_server(arguments: argparse.Namespace) -> int:
     # The server reports faults itself; what TensorFlow prints at import is not about them.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     warnings.filterwarnings("ignore", category=FutureWarning)
+    from seqvault.end_signals import EndSignals
     from serving.model_server.limits import Limits
     from serving.model_server.model_server import ModelServer, ServerOptions
     from serving.model_server.server_config import read_config, single_model
@@ -241,7 +241,7 @@ def _model_server(arguments: argparse.Namespace) -> int:
         return _fail(f"Failed to start server. Error: {_in_use(error, arguments)}", 255)
     if arguments.ready_file:
         write_ready_file(arguments.ready_file, grpc=server.grpc_address, rest=server.rest_address)
-    _wait_for_signal()
+    EndSignals().wait()
     server.stop()
     return 0
 
@@ -300,20 +300,6 @@ def _end_with_stdin() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, name="parent", daemon=True).start()
-
-
-def _wait_for_signal() -> None:
-    """Wait for SIGINT or SIGTERM.
-
-    The kernel may give a signal to any thread, which wakes no other that waits for a lock. Python
-    writes to a descriptor in all cases.
-    """
-    ended, told = socket.socketpair()
-    told.setblocking(False)
-    signal.set_wakeup_fd(told.detach())
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    ended.recv(1)
 
 
 def _in_use(error: OSError, arguments: argparse.Namespace) -> str:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
+from seqvault.end_signals import EndSignals
 from serving.healthcheck import healthy
 from serving.model_server.versions import list_versions
 from serving.ready_file import write_ready_file
@@ -44,25 +43,23 @@ def start(arguments: argparse.Namespace) -> int:
             file=sys.stderr,
         )
         return 1
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+    ended = EndSignals()
     with tempfile.TemporaryDirectory(prefix="laser-serving-") as folder:
         known: dict[str, str | None] = {}
         children = _children(arguments, Path(folder), known)
         for child in children:
             child.start()
         try:
-            addresses = _wait_until_ready(children, Path(folder), stop)
+            addresses = _wait_until_ready(children, Path(folder), ended)
             if addresses is None:
-                return 0 if stop.is_set() else 1
+                return 0 if ended.wait(0) else 1
             known.update(addresses)
             for key, what in _SHOWN.items():
                 if addresses.get(key):
                     print(f"{what}{addresses[key]}", flush=True)
             if arguments.ready_file:
                 write_ready_file(arguments.ready_file, **addresses)
-            while not stop.wait(_POLL_SECONDS):
+            while not ended.wait(_POLL_SECONDS):
                 for child in children:
                     child.keep_running()
             return 0
@@ -146,14 +143,14 @@ def _port(known: str | None, asked: int | None) -> str:
 
 
 def _wait_until_ready(
-    children: list[Child], folder: Path, stop: threading.Event
+    children: list[Child], folder: Path, ended: EndSignals
 ) -> dict[str, str | None] | None:
     """Wait for both addresses; None if a child ended or a stop was requested."""
     addresses: dict[str, str | None] = {}
     for child in children:
         ready = folder / f"{child.name}.json"
         while not ready.exists():
-            if stop.wait(_POLL_SECONDS):
+            if ended.wait(_POLL_SECONDS):
                 return None
             for other in children:
                 if other.ended is not None:
@@ -168,7 +165,7 @@ def _wait_until_ready(
     # back-off of a first attempt, and a caller that comes now would be refused.
     until = time.monotonic() + _ANSWERS_SECONDS
     while not healthy(f"http://{addresses['gateway']}/readyz") and time.monotonic() < until:
-        if stop.wait(_POLL_SECONDS):
+        if ended.wait(_POLL_SECONDS):
             return None
     return addresses
 

@@ -51,6 +51,17 @@ def test_callbacks_and_tiny_specs_are_defined_once() -> None:
         assert found == [owner], f"use {owner}"
 
 
+def test_no_signal_handler_takes_the_lock_of_an_event() -> None:
+    """It may interrupt the thread that holds it, for ever; ``EndSignals`` has none."""
+    found = [
+        str(path.relative_to(ROOT))
+        for room in ROOMS
+        for path in (ROOT / room).rglob("*.py")
+        if re.search(r"signal\.signal\([^\n]*\.set\(\)", path.read_text(encoding="utf-8"))
+    ]
+    assert found == [], "wait by seqvault.end_signals.EndSignals"
+
+
 def docstrings(path: Path) -> list[str]:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

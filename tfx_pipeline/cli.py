@@ -10,7 +10,6 @@ import math
 import os
 import signal
 import sys
-import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from components.heartbeat import heartbeat
 from components.uris import scheme_of
+from seqvault.end_signals import EndSignals
 from tfx_pipeline.errors import PipelineError, ServerLostError
 from tfx_pipeline.explain_error import explain
 from tfx_pipeline.locations import local_folder, store_address
@@ -415,10 +415,7 @@ def _feature_host(arguments: argparse.Namespace) -> int:
     with heartbeat("loading TensorFlow"):
         from tfx_pipeline.feature_host.serve import serve
 
-    ended = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: ended.set())
-    serve(config, arguments.listen, ended=ended)
+    serve(config, arguments.listen, ended=EndSignals())
     print("ended")
     return 0
 

@@ -2,11 +2,10 @@
 
 import argparse
 import logging
-import signal
-import socket
 import sys
 from pathlib import Path
 
+from seqvault.end_signals import EndSignals
 from seqvault.errors import InvalidRequestError, SeqVaultError
 from seqvault.service.metrics import serve_metrics
 from seqvault.service.server import Server, Tls
@@ -18,7 +17,7 @@ _SWITCH_SECONDS = 0.0005
 
 def serve(arguments: argparse.Namespace) -> None:
     """Serves until SIGTERM or SIGINT, then drains calls in progress and closes the store."""
-    ended = _end_signals()  # before anything slow: an early SIGTERM ends in order, too
+    ended = EndSignals()  # before anything slow: an early SIGTERM ends in order, too
     # A merge's Python may hold up a read for one interval; the default, 5 ms, is many reads long.
     sys.setswitchinterval(_SWITCH_SECONDS)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -44,24 +43,10 @@ def serve(arguments: argparse.Namespace) -> None:
     if arguments.metrics_port is not None:
         web = serve_metrics(arguments.host, arguments.metrics_port, server.metrics_text)
     print(f"serving {vault.path} on {arguments.host}:{server.port}", flush=True)
-    ended.recv(1)
+    ended.wait()
     if web is not None:
         web.shutdown()
     server.stop()
-
-
-def _end_signals() -> socket.socket:
-    """Where a byte can be received once SIGTERM or SIGINT came.
-
-    The kernel may give a signal to any thread, which wakes no other that waits for a lock; and a
-    handler must not take the lock that it interrupts. Python writes to a descriptor in all cases.
-    """
-    ended, told = socket.socketpair()
-    told.setblocking(False)
-    signal.set_wakeup_fd(told.detach())
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    return ended
 
 
 def _tls_of(arguments: argparse.Namespace) -> Tls | None:

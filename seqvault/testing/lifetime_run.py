@@ -23,6 +23,7 @@ from collections.abc import Callable
 from typing import Any
 
 from seqvault import store as store_module
+from seqvault.end_signals import EndSignals
 from seqvault.errors import (
     ForkedStoreError,
     SeqVaultError,
@@ -150,8 +151,7 @@ def process_run(path: str, expected: Expected, seed: str, seconds: float, share:
 
 def _work(path: str, expected: Expected, seed: str, writer: int, share: bool) -> int:
     """A process's whole life; returns its exit status."""
-    ended = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
+    ended = EndSignals()
     try:
         life = Life(
             path, expected, seed, lambda user, many: os.write(writer, ACK.pack(user, many)), share

@@ -75,19 +75,36 @@ def test_l4_model_server_waits_for_a_model_and_then_opens_its_ports(tmp_path):
     assert not is_open(grpc_port) and not is_open(rest_port)
 
 
-def test_a_signal_that_another_thread_got_ends_the_server():
+def test_a_signal_amid_a_lock_ends_start(tmp_path):
+    """One that interrupts the main thread while it holds the lock of a condition."""
     code = """if True:
-        import signal, threading, time
-        from serving import cli
+        import argparse, os, signal, sys, threading, time
+        from pathlib import Path
+        from serving import start
 
-        def take() -> None:
+        class Idle:
+            name, ended = "gateway", None
+            def start(self): pass
+            def stop(self, seconds): pass
+
+        usual = threading.Condition.wait
+
+        def wait(condition, timeout=None):
+            if threading.current_thread() is threading.main_thread():
+                os.kill(os.getpid(), signal.SIGTERM)
+            return usual(condition, timeout)
+
+        def send():
             time.sleep(0.3)
-            signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
 
-        threading.Thread(target=take).start()
-        cli._wait_for_signal()
+        threading.Thread(target=send, daemon=True).start()
+        threading.Condition.wait = wait
+        start._children = lambda *_: [Idle()]
+        start._has_version = lambda _: True
+        sys.exit(start.start(argparse.Namespace(model_base_path=".", drain_seconds=0)))
     """
-    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=60)
+    subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True, timeout=20)
 
 
 def test_start_runs_both_and_stops_both(tmp_path, spec):

@@ -12,8 +12,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Event, Thread
+from threading import Thread
 
+from seqvault.end_signals import EndSignals
 from tfx_pipeline.cluster.announcement import (
     Announcement,
     announced,
@@ -60,20 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _serve(serve: Callable[[], None], mine: Announcement, folder: Path) -> int:
     """Serve until SIGTERM, and then until the chief has left: it saves what is here first."""
-    ended = Event()
+    ended = EndSignals([signal.SIGTERM])
 
     def run() -> None:
         try:
             serve()
         except Exception as error:
             print(f"error: {error}", file=sys.stderr, flush=True)
-        ended.set()
 
     # In a thread: TensorFlow's join would keep Python from seeing the signal.
-    signal.signal(signal.SIGTERM, lambda *_: ended.set())
     server = Thread(target=run, name="serve", daemon=True)
     server.start()
-    while not ended.wait(1.0):  # another thread may have got the signal, which wakes none
+    while server.is_alive() and not ended.wait(1.0):
         pass
     if not server.is_alive():
         return 1

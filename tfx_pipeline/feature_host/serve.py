@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import threading
+import time
 from collections.abc import Callable
 
 from components.seqvault_example_gen.open_store import open_store
 from laser_features import FeatureSpec
+from seqvault.end_signals import EndSignals
 from tfx_pipeline.cluster.exit_codes import EXIT_PORT_IN_USE
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.errors import ClusterError, PipelineError
@@ -22,15 +23,15 @@ def serve(
     config: PipelineConfig,
     listen: str,
     say: Callable[[str], None] = print,
-    ended: threading.Event | None = None,
+    ended: EndSignals | None = None,
 ) -> None:
-    """Load the log, open the store, and serve until ``ended`` is set or the process interrupted.
+    """Load the log, open the store, and serve until a signal comes or an exception does.
 
     Args:
         config: Dataset, store, splits, rows per file, bounds.
         listen: "host:port" for control; each stream gets a port of its own beside it.
         say: Takes lines for people; the last one before it serves names the address.
-        ended: Set to end it.
+        ended: The signals that end it; None: only an exception does.
 
     Raises:
         PipelineError: Dataset or store is missing, or the address is wrong or in use.
@@ -63,9 +64,8 @@ def serve(
             )
             say(f"{spec.name}: {counts}")
             say(f"serves at {host}:{control.port}")
-            waited = ended or threading.Event()
-            while not waited.wait(1.0):  # another thread may have got the signal, which wakes none
-                pass
+            while ended is None or not ended.wait():
+                time.sleep(1.0)
         finally:
             control.close()
             feature_host.close()
