@@ -27,8 +27,8 @@ class LabelRule:
 
     Attributes:
         where: Event fields and the values that count; without any every event counts.
-        value: Event field whose value in the first such event is the label; without one it is 1.
-            An impression without such an event has 0.
+        value: Event field whose value in the first such event that has one is the label; without a
+            field it is 1. An impression without such an event has 0.
     """
 
     where: dict[str, list[Integer]] = field(default_factory=dict)
@@ -95,26 +95,44 @@ class LabelRules:
             events: Columns of ``spec.event_schema()``, at least those of the users' events within
                 the window of each impression.
             spec: The feature spec.
+
+        Raises:
+            DatasetError: A value is none of the label's type.
         """
         keys = ["user_id", "item_id", "timestamp"]
         shown = impressions.select(keys).to_pandas()
         shown["row"] = np.arange(len(shown))
         shown = shown.sort_values("timestamp", kind="stable")
         for name, declared in spec.labels.items():
-            found = self._events_of(name, events, shown)
+            found = self._events_of(name, events, shown, spec)
             values = np.zeros(len(shown), declared.dtype)
             rows = found["row"].to_numpy(np.int64)
             rule = self.labels[name]
-            values[rows] = found[rule.value].to_numpy() if rule.value else 1
+            made = found[rule.value].to_numpy() if rule.value else np.ones(len(found), np.int64)
+            values[rows] = made
+            if not declared.is_float and (wrong := values[rows] != made).any():
+                raise DatasetError(
+                    f"label {name!r} is {declared.type}, and {rule.value!r} of an event is "
+                    f"{made[wrong][0]}: give the label a type that holds it"
+                )
             impressions = impressions.append_column(name, pa.array(values, declared.arrow_type))
         return impressions
 
-    def _events_of(self, label: str, events: pa.Table, shown: pd.DataFrame) -> pd.DataFrame:
+    def _events_of(
+        self, label: str, events: pa.Table, shown: pd.DataFrame, spec: FeatureSpec
+    ) -> pd.DataFrame:
         """The first event of each impression that makes a label, with the impression's row."""
         rule = self.labels[label]
         for name, wanted in rule.where.items():
             kept = pc.is_in(events[name].cast(pa.int64()), pa.array(wanted, pa.int64()))
             events = events.filter(kept)
+        if rule.value:
+            field = spec.event_fields[rule.value]
+            values = events[rule.value]
+            has_one = (
+                pc.is_finite(values) if field.is_float else pc.not_equal(values, field.missing)
+            )
+            events = events.filter(has_one)  # a null is kept out, too
         keys = ["user_id", "item_id", "timestamp"]
         more = [rule.value] if rule.value and rule.value not in keys else []
         made = events.select([*keys, *more]).to_pandas()

@@ -15,21 +15,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from components.seqvault_example_gen.open_store import open_store
 from laser_features import FeatureSpec, FeatureSpecError, Field
-from laser_features.arrow_columns import to_schema
-from laser_features.errors import ColumnTypeError
 from seqvault.errors import SeqVaultError
 from seqvault.progress import Progress, no_progress
 from tfx_pipeline.datasets.dataset_tables import DatasetTables
 from tfx_pipeline.datasets.label_rules import LabelRules
 from tfx_pipeline.datasets.own_tables import newest_fifth
+from tfx_pipeline.datasets.prepared_dataset import check_table
 from tfx_pipeline.datasets.reading import checked_ms, find_file, read_parquet
 from tfx_pipeline.errors import DatasetError
 
 FOLDER = "impressions"
-_USERS_A_READ = 16
+_USERS_A_LOOK, _USERS_A_READ = 4096, 16
 _EVENTS_OF_USER = 1 << 14
 """Newest events of a user that are taken from a store."""
 
@@ -45,7 +45,8 @@ def read_logged_impressions(
     """Join a log of what was shown with the events that followed.
 
     Impressions whose window was still open at the newest event are left out: their labels are not
-    known yet. The newest fifth of the others evaluates.
+    known yet. So are those older than the events that are taken of their user. The newest fifth
+    of the others evaluates.
 
     Args:
         folder: See above.
@@ -68,30 +69,43 @@ def read_logged_impressions(
     rules = LabelRules.load(folder / "labels.yaml", spec)
     items = read_parquet(find_file(folder, "items.parquet"), spec.item_schema().names)
     impressions, torn = read_log(folder / FOLDER, spec)
+    times = checked_ms(impressions["timestamp"].to_numpy(), f"{folder / FOLDER}: time_ms")
+    known_from = np.full(len(times), -1)
     if store is None:
         path = find_file(folder, "events.parquet")
-        events = _typed(read_parquet(path, spec.event_schema().names), spec, str(path))
+        schema = spec.event_schema()
+        events = check_table(read_parquet(path, schema.names), schema, "events")
     else:
-        events = _events_of_store(store, spec, impressions, progress)
-    times = checked_ms(impressions["timestamp"].to_numpy(), f"{folder / FOLDER}: time_ms")
+        events, known_from = _events_of_store(store, spec, impressions, progress)
     newest = int(pc.max(events["timestamp"]).as_py())
     is_closed = times + rules.window_ms <= newest
+    is_known = times > known_from
     if not is_closed.any():
         raise DatasetError(
             f"all {len(times):,} impressions of {folder / FOLDER} are newer than "
             f"{rules.within_minutes:g} minutes before the newest event, so their labels are not "
             "known: wait, or lower within_minutes in labels.yaml"
         )
-    impressions = impressions.filter(pa.array(is_closed))
-    times = times[is_closed]
+    if not (is_closed & is_known).any():
+        raise DatasetError(
+            f"all impressions of {folder / FOLDER} whose labels could be known are older than the "
+            f"newest {_EVENTS_OF_USER:,} events of their users in {store}: give events.parquet"
+        )
+    kept = is_closed & is_known
+    # Labelled first: an event belongs to the newest impression, whether that is due or not.
+    impressions = rules.label(impressions, events, spec).filter(pa.array(kept))
     return DatasetTables(
         spec=spec,
         events=events,
         items=items,
-        impressions=rules.label(impressions, events, spec),
-        splits=newest_fifth(times),
+        impressions=impressions,
+        splits=newest_fifth(times[kept]),
         source=f"impressions logged in {folder.name}",
-        facts={"impressions_not_due": int((~is_closed).sum()), "lines_cut_off": torn},
+        facts={
+            "impressions_not_due": int((~is_closed).sum()),
+            "impressions_too_old": int((is_closed & ~is_known).sum()),
+            "lines_cut_off": torn,
+        },
     )
 
 
@@ -116,7 +130,7 @@ def read_log(folder: Path, spec: FeatureSpec) -> tuple[pa.Table, int]:
                 continue
             try:
                 _take(json.loads(line), rows, spec)
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise DatasetError(
                     f"{path}, line {number}, is no impression of {spec.name!r} "
                     f"({type(error).__name__}: {error}): remove it, or give the feature spec that "
@@ -135,17 +149,19 @@ def read_log(folder: Path, spec: FeatureSpec) -> tuple[pa.Table, int]:
 
 def _take(request: Mapping[str, Any], rows: dict[str, list[Any]], spec: FeatureSpec) -> None:
     """Append one request's impressions."""
-    items = [int(each) for each in request["item_id"]]
+    items = [_whole(each, "item_id") for each in request["item_id"]]
     fields, candidate = request["fields"], request["candidate"]
+    if not isinstance(fields, Mapping) or not isinstance(candidate, Mapping):
+        raise TypeError("fields and candidate are objects")
     unknown = (set(fields) - set(spec.request_fields)) | (
         set(candidate) - set(spec.candidate_fields)
     )
     if unknown:
         raise ValueError(f"the spec has no {sorted(unknown)}")
     taken: dict[str, list[Any]] = {
-        "user_id": [int(request["user_id"])] * len(items),
-        "timestamp": [int(request["time_ms"])] * len(items),
-        "request_id": [int(request["request_id"])] * len(items),
+        "user_id": [_whole(request["user_id"], "user_id")] * len(items),
+        "timestamp": [_whole(request["time_ms"], "time_ms")] * len(items),
+        "request_id": [_whole(request["request_id"], "request_id")] * len(items),
         "item_id": items,
     }
     for name, field in spec.request_fields.items():
@@ -160,7 +176,16 @@ def _take(request: Mapping[str, Any], rows: dict[str, list[Any]], spec: FeatureS
 
 
 def _given(value: Any, field: Field) -> Any:
-    return field.missing if value is None else value
+    if value is None:
+        return field.missing
+    return value if field.is_float else _whole(value, field.name)
+
+
+def _whole(value: Any, name: str) -> int:
+    """An integer as it is; nothing else is taken for one."""
+    if type(value) is not int:
+        raise TypeError(f"{name} is {value!r}, not an integer")
+    return value
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -171,32 +196,38 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise DatasetError(f"{path} cannot be read ({error})") from error
 
 
-def _typed(events: pa.Table, spec: FeatureSpec, what: str) -> pa.Table:
-    try:
-        return to_schema(events, spec.event_schema(), what)
-    except ColumnTypeError as error:
-        raise DatasetError(str(error)) from error
-
-
 def _events_of_store(
     store: str | Path, spec: FeatureSpec, impressions: pa.Table, progress: Progress
-) -> pa.Table:
-    """The newest events of the logged users."""
-    users = np.unique(impressions["user_id"].to_numpy())
+) -> tuple[pa.Table, NDArray[np.int64]]:
+    """The newest events of the logged users, and a time for each impression.
+
+    From that time on, itself excluded, all events of the impression's user are there.
+    """
+    users, user_of = np.unique(impressions["user_id"].to_numpy(), return_inverse=True)
     names = [name for name in spec.event_schema().names if name != "user_id"]
-    parts = []
+    parts: list[pa.Table] = []
+    known_from = np.full(len(users), -1)
     try:
         with closing(open_store(store)) as vault:
+            # The store may be written to meanwhile. An event that comes after its user was read
+            # must not be missed because one of a user read later says that its time is over.
+            newest = max(
+                int(vault.read(some, None, 1, fields=["timestamp"])["timestamp"].max())
+                for some in np.array_split(users, -(-len(users) // _USERS_A_LOOK))
+            )
             for first in range(0, len(users), _USERS_A_READ):
                 some = users[first : first + _USERS_A_READ]
-                read = vault.read(some, None, _EVENTS_OF_USER, fields=names)
-                columns = {"user_id": np.repeat(some, read.lengths)}
-                columns |= {name: read[name][read.mask] for name in names}
+                read = vault.read(some, newest + 1, _EVENTS_OF_USER, fields=names)
+                oldest = np.where(read.mask[:, -1], read["timestamp"][:, -1], -1)
+                known_from[first : first + len(some)] = oldest
+                # Oldest first, as they came: those of one millisecond keep their order.
+                columns = {"user_id": np.repeat(some, read.lengths)[::-1]}
+                columns |= {name: read[name][read.mask][::-1] for name in names}
                 parts.append(pa.table(columns).cast(spec.event_schema()))
-                progress("read events", min(first + _USERS_A_READ, len(users)), len(users))
+                progress("read events", first + len(some), len(users))
     except (SeqVaultError, OSError) as error:
         raise DatasetError(f"{store} cannot be read ({error})") from error
     events = pa.concat_tables(parts)
     if events.num_rows == 0:
         raise DatasetError(f"{store} has no event of the {len(users):,} users of the log")
-    return events
+    return events, known_from[user_of]

@@ -126,7 +126,7 @@ class PreparedDataset:
         spec = tables.spec
         checked = {
             "events": _filled(
-                _checked(tables.events, spec.event_schema(), "events"), spec.event_fields
+                check_table(tables.events, spec.event_schema(), "events"), spec.event_fields
             ),
             "items": _filled(_checked_items(tables.items, spec), spec.item_fields),
             "impressions": _checked_impressions(tables),
@@ -227,7 +227,13 @@ def _swap(partial: Path, folder: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _checked(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+def check_table(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+    """The schema's columns of a table in the schema's types.
+
+    Raises:
+        DatasetError: It has no rows, a column is missing or does not fit, an id or a time is null,
+            or the times are no milliseconds.
+    """
     if table.num_rows == 0:
         raise DatasetError(f"the {name} table is empty: nothing in the source could be used")
     missing = [column for column in schema.names if column not in table.column_names]
@@ -274,7 +280,7 @@ def _checked_items(items: pa.Table, spec: FeatureSpec) -> pa.Table:
     for name, field in spec.item_fields.items():
         if field.values is not None and name in items.column_names:
             items = _with_fixed_lists(items, field)
-    checked = _checked(items, spec.item_schema(), "items")
+    checked = check_table(items, spec.item_schema(), "items")
     distinct = len(pc.unique(checked["item_id"]))
     if distinct < checked.num_rows:
         raise DatasetError(
@@ -312,7 +318,7 @@ def _checked_impressions(tables: DatasetTables) -> pa.Table:
     schema = tables.spec.impression_schema()
     if "request_id" in tables.impressions.column_names:
         schema = schema.append(pa.field("request_id", pa.int64()))
-    checked = _checked(tables.impressions, schema, "impressions")
+    checked = check_table(tables.impressions, schema, "impressions")
     times = checked["timestamp"].to_numpy()
     for name, (start, end) in tables.splits.items():
         if not ((times >= start) & (times < end)).any():

@@ -18,7 +18,7 @@ from serving.gateway.impression_log import ImpressionLog
 from serving.gateway.ranker import Ranker
 from serving.runtime.call import Call
 from tfx_pipeline.cli import main
-from tfx_pipeline.datasets import DatasetError, PreparedDataset, prepare
+from tfx_pipeline.datasets import DatasetError, PreparedDataset, logged_impressions, prepare
 
 NOW, MINUTE = 1_700_000_000_000, 60_000
 TABLE = {"table": "item"}
@@ -101,7 +101,11 @@ def test_a_gateways_log_becomes_what_was_served(source, tmp_path):
     dataset = PreparedDataset.load(tmp_path / "out")
     table = pq.read_table(dataset.impressions_path)
     shown = 6  # of twelve; the windows of the others were open when the last event came
-    assert dataset.facts == {"impressions_not_due": 3 * (12 - shown), "lines_cut_off": 0}
+    assert dataset.facts == {
+        "impressions_not_due": 3 * (12 - shown),
+        "impressions_too_old": 0,
+        "lines_cut_off": 0,
+    }
     assert table["click"].to_pylist() == [0, 1, 0] * shown
     assert table["dwell"].to_pylist() == [each for n in range(shown) for each in (0, 10 * n, 0)]
 
@@ -169,12 +173,109 @@ def test_a_line_that_was_cut_off_is_left_out_and_any_other_is_named(source, tmp_
         ("{\n", "JSONDecodeError"),
         (line(1, 1, [4], 12, fields={"weather": 1}), r"the spec has no \['weather'\]"),
         (line(1, 1, [4], 12, candidate={"position": [1, 2]}), r"\['position'\] have not one"),
-        (line(1, 1, [4], 12, user_id=None), "TypeError"),
+        (line(1, 1, [4], 12, user_id=None), "user_id is None, not an integer"),
+        (line(1, 1, [4.5], 12), "item_id is 4.5, not an integer"),
+        (line(1, 1, ["4"], 12), "item_id is '4', not an integer"),
+        (line(1, 1, [True], 12), "item_id is True, not an integer"),
+        (line(1, 1, [4], 12).replace("[4]", "[1e999]"), "item_id is inf, not an integer"),
+        (line(1, 1, [4], 12, fields={"scenario": 1.5}), "scenario is 1.5, not an integer"),
+        (line(1, 1, [4], 12, fields=[]), "are objects"),
+        (line(1, 1, [4], 12, candidate=[]), "are objects"),
     ):
         write(source, good, bad)
         with pytest.raises(DatasetError, match=f"line 2, is no impression of 'tiny' .*{told}"):
             prepare(source, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+def test_an_event_after_a_newer_impression_that_is_not_due_is_not_the_olders(source, tmp_path):
+    write(source, line(2, -5, [5], 10), line(1, 0, [4], 11), line(1, 580, [4], 12))
+    (source / "labels.yaml").write_text(RULES.replace("30", "590"))
+    rows = [(1, NOW + 585 * MINUTE, 4, 1, 7), (9, NOW + 600 * MINUTE, 1, 0, 0)]
+    pq.write_table(events(*rows), source / "events.parquet")
+    dataset = prepare(source, tmp_path / "out")
+    assert dataset.facts["impressions_not_due"] == 1
+    assert pq.read_table(dataset.impressions_path)["click"].to_pylist() == [0, 0]
+
+
+@pytest.mark.parametrize("value", [None, -1])
+def test_an_event_without_the_value_makes_no_label_of_it(source, tmp_path, value):
+    made = [(1, NOW + MINUTE, 4, 1, value), (1, NOW + 2 * MINUTE, 4, 0, 7)]
+    write(source, line(2, -5, [5], 10), line(1, 0, [4], 11), made=made)
+    table = pq.read_table(prepare(source, tmp_path / "out").impressions_path)
+    assert [sorted(table[name].to_pylist()) for name in ("click", "dwell")] == [[0, 1], [0, 7]]
+
+
+def test_a_value_that_the_label_cannot_hold_is_refused(source, tmp_path):
+    content = SPEC.to_dict()
+    content["label"]["dwell"]["type"] = "int8"
+    FeatureSpec.from_dict(content).save(source / "features.yaml")
+    write(source, line(1, 0, [4], 11), made=[(1, NOW + MINUTE, 4, 1, 300)])
+    with pytest.raises(DatasetError, match=r"label 'dwell' is int8, and 'dwell_ms' .* is 300"):
+        prepare(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["user_id", "item_id", "timestamp"])
+def test_an_event_without_id_or_time_is_refused(source, tmp_path, name):
+    write(source, line(1, 0, [4], 11))
+    table = events((1, NOW + MINUTE, 4, 1, 0), (9, NOW + 600 * MINUTE, 1, 0, 0))
+    place = table.column_names.index(name)
+    nulls = pa.array([None, table[name][1].as_py()], pa.int64())
+    pq.write_table(table.set_column(place, name, nulls), source / "events.parquet")
+    with pytest.raises(DatasetError, match=f"events.{name} is null in 1 rows"):
+        prepare(source, tmp_path / "out")
+
+
+def vault(tmp_path, *rows):
+    store = SeqVault.open(str(tmp_path / "vault"), schema=Schema.from_arrow(SPEC.event_schema()))
+    store.append(events(*rows))
+    return store
+
+
+def test_impressions_older_than_the_events_taken_of_their_user_are_left_out(
+    source, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(logged_impressions, "_EVENTS_OF_USER", 4)
+    clicks = [(1, NOW + minute * MINUTE, 4, 1, 0) for minute in range(1, 8)]
+    vault(tmp_path, *clicks, (2, NOW + 600 * MINUTE, 1, 0, 0)).close()
+    write(source, line(1, 0, [4], 11), line(1, 5, [4], 12), line(2, 0, [4], 13))
+    dataset = prepare(source, tmp_path / "out", store=tmp_path / "vault")
+    assert dataset.facts["impressions_too_old"] == 1  # without its click it would be none
+    table = pq.read_table(dataset.impressions_path).to_pydict()
+    rows = sorted(zip(table["request_id"], table["click"], strict=True))
+    assert rows == [(12, 1), (13, 0)]
+
+
+def test_events_of_one_millisecond_keep_their_order(source, tmp_path):
+    clicks = [(1, NOW + MINUTE, item, 1, item) for item in (4, 5, 4, 6)]
+    clicks = [(*each[:4], place) for place, each in enumerate(clicks)]
+    vault(tmp_path, *clicks, (2, NOW + 600 * MINUTE, 1, 0, 0)).close()
+    write(source, line(1, 0, [4], 11), line(2, -5, [4], 12))
+    dataset = prepare(source, tmp_path / "out", store=tmp_path / "vault")
+    assert pq.read_table(dataset.events_path)["dwell_ms"].to_pylist() == [0, 1, 2, 3, 0]
+
+
+def test_events_that_come_while_the_store_is_read_make_no_false_label(
+    source, tmp_path, monkeypatch
+):
+    """The click comes after its user was read, and one of a user read later ends its time."""
+    monkeypatch.setattr(logged_impressions, "_USERS_A_READ", 1)
+    store = vault(tmp_path, (1, NOW - MINUTE, 1, 0, 0), (2, NOW + 33 * MINUTE, 1, 0, 0))
+
+    class Meanwhile:
+        close = store.close
+
+        def read(self, users, before, last_n, fields=None):
+            read = store.read(users, before, last_n, fields=fields)
+            if last_n > 1 and 1 in users:
+                late = (1, NOW + 10 * MINUTE, 4, 1, 0), (2, NOW + 60 * MINUTE, 1, 0, 0)
+                store.append(events(*late))
+            return read
+
+    monkeypatch.setattr(logged_impressions, "open_store", lambda where: Meanwhile())
+    write(source, line(1, 5, [4], 11), line(2, 0, [4], 12), line(2, 1, [4], 13))
+    dataset = prepare(source, tmp_path / "out", store=tmp_path / "vault")
+    assert set(pq.read_table(dataset.impressions_path)["request_id"].to_pylist()) == {12, 13}
 
 
 @pytest.mark.parametrize(
