@@ -1,7 +1,6 @@
 """The in-memory table of item side information: stored once per item, joined on read."""
 
 import threading
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seqvault.disk.item_file import KEY, describe
+from seqvault.disk.item_file import KEY, describe, give_way
 from seqvault.errors import SchemaError, UnknownFieldError, WrongTypeError
 from seqvault.item_batch import ItemBatch
 from seqvault.memory.key_table import KeyTable
@@ -124,9 +123,9 @@ class Items:
         else:
             columns = old.columns
         places[numbers] = used + np.arange(len(numbers))
-        for name, values in fresh.items():
-            columns[name][used : used + len(numbers)] = values
-            _give_way()
+        for name in list(fresh):
+            columns[name][used : used + len(numbers)] = fresh.pop(name)
+            give_way()
         return ItemVersion(table.schema, version, places, columns, used + len(numbers), items)
 
     def _number(self, ids: np.ndarray) -> np.ndarray:
@@ -214,10 +213,5 @@ def _moved(old: np.ndarray | None, rows: np.ndarray, like: np.ndarray, room: int
         assert old is not None
         some = rows[first : first + ROWS_AT_ONCE]
         fresh[first : first + len(some)] = old[some]
-        _give_way()
+        give_way()
     return fresh
-
-
-def _give_way() -> None:
-    """Lets readers have a turn now, for which they would wait 5 ms while a writer computes."""
-    time.sleep(0)
