@@ -174,9 +174,11 @@ class Gateway:
 
     async def _rank(self, request: web.BaseRequest) -> web.Response:
         call = Call(self._rules.deadline_seconds, first_byte_at(request))
-        work = self._ranker.rank_and_show
-        answer, shown = await self._work(request, call, self._ranks, work)
-        if self._impressions is not None:
+        if self._impressions is None:
+            answer = await self._work(request, call, self._ranks, self._ranker.rank)
+        else:
+            work = self._ranker.rank_and_show
+            answer, shown = await self._work(request, call, self._ranks, work)
             self._impressions.add(shown)
         self._metrics.observe(answer["latency"])
         if "unknown_candidates" in answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 import time
@@ -18,7 +19,10 @@ from numpy.typing import NDArray
 from laser_features import RequestBatch
 from serving.runtime.steady_thread import SteadyThread
 
+log = logging.getLogger(__name__)
 _PAUSE_SECONDS = 0.2
+_REST_SECONDS = 5.0
+"""After a failure: each further try on a full disk may leave one more file with a cut-off line."""
 _CLOSE_SECONDS = 5.0
 
 
@@ -117,7 +121,7 @@ class ImpressionLog:
         self._impressions_waiting = 0
         self._lock = threading.Lock()
         self._file: IO[bytes] | None = None
-        self._end_of_file = 0.0
+        self._end_of_file = self._rests_until = 0.0
         self.logged = 0
         self.dropped = 0
         self._open_file()  # a folder that cannot be written to shows at the start
@@ -139,12 +143,29 @@ class ImpressionLog:
     def close(self) -> None:
         """Write what waits, and stop; a disk that does not answer is not waited for."""
         self._thread.stop(_CLOSE_SECONDS)
-        if not self._thread.running:
-            self._write()
-            if self._file is not None:
-                self._file.close()
+        if self._thread.running:
+            return
+        try:
+            self._write_all()
+        except OSError as error:
+            log.error("impressions could not be logged: %s", error)
+        with self._lock:
+            self.dropped += self._impressions_waiting
+            self._impressions_waiting = 0
+            self._waiting.clear()
+        if self._file is not None:
+            self._file.close()
 
     def _write(self) -> None:
+        if time.monotonic() < self._rests_until:
+            return
+        try:
+            self._write_all()
+        except BaseException:
+            self._rests_until = time.monotonic() + _REST_SECONDS
+            raise
+
+    def _write_all(self) -> None:
         while self._waiting:
             if self._file is None or time.monotonic() > self._end_of_file:
                 self._open_file()
@@ -158,7 +179,8 @@ class ImpressionLog:
                     self._end_of_file = 0.0
             except BaseException:
                 self._drop_file()
-                self.dropped += count
+                with self._lock:
+                    self.dropped += count
                 raise
             self.logged += count
 

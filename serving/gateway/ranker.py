@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -92,10 +93,14 @@ class Ranker:
             GatewayError: With the HTTP status to answer.
             RuntimeRefusal: The deadline has passed, or the caller has gone away.
         """
-        return self.rank_and_show(content, call)[0]
+        return self._rank(content, call)[0]
 
     def rank_and_show(self, content: object, call: Call) -> tuple[dict[str, Any], Shown]:
         """As ``rank``; beside the answer, what it shows."""
+        answer, shown = self._rank(content, call)
+        return answer, shown()
+
+    def _rank(self, content: object, call: Call) -> tuple[dict[str, Any], Callable[[], Shown]]:
         started = time.monotonic()
         try:
             body, top_k = _take_top_k(content)
@@ -143,7 +148,7 @@ class Ranker:
             "model_ms": _milliseconds(answered - built),
             "total_ms": _milliseconds(time.monotonic() - call.arrived),
         }
-        return answer, Shown.of(batch, order, scores, version)
+        return answer, partial(Shown.of, batch, order, scores, version)
 
     def _check_count(self, body: object) -> None:
         candidates = body.get("candidates") if isinstance(body, Mapping) else None

@@ -1,6 +1,7 @@
 """What was shown is logged beside the requests: bounded, counted, whole lines."""
 
 import json
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from serving_helpers import T0, run_gateway, wait_for
 
 from seqvault import SeqVault
+from serving.gateway import impression_log
 from serving.gateway.impression_log import ImpressionLog, Shown
 
 
@@ -106,7 +108,8 @@ class FullDisk:
         self.file.close()
 
 
-def test_a_full_disk_costs_what_was_being_written_and_no_more(tmp_path):
+def test_a_full_disk_costs_what_was_being_written_and_no_more(tmp_path, monkeypatch):
+    monkeypatch.setattr(impression_log, "_REST_SECONDS", 0.1)
     log = ImpressionLog(tmp_path)
     log._file = FullDisk(log._file)
     log.start()
@@ -118,6 +121,37 @@ def test_a_full_disk_costs_what_was_being_written_and_no_more(tmp_path):
     contents = sorted(path.read_bytes() for path in tmp_path.glob("impressions-*.jsonl"))
     assert [each.endswith(b"\n") for each in contents] == [False, True]
     assert json.loads(contents[1])["user_id"] == 2
+
+
+def test_a_disk_that_stays_full_is_not_filled_with_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(impression_log, "_PAUSE_SECONDS", 0.01)
+    log = ImpressionLog(tmp_path)
+    opened = log._open_file
+
+    def open_on_a_full_disk():
+        opened()
+        log._file = FullDisk(log._file)
+
+    monkeypatch.setattr(log, "_open_file", open_on_a_full_disk)
+    log._file = FullDisk(log._file)
+    log.start()
+    for _ in range(20):
+        log.add(shown())
+        time.sleep(0.02)
+    assert len(list(tmp_path.iterdir())) == 1
+    log.close()
+    assert log.dropped == 60
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_disk_that_is_full_at_the_end_is_told_and_ends_nothing_else(tmp_path, caplog):
+    log = ImpressionLog(tmp_path)  # not started: all is left to its end
+    log._file = FullDisk(log._file)
+    for user in range(1500):
+        log.add(shown(user))
+    log.close()
+    assert log.dropped == 4500
+    assert "could not be logged: [Errno 28] No space left" in caplog.text
 
 
 def test_a_folder_that_cannot_be_written_to_shows_at_the_start(tmp_path):
