@@ -287,7 +287,10 @@ def _gateway(arguments: argparse.Namespace) -> int:
 def _start(arguments: argparse.Namespace) -> int:
     from serving.start import start
 
-    return start(arguments)
+    try:
+        return start(arguments)
+    except OSError as error:
+        return _fail(f"laser-serving start: {error}", 1)
 
 
 def _end_with_stdin() -> None:

@@ -6,8 +6,8 @@ python -m serving.healthcheck http://127.0.0.1:8080/readyz
 from __future__ import annotations
 
 import sys
-import urllib.error
 import urllib.request
+from http.client import HTTPException
 
 
 def healthy(url: str, seconds: float = 2.0) -> bool:
@@ -20,7 +20,7 @@ def healthy(url: str, seconds: float = 2.0) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=seconds) as answer:
             return bool(answer.status == 200)
-    except (urllib.error.URLError, OSError):
+    except (OSError, HTTPException):  # no server of HTTP, too
         return False
 
 

@@ -33,6 +33,9 @@ def start(arguments: argparse.Namespace) -> int:
     Nothing is started before a model was pushed: only ``model-server`` alone waits for a first one,
     as TensorFlow Serving does. One that ends before both were ready ends the other; later, it is
     started again.
+
+    Raises:
+        OSError: A child cannot be started, or the ready file not be written.
     """
     base_path = Path(arguments.model_base_path)
     if not _has_version(base_path):
@@ -47,9 +50,9 @@ def start(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="laser-serving-") as folder:
         known: dict[str, str | None] = {}
         children = _children(arguments, Path(folder), known)
-        for child in children:
-            child.start()
         try:
+            for child in children:
+                child.start()
             addresses = _wait_until_ready(children, Path(folder), ended)
             if addresses is None:
                 return 0 if ended.wait(0) else 1

@@ -57,11 +57,15 @@ class Child:
                 self.pause = _FIRST_PAUSE_SECONDS
             log.error("%s ended with code %d; it starts again in %g s", self.name, code, self.pause)
             self._forget()
-            self.next_start = now + self.pause
-            self.pause = min(2 * self.pause, _LONGEST_PAUSE_SECONDS)
+            self._wait_from(now)
         if self.process is None and now >= self.next_start:
             self.restarts += 1
-            self.start()
+            try:
+                self.start()
+            except OSError as error:  # no memory or processes are left for now
+                log.error("%s cannot be started (%s); again in %g s", self.name, error, self.pause)
+                self._wait_from(now)
+                return
             log.info("%s started again as process %d", self.name, self._pid)
 
     def stop(self, seconds: float) -> None:
@@ -76,6 +80,10 @@ class Child:
             self.process.kill()
             self.process.wait()
         self._forget()
+
+    def _wait_from(self, now: float) -> None:
+        self.next_start = now + self.pause
+        self.pause = min(2 * self.pause, _LONGEST_PAUSE_SECONDS)
 
     @property
     def _pid(self) -> int:

@@ -1,5 +1,7 @@
 """The command line: flags, ready files, what goes wrong at start, and stopping."""
 
+import errno
+import io
 import json
 import os
 import re
@@ -8,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from http.client import HTTPConnection
 from pathlib import Path
@@ -17,8 +20,11 @@ import yaml
 from serving_helpers import REPOSITORY, make_store, running, save_basic, save_ranker, wait_for
 
 import serving
+from serving import start, supervisor
 from serving.cli import main
+from serving.healthcheck import healthy
 from serving.model_server.server_config import read_config
+from serving.supervisor import Child
 
 CONFIGURATION = Path(serving.__file__).parent
 
@@ -196,6 +202,46 @@ def test_start_restarts_who_dies_and_leaves_no_orphan(tmp_path, spec, in_process
     assert "gateway started again as process" in printed
 
 
+def test_a_child_that_cannot_be_started_again_now_is_started_later(monkeypatch, caplog):
+    class Dead:
+        stdin = io.BytesIO()
+        pid = 5
+
+        def poll(self):
+            return 1
+
+    child = Child("gateway", list, process=Dead(), pause=0.0)
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE_SECONDS", 0.0)
+    failures = [OSError(errno.EAGAIN, "Resource temporarily unavailable")]
+
+    def start(*arguments, **more):
+        if failures:
+            raise failures.pop()
+        return Dead()
+
+    monkeypatch.setattr(supervisor.subprocess, "Popen", start)
+    child.keep_running()
+    assert child.process is None and "gateway cannot be started" in caplog.text
+    child.keep_running()
+    assert child.process is not None and child.restarts == 2
+
+
+def test_what_speaks_no_http_is_not_healthy():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+
+        def answer():
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(4096)
+                connection.sendall(b"\0\0\6\4 no HTTP at all\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert not healthy(f"http://127.0.0.1:{port}/readyz")
+        thread.join()
+
+
 def test_sigterm_drains_the_gateway(tmp_path, spec):
     """Not ready at once, still there for a while, and every answer the last of its connection."""
     store = make_store(tmp_path / "vault", spec)
@@ -228,6 +274,26 @@ def readiness(address: str) -> str:
     text = connection.getresponse().read().decode()
     connection.close()
     return text
+
+
+def test_start_tells_in_one_line_what_it_cannot_do(tmp_path, monkeypatch, capsys):
+    stopped = []
+
+    class Idle:
+        name, ended = "gateway", None
+
+        def start(self):
+            raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+        def stop(self, seconds):
+            stopped.append(seconds)
+
+    monkeypatch.setattr(start, "_children", lambda *_: [Idle()])
+    monkeypatch.setattr(start, "_has_version", lambda _: True)
+    monkeypatch.setattr(start, "EndSignals", lambda: None)
+    assert main(["start", "--store=s", "--features=f", f"--model_base_path={tmp_path}"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line == "laser-serving start: [Errno 12] Cannot allocate memory" and stopped
 
 
 @pytest.mark.parametrize("base", ["missing", "empty"])
