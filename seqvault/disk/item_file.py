@@ -25,8 +25,11 @@ _FREED_AT_ONCE = 4 << 20  # bytes; to free hundreds of MB at once takes 10 ms
 
 
 def give_way() -> None:
-    """Lets readers have a turn now, for which they would wait 5 ms while a writer computes."""
-    time.sleep(0)
+    """Lets readers have a turn now, for which they would wait 5 ms while a writer computes.
+
+    After a sleep of 0 the writer would often go on before a waiting reader has woken up.
+    """
+    time.sleep(1e-6)
 
 
 def path_of(directory: str, number: int) -> str:

@@ -181,6 +181,13 @@ class Items:
             columns[name] = values
         return ItemBatch(wanted, found, columns, now.version)
 
+    def clear(self) -> None:
+        """Gives the memory of the columns back, one by one: all at once would hold readers up."""
+        now, self._now = self._now, ItemVersion()
+        while now.columns:
+            now.columns.popitem()
+            give_way()
+
     def to_table(self) -> pa.Table | None:
         """The whole table as of now, or None if there never was one."""
         now = self._now

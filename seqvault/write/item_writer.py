@@ -1,7 +1,9 @@
 """Writes of item side information: one checksummed file per call, listed in the manifest."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+
+import pyarrow as pa
 
 from seqvault.disk import item_file
 from seqvault.memory.item_table import Items
@@ -10,7 +12,7 @@ from seqvault.memory.store_state import State
 ITEM_FILES = 8  # more are written as one again, so that opening stays quick
 
 
-def put_items(state: State, checked: Any) -> int:
+def put_items(state: State, checked: pa.Table) -> int:
     """See ``SeqVault.put_items``. The caller holds ``state.writing_items``."""
     state.check_writable()
     items, before = state.items, state.manifest.items
@@ -18,12 +20,7 @@ def put_items(state: State, checked: Any) -> int:
     number = state.take_number()
     listed, stored = [*before, number], checked
     if len(before) >= ITEM_FILES:
-        whole = Items()
-        for old in before:
-            table = item_file.load(state.files, state.path, old, whole.schema, use_threads=False)
-            whole.apply(table, old)
-        whole.apply(checked, number)
-        listed, stored = [number], whole.to_table()
+        listed, stored = [number], _as_one(state, before, checked, number)
     fresh = items.prepared(checked, number)
     try:
         item_file.save(state.files, state.path, number, stored, state.owned)
@@ -33,4 +30,19 @@ def put_items(state: State, checked: Any) -> int:
             state.discard(item_file.path_of(state.path, number))
         raise
     state.discard(*(item_file.path_of(state.path, old) for old in before if old not in listed))
+    while stored is not checked and stored.num_columns:
+        stored = stored.remove_column(0)  # all at once would hold readers up
+        item_file.give_way()
     return number
+
+
+def _as_one(state: State, before: Sequence[int], checked: pa.Table, number: int) -> pa.Table:
+    """What the files before it and a checked table say together."""
+    whole = Items()
+    for old in before:
+        table = item_file.load(state.files, state.path, old, whole.schema, use_threads=False)
+        whole.apply(table, old)
+    whole.apply(checked, number)
+    together = whole.to_table()
+    whole.clear()
+    return together
