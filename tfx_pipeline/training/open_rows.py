@@ -21,6 +21,8 @@ from tfx_pipeline.settings.training_settings import OpenTableSettings, TrainingS
 NO_ID = np.iinfo(np.int64).max
 """Stands behind the sorted ids where the map has room; no real id."""
 MISSING = -1
+_NOBODY = np.iinfo(np.int64).min
+"""Stands where no id waits; it is below every other."""
 DAY_MS = 86_400_000
 _SKETCH_ROWS = 4
 _FACTORS = (0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93)
@@ -71,7 +73,7 @@ class OpenRows(tf.Module):
             self.rows = _variable(tf.range(1, rows, dtype=tf.int32))
             self.seen = _variable(tf.zeros([rows], tf.int32))
             self.sketch = _variable(tf.zeros([_SKETCH_ROWS * self._cells], tf.int32))
-            self.waiting = _variable(tf.fill([self._cells], tf.constant(MISSING, tf.int64)))
+            self.waiting = _variable(tf.fill([self._cells], tf.constant(_NOBODY, tf.int64)))
 
     def lookup(self, ids: tf.Tensor) -> tf.Tensor:
         """Rows of int64 ids [U], int32; 0 for the missing id -1 and for ids without a row."""
@@ -125,8 +127,7 @@ class OpenRows(tf.Module):
             keeps = seen[rows[:count]] > today - self._settings.days
         known, evicted = ids[:count][keeps], rows[:count][~keeps]
         free = np.sort(np.concatenate([rows[count:], evicted]))
-        waiting = self.waiting.numpy()
-        wanted = np.setdiff1d(waiting[waiting != MISSING], known)
+        wanted = np.setdiff1d(_ids_in(self.waiting.numpy()), known)
         admitted = wanted[: len(free)]
         seen[free] = 0
         seen[free[: len(admitted)]] = today
@@ -137,7 +138,7 @@ class OpenRows(tf.Module):
         self.ids.assign(np.concatenate([new_ids[order], padding]))
         self.rows.assign(np.concatenate([new_rows[order], free[len(admitted) :]]))
         self.seen.assign(seen)
-        self.waiting.assign(np.full(self._cells, MISSING, np.int64))
+        self.waiting.assign(np.full(self._cells, _NOBODY, np.int64))
         return Refreshed(len(admitted), evicted, len(wanted) - len(admitted))
 
     def mapping(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
@@ -183,6 +184,11 @@ def check_open_tables(spec: FeatureSpec, settings: TrainingSettings) -> None:
 def day_of(times_ms: tf.Tensor) -> tf.Tensor:
     """The latest day of some request times, int32."""
     return tf.cast(tf.reduce_max(times_ms) // DAY_MS, tf.int32)
+
+
+def _ids_in(waiting: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The ids among the places to wait at; earlier versions left the missing id where none is."""
+    return waiting[(waiting != _NOBODY) & (waiting != MISSING)]
 
 
 def _mixed(ids: tf.Tensor, number: int) -> tf.Tensor:

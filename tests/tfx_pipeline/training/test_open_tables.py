@@ -30,7 +30,7 @@ def note(open_rows, ids, day=0):
 @pytest.mark.parametrize("sightings", [1, 3])
 def test_ids_get_rows_once_they_were_met_often_enough(sightings):
     rng = np.random.default_rng(sightings)
-    ids = rng.integers(0, 2**62, 60)
+    ids = rng.integers(-(2**62), 2**62, 60)
     open_rows = OpenRows("t", 200, OpenTableSettings(sightings=sightings))
     met: Counter[int] = Counter()
     for _ in range(30):
