@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import tensorflow as tf
 
+from tfx_pipeline.training.grown_tables import grown_tables, read_grown_table
 from tfx_pipeline.training.running_totals import RunningTotals
 from tfx_pipeline.training.training_state import TrainingState
 
@@ -50,10 +51,11 @@ class Checkpoints:
         self.damaged: list[str] = []
         self._epoch = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._files_done = tf.Variable(0, dtype=tf.int64, trainable=False)
-        counted = {} if totals is None else {"totals": totals}
-        self._checkpoint = tf.train.Checkpoint(
-            state=state, epoch=self._epoch, files_done=self._files_done, **counted
-        )
+        self._state = state
+        self._beside = {"epoch": self._epoch, "files_done": self._files_done}
+        if totals is not None:
+            self._beside["totals"] = totals
+        self._checkpoint = tf.train.Checkpoint(state=state, **self._beside)
         self._manager = tf.train.CheckpointManager(self._checkpoint, directory, max_to_keep=keep)
 
     @property
@@ -67,11 +69,15 @@ class Checkpoints:
         self._files_done.assign(position.files_done)
         return self._manager.save(checkpoint_number=int(self._number(position)))
 
-    def restore(self) -> Position:
+    def restore(self, may_grow: Collection[str] = ()) -> Position:
         """Read the newest checkpoint that is whole; its position, or without any the beginning.
 
         A machine that goes down may leave a newest checkpoint whose bytes never reached the disk:
         then the one before is taken, and the report says so.
+
+        Args:
+            may_grow: Names of tables that may have more rows than they have there; the further ones
+                keep their values.
 
         Raises:
             ValueError: The checkpoint is of a model with other tables or sizes, or none is whole.
@@ -81,20 +87,18 @@ class Checkpoints:
         for path in found:
             try:
                 _read_header(path)
-                found = self._checkpoint.restore(path).assert_existing_objects_matched()
-                found.expect_partial()  # what this state does not hold may stay unread
+                self._read(path, may_grow)
             except tf.errors.OpError as error:
                 if isinstance(error, _NOT_OF_THE_FILE):
                     raise
+                if _OTHER_SHAPE in error.message:
+                    raise _of_another_model(path, error.message.splitlines()[0][-200:]) from error
                 self.damaged.append(path)
                 reason = error.message.splitlines()[0][:200]
                 self._report(f"checkpoint {path} is damaged ({reason}): trying the one before")
                 continue
             except (ValueError, AssertionError) as error:
-                raise ValueError(
-                    f"checkpoint {path} is of another model ({error}); train in an empty "
-                    "directory, or with the feature spec and settings that wrote it"
-                ) from error
+                raise _of_another_model(path, str(error)) from error
             position = Position(int(self._epoch.numpy()), int(self._files_done.numpy()))
             if self.damaged:
                 self._report(
@@ -109,6 +113,20 @@ class Checkpoints:
                 "the beginning"
             )
         return Position()
+
+    def _read(self, path: str, may_grow: Collection[str]) -> None:
+        grown = grown_tables(path, self._state, may_grow)
+        checkpoint = self._checkpoint
+        if grown:
+            others = self._state.without(grown)
+            checkpoint = tf.train.Checkpoint(state=others, **self._beside)
+        found = checkpoint.restore(path).assert_existing_objects_matched()
+        found.expect_partial()  # what this state does not hold may stay unread
+        for name, rows in grown.items():
+            read_grown_table(path, self._state, name, rows)
+            self._report(
+                f"table {name!r} grows from {rows:,} rows to {self._state.tables[name].rows:,}"
+            )
 
     @staticmethod
     def _number(position: Position) -> int:
@@ -125,6 +143,16 @@ _NOT_OF_THE_FILE = (
     tf.errors.ResourceExhaustedError,
     tf.errors.UnavailableError,
 )
+
+_OTHER_SHAPE = "does not match the shape stored in checkpoint"
+"""What a sharded variable says of one that has another shape."""
+
+
+def _of_another_model(path: str, reason: str) -> ValueError:
+    return ValueError(
+        f"checkpoint {path} is of another model ({reason}); train in an empty directory, or with "
+        "the feature spec and settings that wrote it"
+    )
 
 
 def _read_header(path: str) -> None:

@@ -67,7 +67,7 @@ class ServingModel(tf.Module):
         Further labels answer as ``probability_<label>``, or ``value_<label>`` of a regression.
         """
         inputs = without_padding(self._spec, inputs, self._tower.fixed_length)
-        rows = self._lookup.table_rows(self._spec, inputs)
+        rows = self._within_tables(self._lookup.table_rows(self._spec, inputs))
 
         def embed(table: str, name: str) -> tf.Tensor:
             return tf.gather(self.tables[table], rows[name])
@@ -83,6 +83,18 @@ class ServingModel(tf.Module):
         for label, head in zip(self._labels[1:], others, strict=True):
             outputs[label.output] = label.answer(head)
         return outputs
+
+    def _within_tables(self, rows: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """The rows, 0 where a direct table has none: a later feature spec may give it more."""
+        direct = {
+            each.name: self._spec.tables[each.table].rows
+            for each in self._spec.model_inputs()
+            if each.table is not None and self._spec.tables[each.table].ids == "direct"
+        }
+        return {
+            name: tf.where(value < direct[name], value, 0) if name in direct else value
+            for name, value in rows.items()
+        }
 
     def rank_examples(self, examples: tf.Tensor) -> dict[str, tf.Tensor]:
         """``probability`` float32 [B, N] of serialized Examples [B], N the most candidates."""

@@ -141,6 +141,33 @@ class OpenRows(tf.Module):
         self.waiting.assign(np.full(self._cells, _NOBODY, np.int64))
         return Refreshed(len(admitted), evicted, len(wanted) - len(admitted))
 
+    def extend(
+        self,
+        ids: NDArray[np.int64],
+        rows: NDArray[np.int32],
+        seen: NDArray[np.int32],
+        sketch: NDArray[np.int32],
+        waiting: NDArray[np.int64],
+    ) -> None:
+        """Go on with the map of a table that had fewer rows, or as many; the further ones are free.
+
+        No step may be running. The arguments are the values of that map's variables.
+        """
+        room, cells = self._room - len(ids), len(sketch) // _SKETCH_ROWS
+        self.ids.assign(np.concatenate([ids, np.full(room, NO_ID, np.int64)]))
+        further = np.arange(len(seen), len(seen) + room, dtype=np.int32)
+        self.rows.assign(np.concatenate([rows, further]))
+        self.seen.assign(np.pad(seen, (0, room)))
+        # Of 2c cells an id counts in h mod 2c, which is h mod c or c more. Both begin with what the
+        # one had counted: that may be too high for an id, never too low.
+        repeated = np.tile(sketch.reshape(_SKETCH_ROWS, cells), self._cells // cells)
+        self.sketch.assign(repeated.ravel())
+        met = _ids_in(waiting)
+        places = np.full(self._cells, _NOBODY, np.int64)
+        # Places that differ modulo c differ modulo 2c: none of them is wanted twice.
+        places[_mixed(tf.constant(met), 0).numpy() % self._cells] = met
+        self.waiting.assign(places)
+
     def mapping(self) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """The ids that have a row, sorted, and their rows."""
         ids = self.ids.numpy()

@@ -131,3 +131,11 @@ class RowLookup:
             else self.rows(each, inputs[each.name])
             for each in spec.model_inputs()
         }
+
+
+def more_rows(table: str) -> str:
+    """What to do about a table that is full, for people."""
+    return (
+        f"raise `rows` of table {table!r} in the feature spec before the next training that begins "
+        "with this one"
+    )

@@ -20,6 +20,7 @@ from tfx_pipeline.training.embedding_tables import shards_of
 from tfx_pipeline.training.evaluation_log import EvaluationLog
 from tfx_pipeline.training.evaluations import Evaluations
 from tfx_pipeline.training.export import ServingModel, as_variable
+from tfx_pipeline.training.grown_tables import tables_that_may_grow
 from tfx_pipeline.training.input_wait import InputWait
 from tfx_pipeline.training.labels import labels_of
 from tfx_pipeline.training.loop import TrainingLoop
@@ -54,6 +55,7 @@ class Trainer:
         eval_files: What evaluations while training read, if the settings ask for any.
         warm_start: Folder of another training's checkpoints. Without one of its own the run begins
             with that training's tables, weights and optimiser state; its own epochs are all ahead.
+            Tables may have more rows than that training's, see ``tables_that_may_grow``.
         feature_hosts: Serve shards, whose names then stand in place of files; None reads files.
 
     Raises:
@@ -155,7 +157,7 @@ class Trainer:
 
     def _begin_with(self, folder: str) -> None:
         checkpoints = Checkpoints(folder, self.state, report=self._report)
-        if checkpoints.restore() == Position():
+        if checkpoints.restore(tables_that_may_grow(self.spec)) == Position():
             raise ValueError(f"{folder} holds no checkpoint: give those of a training that ended")
         self._report(f"begins with the state of {checkpoints.latest}, step {self._loop.steps:,}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ from tfx_pipeline.training.carried_state import CarriedState
 from tfx_pipeline.training.dense_weights import DenseWeights
 from tfx_pipeline.training.embedding_tables import EmbeddingTable
 from tfx_pipeline.training.open_rows import OpenRows
+from tfx_pipeline.training.row_lookup import more_rows
 from tfx_pipeline.training.tower import Tower
 
 
@@ -49,6 +51,18 @@ class TrainingState(tf.Module):
         self.carried = CarriedState(to_numpy(tower.carried_variables))
         self.step = tf.Variable(0, dtype=tf.int64, trainable=False, name="step")
 
+    def without(self, tables: Collection[str]) -> dict[str, Any]:
+        """All but these tables and their maps, under the names that checkpoints have for them."""
+        return {
+            "tables": {name: each for name, each in self.tables.items() if name not in tables},
+            "open_rows": {
+                name: each for name, each in self.open_rows.items() if name not in tables
+            },
+            "dense": self.dense,
+            "carried": self.carried,
+            "step": self.step,
+        }
+
     def refresh_open_tables(self) -> list[str]:
         """Admit and evict ids of the open tables; a line about each table that changed.
 
@@ -61,7 +75,11 @@ class TrainingState(tf.Module):
             if done.admitted or len(done.evicted) or done.refused:
                 lines.append(
                     f"table {name}: {done.admitted:,} ids got rows, {len(done.evicted):,} lost them"
-                    + (f", for {done.refused:,} there was no room" if done.refused else "")
+                    + (
+                        f", for {done.refused:,} there was no room: {more_rows(name)}"
+                        if done.refused
+                        else ""
+                    )
                 )
         return lines
 

@@ -8,7 +8,7 @@ import json
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from tfx_pipeline.errors import OtherModelError, PipelineError
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.section import plain
 from tfx_pipeline.settings.training_settings import TrainingSettings
-from tfx_pipeline.training.row_lookup import RowLookup
+from tfx_pipeline.training.row_lookup import RowLookup, more_rows
 
 LEARNED = "learned.npz"
 _MODEL, _VOCABULARY, _LIMITS = "model", "vocabulary ", "limits "
@@ -41,7 +41,8 @@ class WarmStart:
         model: Settings of the model.
         labels: Labels with their settings, in order.
         trained_until: End of the time that was trained on, milliseconds UTC; 0 if nobody said.
-        lookup: From ids and values to rows.
+        lookup: From ids and values to rows, but for the open tables, whose maps the checkpoint has.
+        open_tables: Names of the open tables, sorted; None if a version left it that kept no names.
     """
 
     feature_spec: Mapping[str, Any]
@@ -49,6 +50,7 @@ class WarmStart:
     labels: Mapping[str, Any]
     trained_until: int
     lookup: RowLookup
+    open_tables: Sequence[str] | None = None
 
     @classmethod
     def of_training(
@@ -60,8 +62,8 @@ class WarmStart:
         trained_until: int = 0,
     ) -> WarmStart:
         """What a training with these settings leaves."""
-        labels = plain(settings)["labels"]
-        return cls(spec.to_dict(), plain(model), labels, trained_until, lookup)
+        labels, opened = plain(settings)["labels"], sorted(settings.open_tables)
+        return cls(spec.to_dict(), plain(model), labels, trained_until, lookup, opened)
 
     def save(self, folder: str) -> None:
         """Write it beside the training's checkpoints, whole or not at all."""
@@ -70,6 +72,7 @@ class WarmStart:
             "model": self.model,
             "labels": self.labels,
             "trained_until": self.trained_until,
+            "open_tables": self.open_tables,
         }
         arrays: dict[str, NDArray] = {_MODEL: np.array(json.dumps(described))}
         arrays |= {_VOCABULARY + name: ids for name, ids in self.lookup.vocabularies.items()}
@@ -118,21 +121,29 @@ class WarmStart:
     ) -> None:
         """Raise unless a training with these settings has the same rows, weights and heads.
 
+        A table may have more rows than before, unless it is hashed.
+
         Raises:
             OtherModelError: One line that names all that differs.
         """
         other = WarmStart.of_training(spec, model, settings, self.lookup)
+        before, now = dict(self.feature_spec), dict(other.feature_spec)
+        tables = before.pop("tables"), now.pop("tables")
         changed = [
-            *_differences("feature spec", self.feature_spec, other.feature_spec),
+            *_differences("feature spec", before, now),
+            *_other_tables(*tables),
             *_differences("model", _shaping(self.model), _shaping(other.model)),
             *_differences("labels", self.labels, other.labels),
         ]
         if list(self.labels) != list(other.labels):
             changed.append("order of labels")
+        if self.open_tables is not None and self.open_tables != other.open_tables:
+            changed.append(f"open_tables ({self.open_tables}, now {other.open_tables})")
         if changed:
+            why = "".join(f"{reason}; " for reason in _why_rows_stay(*tables))
             raise OtherModelError(
-                f"the warm start is of a model with another {', another '.join(changed)}: train "
-                "with what it was trained with, or begin anew without it (run --cold-start)"
+                f"the warm start is of a model with another {', another '.join(changed)}: {why}"
+                "train with what it was trained with, or begin anew without it (run --cold-start)"
             )
 
     def extended(
@@ -149,11 +160,17 @@ class WarmStart:
         """
         vocabularies = {}
         for table, known in self.lookup.vocabularies.items():
+            if table in (self.open_tables or ()):  # its ids are in the checkpoint
+                vocabularies[table] = known
+                continue
             new = found.vocabularies[table]
             new = new[~np.isin(new, known)]
             room = spec.tables[table].rows - 1 - len(known)
             if len(new) > room:
-                report(f"table {table!r} is full: {len(new) - room:,} new ids get no row")
+                report(
+                    f"table {table!r} is full: {len(new) - room:,} new ids get no row; "
+                    f"{more_rows(table)}"
+                )
             vocabularies[table] = np.concatenate([known, new[:room]])
         return replace(self.lookup, vocabularies=vocabularies)
 
@@ -193,6 +210,30 @@ def _named(arrays: Mapping[str, NDArray], start: str) -> dict[str, NDArray]:
 def _shaping(model: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a model without what only training knows."""
     return {name: value for name, value in model.items() if name != "dropout"}
+
+
+def _other_tables(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    """What differs between tables, but for rows where there may be more."""
+    for name in {**before, **now}:
+        old, new = before.get(name, {}), now.get(name, {})
+        if old and new and _may_grow(old, new):
+            old = {**old, "rows": new["rows"]}
+        yield from _differences(f"feature spec.tables.{name}", old, new)
+
+
+def _may_grow(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    return bool(new["ids"] != "hash" and new["rows"] > old["rows"])
+
+
+def _why_rows_stay(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    for name in sorted(before.keys() & now.keys()):
+        old, new = before[name], now[name]
+        if old["rows"] == new["rows"] or _may_grow(old, new):
+            continue
+        if new["ids"] == "hash":
+            yield f"table {name!r} is hashed, and with another number of rows its ids have others"
+        else:
+            yield f"table {name!r} may get more rows, not fewer, which would leave ids without one"
 
 
 def _differences(what: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -107,19 +107,21 @@ def files(open_spec, write_files, tmp_path_factory):
     return write_files(tmp_path_factory.mktemp("examples"), open_spec, files=2, requests=20)
 
 
-def test_training_goes_on_with_the_same_rows_and_serves_them(
-    open_spec, small, open_settings, files, tmp_path
+def test_training_goes_on_with_the_same_rows_and_serves_them_and_more(
+    open_spec, small, open_settings, files, write_files, tmp_path
 ):
+    """First resumed, then by a training whose table has more rows."""
     said = []
 
-    def trainer(folder):
+    def trainer(folder, spec=open_spec, **options):
         return Trainer(
-            open_spec,
+            spec,
             small,
             open_settings,
             RowLookup(),
             directory=str(tmp_path / folder),
             report=said.append,
+            **options,
         )
 
     whole = trainer("whole")
@@ -136,15 +138,32 @@ def test_training_goes_on_with_the_same_rows_and_serves_them(
     for name, value in whole.numpy_state().items():
         assert value.tobytes() == again.numpy_state()[name].tobytes(), name
 
-    again.export(str(tmp_path / "model"))
-    (batch,) = batches_of_file(
-        files[0], open_spec, replace(open_settings, batch_size=20), "click", None
+    content = open_spec.to_dict()
+    content["tables"]["tag"]["rows"] = content["tables"]["scene"]["rows"] = 40
+    larger_spec = FeatureSpec.from_dict(content)
+    larger_files = write_files(tmp_path, larger_spec, files=2, requests=20)
+    larger = trainer("larger", larger_spec, warm_start=str(tmp_path / "stopped"))
+    larger.train(larger_files)
+    before, now = (
+        dict(zip(*(each.tolist() for each in one.state.open_rows["tag"].mapping()), strict=True))
+        for one in (again, larger)
     )
+    assert now.items() >= before.items() and len(now) > 11 and max(now.values()) > 11
+
+    larger.export(str(tmp_path / "model"))
+    (batch,) = batches_of_file(
+        larger_files[0], larger_spec, replace(open_settings, batch_size=20), "click", None
+    )
+    assert batch["candidate_tag"].numpy().max() > 11
     batch["candidate_tag"] = tf.where(batch["candidate_tag"] == 3, 10**15, batch["candidate_tag"])
-    inputs = {each.name: batch[each.name] for each in open_spec.model_inputs()}
-    served = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"](**inputs)
-    expected = tf.sigmoid(again.step.predict(batch))
-    np.testing.assert_allclose(served["probability"], expected, atol=1e-6)
+    inputs = {each.name: batch[each.name] for each in larger_spec.model_inputs()}
+    serve = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    expected = tf.sigmoid(larger.step.predict(batch))
+    np.testing.assert_allclose(serve(**inputs)["probability"], expected, atol=1e-6)
+    # A later spec may have rows that this model has not: they are missing ones.
+    beyond = {**inputs, "history_scene": tf.where(inputs["history_scene"] == 3, 40, 0)}
+    without = {**inputs, "history_scene": tf.zeros_like(inputs["history_scene"])}
+    np.testing.assert_array_equal(serve(**beyond)["probability"], serve(**without)["probability"])
     assert batch[CANDIDATE_COUNT].shape == [20]
 
 

@@ -12,6 +12,7 @@ import pytest
 from laser_features import FeatureSpec
 from tfx_pipeline.errors import OtherModelError, PipelineError
 from tfx_pipeline.settings.section import plain
+from tfx_pipeline.settings.training_settings import OpenTableSettings
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.example_files import epoch_order
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -116,14 +117,42 @@ def test_the_entry_point_leaves_what_the_next_day_begins_with(
 def test_another_model_spec_or_labels_are_refused_by_name(spec, model_settings, settings):
     left = WarmStart.of_training(spec, model_settings, settings, RowLookup())
     left.check_fits(spec, replace(model_settings, dropout=0.5), replace(settings, epochs=9))
-    content = spec.to_dict()
-    content["tables"]["item"]["rows"] = 121
-    wider = FeatureSpec.from_dict(content)
-    with pytest.raises(OtherModelError, match=r"another feature spec\.tables, another model\.dim"):
-        left.check_fits(wider, replace(model_settings, dim=32), settings)
+    with pytest.raises(
+        OtherModelError,
+        match=r"another feature spec\.tables\.item\.width \(8, now 9\), another model\.dim",
+    ):
+        left.check_fits(_with(spec, "item", width=9), replace(model_settings, dim=32), settings)
     labels = type(settings)(labels={"click": {"weight": 2.0}})
     with pytest.raises(OtherModelError, match=r"another labels\.click.*--cold-start"):
         left.check_fits(spec, model_settings, labels)
+    opened = replace(settings, open_tables={"tag": OpenTableSettings()})
+    with pytest.raises(OtherModelError, match=r"another open_tables \(\[\], now \['tag'\]\)"):
+        left.check_fits(spec, model_settings, opened)
+
+
+def _with(spec, table, **entries):
+    content = spec.to_dict()
+    content["tables"][table].update(entries)
+    return FeatureSpec.from_dict(content)
+
+
+def test_a_table_may_have_more_rows_if_its_rows_keep_their_meaning(
+    spec, plain_spec, model_settings, settings
+):
+    left = WarmStart.of_training(spec, model_settings, settings, RowLookup())
+    for table in spec.tables:
+        more = _with(spec, table, rows=2 * spec.tables[table].rows)
+        left.check_fits(more, model_settings, settings)
+    with pytest.raises(
+        OtherModelError,
+        match=r"tables\.item\.rows \(120, now 100\).*'item' may get more rows, not fewer",
+    ):
+        left.check_fits(_with(spec, "item", rows=100), model_settings, settings)
+    hashed = WarmStart.of_training(plain_spec, model_settings, settings, RowLookup())
+    with pytest.raises(
+        OtherModelError, match=r"tables\.tag\.rows \(12, now 24\).*table 'tag' is hashed, and with"
+    ):
+        hashed.check_fits(_with(plain_spec, "tag", rows=24), model_settings, settings)
 
 
 def test_known_ids_keep_their_rows_and_new_ones_get_the_next(spec, model_settings, settings):
@@ -137,7 +166,20 @@ def test_known_ids_keep_their_rows_and_new_ones_get_the_next(spec, model_setting
     assert spec.tables["tag"].rows == 12  # row 0 is nobody's
     assert lookup.vocabularies["tag"].tolist() == [70, 50, 60, 80, *range(100, 107)]
     assert lookup.boundaries["duration_ms"].tolist() == [1.0, 2.0]
-    assert lines == ["table 'tag' is full: 2 new ids get no row"]
+    (line,) = lines
+    assert line.startswith("table 'tag' is full: 2 new ids get no row; raise `rows` of table 'tag'")
+    more = left.extended(today, _with(spec, "tag", rows=24), lines.append)
+    assert more.vocabularies["tag"].tolist() == [70, 50, 60, 80, *range(100, 109)]
+    assert len(lines) == 1
+
+
+def test_the_ids_of_open_tables_are_not_those_of_transform(spec, model_settings, settings):
+    opened = replace(settings, open_tables={"tag": OpenTableSettings()})
+    before, today = (RowLookup({"tag": ids}) for ids in (np.array([70]), np.arange(20)))
+    left = WarmStart.of_training(spec, model_settings, opened, before)
+    lines: list[str] = []
+    assert left.extended(today, spec, lines.append).vocabularies["tag"].tolist() == [70]
+    assert lines == []
 
 
 def test_it_is_read_as_it_was_written_and_damage_is_told(spec, model_settings, settings, tmp_path):
