@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import time
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.training.provenance import machine
 from laser_keras import DINEncoder, FeatureEmbedding, LaserEncoder, SequenceRanker
 from tfx_pipeline.ranking_metrics import auc, log_loss
 
@@ -131,8 +132,8 @@ def _result(runs: list[dict[str, Any]]) -> dict[str, Any]:
     reached = {name: each for name, each in reached.items() if each}
     return {
         "command": "python -m benchmarks.recbole.run_laser --split SPLIT --output OUTPUT",
-        "keras": keras.__version__,
-        "machine": {"python": platform.python_version(), "cores": os.cpu_count()},
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": machine(),
         "auc_mean": {name: float(np.mean(each)) for name, each in reached.items()},
         "auc_sd": {
             name: float(np.std(each, ddof=1)) if len(each) > 1 else None

@@ -8,8 +8,10 @@ Runs in an environment of its own, with
 
 import argparse
 import json
+import os
 import platform
 import time
+from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
@@ -82,7 +84,8 @@ def main() -> None:
     result = {
         "command": "python run_recbole.py --split SPLIT --output results/recbole.json",
         "recbole": recbole.__version__,
-        "python": platform.python_version(),
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "machine": machine(),
         "settings": {key: SETTINGS[key] for key in SETTINGS if key not in _OWN},
         "auc_mean": float(np.mean(auc)),
         "auc_sd": float(np.std(auc, ddof=1)) if len(auc) > 1 else None,
@@ -91,6 +94,18 @@ def main() -> None:
     with open(arguments.output, "w", encoding="utf-8") as file:
         json.dump(result, file, indent=1)
         file.write("\n")
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, load and Python; this package's own is not in RecBole's environment."""
+    with open("/proc/cpuinfo", encoding="utf-8") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "load": [round(each, 2) for each in os.getloadavg()],
+        "python": platform.python_version(),
+    }
 
 
 if __name__ == "__main__":
