@@ -40,13 +40,15 @@ def serve(arguments: argparse.Namespace) -> None:
         vault.close()
         raise
     web = None
-    if arguments.metrics_port is not None:
-        web = serve_metrics(arguments.host, arguments.metrics_port, server.metrics_text)
-    print(f"serving {vault.path} on {arguments.host}:{server.port}", flush=True)
-    ended.wait()
-    if web is not None:
-        web.shutdown()
-    server.stop()
+    try:
+        if arguments.metrics_port is not None:
+            web = serve_metrics(arguments.host, arguments.metrics_port, server.metrics_text)
+        print(f"serving {vault.path} on {arguments.host}:{server.port}", flush=True)
+        ended.wait()
+    finally:
+        if web is not None:
+            web.shutdown()
+        server.stop()
 
 
 def _tls_of(arguments: argparse.Namespace) -> Tls | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from seqvault.errors import InvalidRequestError
 from seqvault.prometheus_text import family, header
 from seqvault.service.call import Call
 
@@ -165,7 +166,11 @@ class _BoundedServer(ThreadingHTTPServer):
 
 
 def serve_metrics(host: str, port: int, text: Callable[[], str]) -> ThreadingHTTPServer:
-    """Answers ``GET /metrics`` in a thread of its own; ``shutdown`` ends it."""
+    """Answers ``GET /metrics`` in a thread of its own; ``shutdown`` ends it.
+
+    Raises:
+        InvalidRequestError: the port is in use.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         timeout = METRICS_SECONDS
@@ -181,6 +186,12 @@ def serve_metrics(host: str, port: int, text: Callable[[], str]) -> ThreadingHTT
         def log_message(self, *_: Any) -> None:
             pass
 
-    server = _BoundedServer((host, port), Handler)
+    try:
+        server = _BoundedServer((host, port), Handler)
+    except OSError as error:
+        raise InvalidRequestError(
+            f"cannot listen on {host}:{port} for metrics: {error.strerror or error}. Give another "
+            "metrics port."
+        ) from error
     threading.Thread(target=server.serve_forever, daemon=True).start()
     return server

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import socket
 import subprocess
 import sys
 
@@ -92,6 +93,18 @@ def test_load_takes_folders_in_order_and_keeps_a_shard(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert cli.main(["load", str(tmp_path / "all"), str(tmp_path / "empty")]) == 2
     assert "no *.parquet" in capsys.readouterr().err
+
+
+def test_a_metrics_port_in_use_is_named_and_ends_the_server_in_order(path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "seqvault.cli", "serve", path, "--port", "0"]
+        done = subprocess.run(
+            [*command, "--metrics-port", str(port)], capture_output=True, text=True, timeout=60
+        )
+    assert done.returncode == 2
+    assert f"cannot listen on 127.0.0.1:{port} for metrics" in done.stderr
+    assert '"event": "stopped"' in done.stderr
 
 
 def test_commands_work_on_a_server_as_on_a_directory(path, tmp_path, capsys, monkeypatch):
