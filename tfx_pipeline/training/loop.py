@@ -20,8 +20,8 @@ from tfx_pipeline.training.evaluations import Evaluations
 from tfx_pipeline.training.example_files import epoch_order, file_seed
 from tfx_pipeline.training.input_wait import InputWait, Waited
 from tfx_pipeline.training.learning_rate import rate_of_progress
+from tfx_pipeline.training.look_inside import LookInside
 from tfx_pipeline.training.metrics_log import MetricsLog
-from tfx_pipeline.training.model_statistics import model_statistics
 from tfx_pipeline.training.passes import Passes
 from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.running_totals import RunningTotals, Totals
@@ -84,6 +84,7 @@ class TrainingLoop:
         self._metrics = MetricsLog(log_dir)
         progress = progress or StreamProgress(1)
         self._passes = Passes(step, totals, eval_totals, self._wait, progress)
+        self._look = LookInside(step, self._passes, self._metrics, streams)
         # What the time left is told from: files begun, and impressions of an epoch once known.
         self._part_begun, self._epoch_impressions = 0.0, 0
 
@@ -150,7 +151,8 @@ class TrainingLoop:
             self._epoch_impressions = totals.impressions
             travelled = self._travelled(moved, self.steps - first_step)
             self._write("train", totals, self._wait.read() - waited, travelled)
-            self._write_statistics(files[0])
+            with self._names_failure():
+                self._look.write(files[0], self.steps)
             self._save(Position(epoch + 1, 0))
         self._is_over(Position(settings.epochs, 0), is_last=True)
         return totals
@@ -302,19 +304,6 @@ class TrainingLoop:
             line += f", {waited.share:.0%} of the time waiting for input"
         self._report(f"{split}: {line}")
         self._metrics.write(split.replace(" ", "/"), self.steps, values)
-
-    def _write_statistics(self, path: str) -> None:
-        """Log lengths of embeddings, and gates, on a few requests of a file."""
-        if not self._metrics.is_on or self._coordinator is not None or self._streams is not None:
-            return  # neither a cluster's tables nor a stream is read for a picture
-        few, gates_of = self._passes.few_requests(path), self._passes.gates.get_concrete_function
-        for batch in few:
-            scalars, histograms = model_statistics(
-                self._step, batch, lambda given: gates_of(few.element_spec)(given)
-            )
-            self._metrics.write("model", self.steps, scalars)
-            for name, values in histograms.items():
-                self._metrics.histogram(f"model/{name}", self.steps, values)
 
     @contextmanager
     def _progress(self, name: str, left: Callable[[int], str]) -> Iterator[None]:

@@ -22,7 +22,7 @@ def embedding_norms(
     step: RankingStep, batch: Mapping[str, tf.Tensor]
 ) -> dict[str, NDArray[np.float32]]:
     """Lengths of the embeddings that a batch uses, by table: float32 [distinct rows]."""
-    rows = step.lookup.table_rows(step.spec, batch)
+    rows = step.table_rows(batch)
     used: dict[str, list[NDArray]] = {}
     for each in step.spec.model_inputs():
         if each.table is not None:

@@ -77,6 +77,11 @@ class Passes:
             self._more,
         ).take(1)
 
+    def few_of_stream(self, endpoint: str, number: int) -> tf.data.Dataset:
+        """The first batch of a stream that begins with its shard."""
+        number_of_it, first = tf.constant(number, tf.int64), tf.zeros([], tf.int64)
+        return self._of_stream(tf.constant(endpoint), number_of_it, first, first).take(1)
+
     def _train_on_file(self, path: tf.Tensor, seed: tf.Tensor, rate: tf.Tensor) -> None:
         self._train_on(self._of_file(path, seed), rate, None)
 

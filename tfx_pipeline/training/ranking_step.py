@@ -238,11 +238,15 @@ class RankingStep:
             state.dense.unflatten(state.dense.read()), state.carried.read(), inputs
         )
 
+    def table_rows(self, batch: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        """Rows of all inputs of a parsed batch, those of open tables as training has given them."""
+        return self.lookup.table_rows(self.spec, batch, self._open_rows(batch)[0])
+
     def _looked_up(
         self, batch: Mapping[str, tf.Tensor]
     ) -> tuple[dict[str, tf.Tensor], dict[str, dict[str, tf.Tensor]], dict[str, tf.Tensor]]:
         """Rows by input, and by table where each input uses its distinct rows, and their values."""
-        rows = self.lookup.table_rows(self.spec, batch, self._open_rows(batch)[0])
+        rows = self.table_rows(batch)
         distinct = self._distinct_rows(rows)
         values = {name: self.state.tables[name].gather(each.ids) for name, each in distinct.items()}
         values.update(self._frozen_rows(distinct))

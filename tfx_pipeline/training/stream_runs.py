@@ -103,6 +103,29 @@ class StreamRuns:
         while self._under_way:
             self._finish_first()
 
+    @contextmanager
+    def opened(self, shard: str, batch_size: int) -> Iterator[OpenStream]:
+        """A stream of a shard in the order of time, to be read in this process.
+
+        Args:
+            shard: See ``FeatureHosts.shards``.
+            batch_size: Requests of a batch.
+
+        Raises:
+            ClusterError: No host answers, or one has another schema or other data.
+        """
+        order = {
+            "batch_size": batch_size,
+            "shuffle_buffer": self._settings.shuffle_buffer,
+            "seed": None,
+        }
+        stream = self._hosts.open(shard, order)
+        try:
+            with self._silence_ends():
+                yield stream
+        finally:
+            self._hosts.close(stream)
+
     def _finish_first(self) -> None:
         self._persist(lambda: self._under_way[0].given.get())
         first = self._under_way.popleft()
@@ -134,6 +157,11 @@ class StreamRuns:
         if self._coordinator is not None:  # workers do that themselves
             yield
             return
+        with self._silence_ends():
+            yield
+
+    @contextmanager
+    def _silence_ends(self) -> Iterator[None]:
         hosts = self._hosts
         watch = SilentStreams(hosts.addresses, hosts.silent_seconds, self._report)
         watch.start()

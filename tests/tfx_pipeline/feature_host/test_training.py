@@ -47,6 +47,8 @@ def test_weights_are_those_of_files_bit_for_bit_whoever_is_lost(
     shares = [each["input_wait"] for each in logged if each["split"] == "train"]
     assert len(shares) == training.settings.epochs and all(0 <= share <= 1 for share in shares)
     assert any("waiting for input" in line for line in lines)
+    looks = [each for each in logged if each["split"] == "model"]
+    assert len(looks) == training.settings.epochs and "embedding_norm_item" in looks[0]
 
 
 def test_a_silent_socket_is_no_host(hosted, start_host):

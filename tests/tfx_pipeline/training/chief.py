@@ -1,6 +1,8 @@
 """The chief: trains on the files it is given, writes all variables, and then evaluates for ever.
 
 Usage: chief.py SPEC_JSON MODEL_JSON TRAINING_JSON CHECKPOINTS OUTPUT_NPZ FILE...
+
+WARM_START may name the folder of another training's checkpoints.
 """
 
 import json
@@ -32,6 +34,7 @@ def main() -> None:
             directory=checkpoints,
             log_dir=os.path.join(os.path.dirname(checkpoints), "logs"),
             cluster=cluster,
+            warm_start=os.environ.get("WARM_START"),
         )
         trainer.train(files)
         trainer.export(output + ".saved_model")

@@ -18,6 +18,7 @@ from pathlib import Path
 import grpc
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from laser_features import FeatureSpec
 from laser_keras import SYSTEMS
@@ -27,6 +28,7 @@ from tfx_pipeline.settings.section import plain
 from tfx_pipeline.settings.training_settings import OpenTableSettings
 from tfx_pipeline.training import check_cluster as check_cluster_module
 from tfx_pipeline.training.check_cluster import answers, check_cluster
+from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.cluster import EXIT_SERVER_LOST, Cluster
 from tfx_pipeline.training.lost_workers import end_when_workers_are_lost
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -46,13 +48,14 @@ def free_ports(count):
     return ports
 
 
-def start(arguments, task=None, addresses=None, **streams):
+def start(arguments, task=None, addresses=None, variables=None, **streams):
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONWARNINGS": "ignore",
+        **(variables or {}),
     }
     environment.pop("TF_CONFIG", None)
     if task is not None:
@@ -61,7 +64,7 @@ def start(arguments, task=None, addresses=None, **streams):
     return subprocess.Popen([sys.executable, *arguments], env=environment, text=True, **streams)
 
 
-def start_chief(spec, model_settings, settings, folder, files, addresses):
+def start_chief(spec, model_settings, settings, folder, files, addresses, warm_start=None):
     arguments = [
         str(SCRIPT),
         json.dumps(spec.to_dict()),
@@ -72,7 +75,8 @@ def start_chief(spec, model_settings, settings, folder, files, addresses):
         *files,
     ]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return start(arguments, ("chief", 0), addresses, **pipes)
+    variables = {"WARM_START": warm_start} if warm_start else None
+    return start(arguments, ("chief", 0), addresses, variables, **pipes)
 
 
 @pytest.fixture
@@ -93,24 +97,37 @@ def cluster():
 def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
     cluster, open_spec, laser_settings, settings, write_files, tmp_path
 ):
-    """So do its open tables: the same ids get the same rows."""
+    """So do its open tables, and tables with more rows than those of the training before."""
     settings = replace(settings, open_tables={"tag": OpenTableSettings(sightings=2)})
-    files = write_files(tmp_path, open_spec, files=3, requests=40)
+    begins_with = str(tmp_path / "before")
+    smaller = Trainer(open_spec, laser_settings, settings, RowLookup())
+    leave_trained_tables(smaller.state, begins_with)
+    content = open_spec.to_dict()
+    content["tables"]["tag"]["rows"] = 20
+    spec = FeatureSpec.from_dict(content)
+    files = write_files(tmp_path, spec, files=3, requests=40)
     addresses, servers = cluster
-    chief = start_chief(open_spec, laser_settings, settings, tmp_path, files, addresses)
+    chief = start_chief(spec, laser_settings, settings, tmp_path, files, addresses, begins_with)
     try:
-        alone = Trainer(open_spec, laser_settings, settings, RowLookup())
+        alone = Trainer(
+            spec, laser_settings, settings, RowLookup(),
+            warm_start=begins_with, log_dir=str(tmp_path / "alone"),
+        )  # fmt: skip
         alone.train(files)
         assert any(line == "written\n" for line in chief.stdout), chief.stderr.read()
         many, one = np.load(tmp_path / "many.npz"), alone.numpy_state()
         assert sorted(many) == sorted(one)
         for name in one:
             np.testing.assert_allclose(many[name], one[name], atol=1e-6, rtol=1e-6, err_msg=name)
+        ids = one["open_ids_tag"].tolist()
+        assert ids[0] == -5 and 11 < ids[18] < 20  # one of before, then those that training met
         assert (tmp_path / "many.npz.saved_model" / "saved_model.pb").is_file()
-        lines = (tmp_path / "logs" / "metrics.jsonl").read_text().splitlines()
-        first = next(each for each in map(json.loads, lines) if each["split"] == "train")
+        first = logged(tmp_path / "logs", "train")
         moved = [first[f"{way}_bytes_per_step_none"] for way in ("received", "sent")]
         assert moved[0] > moved[1] > 0  # row 0 is read and not trained
+        seen, expected = (logged(tmp_path / where, "model") for where in ("logs", "alone"))
+        assert "gate_silent_segments" in seen and "embedding_norm_tag" in seen
+        assert seen == pytest.approx({**expected, "time": seen["time"]}, abs=1e-5)
 
         servers[("ps", 1)].kill()
         _, errors = chief.communicate(timeout=60)
@@ -120,6 +137,23 @@ def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
         assert "a parameter server was lost" in line and "goes on from the last checkpoint" in line
     finally:
         chief.kill()
+
+
+def leave_trained_tables(state, folder):
+    """A checkpoint whose tables hold what no initialiser gives, and an open one an id."""
+    for table in state.tables.values():
+        table.values.assign(table.values * 2.0)
+        table.accumulators.assign(table.accumulators * 3.0)
+    ids = tf.constant([-5], tf.int64)
+    for _ in range(2):
+        state.open_rows["tag"].note(ids, state.open_rows["tag"].lookup(ids), tf.constant(19675))
+    assert state.open_rows["tag"].refresh().admitted == 1
+    Checkpoints(folder, state).save(Position(1))
+
+
+def logged(folder, split):
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return next(each for each in map(json.loads, lines) if each["split"] == split)
 
 
 SHORT = {  # encoders whose defaults ask for longer histories
