@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from layer_tools import assert_close, gradients, to_numpy
+from layer_tools import BACKEND, assert_close, gradients, to_numpy
 
 from laser_keras import GroupAUC, LaserRanker, ListwiseSoftmaxLoss, PairwiseLogisticLoss
 
@@ -129,7 +129,9 @@ def test_a_ranker_trains_on_lists_with_padded_candidates() -> None:
     inputs, labels = ranker_data()
     labels[:, 3:] = -1
     ranker = small_ranker(activation="linear")
-    ranker.compile("adam", PairwiseLogisticLoss(), metrics=[GroupAUC()], jit_compile=False)
+    ranker.compile(
+        "adam", PairwiseLogisticLoss(), metrics=[GroupAUC()], jit_compile=BACKEND == "jax"
+    )
     history = ranker.fit(inputs, labels, epochs=3, verbose=0, batch_size=3)
     assert history.history["loss"][-1] < history.history["loss"][0]
     assert 0 <= history.history["gauc"][-1] <= 1
@@ -149,7 +151,7 @@ def test_weights_per_candidate_train_a_ranker() -> None:
         "sgd",
         "binary_crossentropy",
         weighted_metrics=["binary_accuracy", GroupAUC(), "AUC"],
-        jit_compile=False,
+        jit_compile=BACKEND == "jax",
     )
     ranker.fit(inputs, labels, sample_weight=weights, verbose=0)
     found = ranker.evaluate(inputs, labels, sample_weight=weights, verbose=0, return_dict=True)
@@ -161,6 +163,6 @@ def test_weights_per_candidate_train_a_ranker() -> None:
     groups = [g for g in (naive_auc(*rows) for rows in zip(labels, p, weights)) if g]
     gauc = sum(a * w for a, w in groups) / sum(w for _, w in groups)
     assert found["gauc"] == pytest.approx(gauc, rel=1e-4)
-    ranker.compile("sgd", "binary_crossentropy", jit_compile=False)
+    ranker.compile("sgd", "binary_crossentropy", jit_compile=BACKEND == "jax")
     with pytest.raises(ValueError, match=r"`sample_weight` must have shape \[B, N\] or \[B\]"):
         ranker.fit(inputs, labels, sample_weight=weights[:, :2], verbose=0)
