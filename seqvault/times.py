@@ -12,17 +12,25 @@ SECONDS_FROM, SECONDS_TO, MICROSECONDS_FROM = 900_000_000, 100_000_000_000, 100_
 NO_BOUND = np.iinfo(np.int64).max
 
 
-def check_times(times: np.ndarray, what: str) -> None:
-    """Raises ``TimeUnitError`` unless all times can be milliseconds since 1970."""
+def check_times(times: np.ndarray, what: str, bounds: bool = False) -> None:
+    """Raises ``TimeUnitError`` unless all times can be milliseconds since 1970.
+
+    Args:
+        times: int64.
+        what: they are, for the message.
+        bounds: ``NO_BOUND`` may be among them.
+    """
     if not len(times):
         return
     least = int(times.min())
-    if least == NO_BOUND or (least >= SECONDS_TO and int(times.max()) < MICROSECONDS_FROM):
+    if (bounds and least == NO_BOUND) or (
+        least >= SECONDS_TO and int(times.max()) < MICROSECONDS_FROM
+    ):
         return
     wrong = (
         (times < 0)
         | ((times >= SECONDS_FROM) & (times < SECONDS_TO))
-        | ((times >= MICROSECONDS_FROM) & (times != NO_BOUND))
+        | ((times >= MICROSECONDS_FROM) & ~(bounds & (times == NO_BOUND)))
     )
     if wrong.any():
         value = int(times[wrong.argmax()])

@@ -113,7 +113,7 @@ def bounds_of(before: Any, rows: int) -> np.ndarray:
         )
     bound = np.empty(rows, np.int64)
     bound[:] = array
-    check_times(bound, "before")
+    check_times(bound, "before", bounds=True)
     return bound
 
 

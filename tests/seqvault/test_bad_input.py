@@ -72,6 +72,7 @@ def test_an_unknown_user_has_an_empty_history(vault):
         ({"timestamp": [NOW // 1000] * 2}, errors.TimeUnitError, "seconds: multiply by 1000"),
         ({"timestamp": [NOW * 1000] * 2}, errors.TimeUnitError, "micro.*divide"),
         ({"timestamp": [NOW, -1]}, errors.TimeUnitError, "negative"),
+        ({"timestamp": [NOW, 2**63 - 1]}, errors.TimeUnitError, "9223372036854775807"),
         ({"item_id": [1]}, errors.InvalidRequestError, "one length"),
         ({"item_id": [[1], [2]]}, errors.InvalidRequestError, "flat"),
     ],
