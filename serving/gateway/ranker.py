@@ -111,7 +111,7 @@ class Ranker:
         except RequestError as error:
             raise GatewayError(400, str(error)) from error
         call.check("the store was read")
-        read = self._read(batch)
+        read = self._read(batch, call)
         if self._rules.refuse_unknown and read.unknown:
             named = read.unknown[:_NAMED]
             raise GatewayError(
@@ -158,21 +158,21 @@ class Ranker:
                 f"{self._rules.max_candidates}"
             )
 
-    def _read(self, batch: RequestBatch) -> _Read:
+    def _read(self, batch: RequestBatch, call: Call) -> _Read:
         """Inputs from the store; without it, if that is allowed."""
         degradable = self._rules.degrade_history
         try:
             if degradable and not self._store_is_up():
-                return self._build(batch, None)
-            return self._build(batch, self._store)
+                return self._build(batch, None, call)
+            return self._build(batch, self._store, call)
         except (RequestError, InvalidRequestError) as error:
             raise GatewayError(400, str(error)) from error
         except (SeqVaultError, OSError) as error:
             if not degradable:
                 raise GatewayError(503, f"the store cannot be read: {error}") from error
-        return self._build(batch, None)
+        return self._build(batch, None, call)
 
-    def _build(self, batch: RequestBatch, store: Store | None) -> _Read:
+    def _build(self, batch: RequestBatch, store: Store | None, call: Call) -> _Read:
         started = time.monotonic()
         items = _WatchedItems(store or UnknownItems(self._spec))
         history: Any = EmptyHistory(1)
@@ -180,6 +180,7 @@ class Ranker:
             history = store.read(
                 batch.user_id, batch.time_ms, self._spec.max_history, fields=self._fields
             )
+            call.check("the items were read")
         seconds = time.monotonic() - started
         outside = OutsideIds()
         inputs = build_model_inputs(self._spec, batch, history, items, outside)

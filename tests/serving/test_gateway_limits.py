@@ -14,8 +14,10 @@ from serving_helpers import T0, make_store, run_gateway, wait_for
 
 from seqvault.errors import SeqVaultError
 from serving.gateway.item_rules import ItemRules
+from serving.gateway.ranker import Ranker
 from serving.gateway.store import open_store
-from serving.runtime.errors import AbandonedError
+from serving.runtime.call import Call
+from serving.runtime.errors import AbandonedError, DeadlinePassedError
 
 
 class SlowModel:
@@ -366,6 +368,19 @@ def test_the_deadline_counts_from_the_first_byte_and_holds(serve):
         connection.sendall(body[5:])
         assert connection.recv(1000).startswith(b"HTTP/1.1 504 ")
         assert time.monotonic() - started < 0.75
+
+
+def test_a_slow_store_is_not_asked_again_when_the_time_is_over(spec, store):
+    class Slow:
+        def read(self, *arguments, **more):
+            time.sleep(0.05)
+            return store.read(*arguments, **more)
+
+        def read_items(self, *arguments, **more):
+            raise AssertionError("nobody waits for these items any more")
+
+    with pytest.raises(DeadlinePassedError, match="before the items were read"):
+        Ranker(spec, Slow(), SlowModel()).rank({"user_id": 1, "candidates": [3]}, Call(0.02))
 
 
 def test_health_waits_in_no_queue(serve):
