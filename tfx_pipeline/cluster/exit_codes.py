@@ -6,6 +6,8 @@ EXIT_OTHER_RUN = 65
 """The folder holds checkpoints of another model or of other data (EX_DATAERR)."""
 EXIT_NO_FEATURE_HOST = 66
 """No feature host answered in time (EX_NOINPUT)."""
+EXIT_DAMAGED_EXAMPLES = 67
+"""More files of Examples are damaged than ``training.max_damaged_files``."""
 EXIT_WORKERS_LOST = 68
 """Every worker of a chief that nobody supervises was lost, and none came back (EX_NOHOST)."""
 EXIT_MISSING_ROLE = 69

@@ -153,6 +153,12 @@ class TrainingSettings:
     shuffle_buffer: Integer = Field(
         default=8192, ge=1, description="requests among which a file's order is shuffled"
     )
+    max_damaged_files: Integer = Field(
+        default=0,
+        ge=0,
+        description="files of Examples that may be cut short or have a wrong checksum: the rest of "
+        "such a file is left out, with a line; one more ends the run",
+    )
     checkpoint_files: Integer = Field(
         default=64,
         ge=1,

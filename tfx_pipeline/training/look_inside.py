@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import tensorflow as tf
 
 from tfx_pipeline.feature_host.feature_hosts import is_shard
+from tfx_pipeline.training.file_runs import is_of_file
 from tfx_pipeline.training.metrics_log import MetricsLog
 from tfx_pipeline.training.model_statistics import REQUESTS, model_statistics
 from tfx_pipeline.training.passes import Passes
@@ -50,7 +51,8 @@ class LookInside:
             with self._few_requests(name) as few:
                 self._write(few, steps)
         except tf.errors.OpError as error:
-            if not is_shard(name) or not is_of_stream(error):
+            is_input = is_of_stream(error) if is_shard(name) else is_of_file(error)
+            if not is_input:
                 raise
             log.warning("no look inside the model at step %d: %s", steps, first_line(error))
 

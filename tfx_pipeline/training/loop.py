@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Event, Thread
@@ -18,6 +17,7 @@ from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.diverged import DivergedError, where_not_finite
 from tfx_pipeline.training.evaluations import Evaluations
 from tfx_pipeline.training.example_files import epoch_order, file_seed
+from tfx_pipeline.training.file_runs import FileRuns
 from tfx_pipeline.training.input_wait import InputWait, Waited
 from tfx_pipeline.training.learning_rate import rate_of_progress
 from tfx_pipeline.training.look_inside import LookInside
@@ -75,12 +75,11 @@ class TrainingLoop:
         self._traffic = traffic
         self._wait = wait or InputWait()
         self._streams = streams
-        self._given_out: deque[Any] = deque()
         self._saved = _BEGINNING
-        self._ahead = ahead
         self._step, self._totals, self._eval_totals = step, totals, eval_totals
         self._evaluations = evaluations
         self._checkpoints, self._coordinator, self._report = checkpoints, coordinator, report
+        self._files = FileRuns(coordinator, ahead, step.settings.max_damaged_files, report)
         self._metrics = MetricsLog(log_dir)
         progress = progress or StreamProgress(1)
         self._passes = Passes(step, totals, eval_totals, self._wait, progress)
@@ -107,6 +106,7 @@ class TrainingLoop:
         Raises:
             DivergedError: A step met NaN or infinity. Nothing of it is saved.
             DamagedFrameError: Rows or gradients arrived damaged. Nothing is saved.
+            DamagedExamplesError: More files are damaged than may be.
             TrainingStopped: It was asked to stop; the state is saved.
         """
         settings = self._step.settings
@@ -194,24 +194,14 @@ class TrainingLoop:
 
     def _run(self, closure: Any, path: str, *arguments: tf.Tensor) -> None:
         with self._names_failure():
-            if self._coordinator is None:
-                closure(tf.constant(path), *arguments)
-                return
-            given = self._coordinator.schedule(closure, args=(tf.constant(path), *arguments))
-            self._given_out.append(given)
-            while len(self._given_out) > self._ahead:
-                try:
-                    self._given_out.popleft().get()
-                except tf.errors.CancelledError:  # another closure failed: this says how
-                    self._coordinator.join()
+            self._files.run(closure, path, *arguments)
 
     def _join(self) -> None:
-        self._given_out.clear()
-        if self._streams is not None:
-            with self._names_failure():
+        with self._names_failure():
+            if self._streams is not None:
                 self._streams.join()
-        if self._coordinator is not None:
-            with self._names_failure():
+            self._files.join()
+            if self._coordinator is not None:
                 self._coordinator.join()
 
     @contextmanager

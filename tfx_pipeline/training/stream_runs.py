@@ -16,6 +16,7 @@ from tfx_pipeline.feature_host.feature_hosts import FeatureHosts, OpenStream
 from tfx_pipeline.feature_host.silent_streams import SilentStreams
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.feature_streams import BROKEN
+from tfx_pipeline.training.run_here import RunHere
 from tfx_pipeline.training.stream_progress import StreamProgress
 
 _ATTEMPTS = 5
@@ -179,7 +180,7 @@ class StreamRuns:
             *run.arguments,
         )
         if self._coordinator is None:
-            return _Here(run.closure, arguments)
+            return RunHere(run.closure, *arguments)
         return self._coordinator.schedule(run.closure, args=arguments)
 
     def _drained(self, error: tf.errors.OpError) -> tf.errors.OpError:
@@ -201,7 +202,7 @@ class StreamRuns:
                 continue
             reached = counts[run.slot] if run.counts else 0
             if run.counts and reached == run.stream.batches:  # cancelled behind its last batch
-                run.given = _Here(lambda: None, ())
+                run.given = RunHere(lambda: None)
                 continue
             run.attempts = run.attempts + 1 if reached <= run.reached else 0
             if run.attempts > _ATTEMPTS:
@@ -219,25 +220,6 @@ class StreamRuns:
                 f"{run.shard}: goes on with batch {reached} of {run.stream.batches} from host "
                 f"{run.stream.host} ({first_line(error)})"
             )
-
-
-class _Here:
-    """A closure that is run in this process when it is waited for, once."""
-
-    def __init__(self, closure: Callable[..., Any], arguments: tuple[tf.Tensor, ...]) -> None:
-        self._closure: Callable[..., Any] | None = closure
-        self._arguments = arguments
-        self._error: tf.errors.OpError | None = None
-
-    def get(self) -> None:
-        closure, self._closure = self._closure, None
-        if closure is not None:
-            try:
-                closure(*self._arguments)
-            except tf.errors.OpError as error:
-                self._error = error
-        if self._error is not None:
-            raise self._error
 
 
 def is_of_stream(error: tf.errors.OpError) -> bool:

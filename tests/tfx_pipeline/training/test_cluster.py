@@ -97,15 +97,19 @@ def cluster():
 def test_cluster_learns_what_one_process_learns_and_ends_when_a_server_is_lost(
     cluster, open_spec, laser_settings, settings, write_files, tmp_path
 ):
-    """So do its open tables, and tables with more rows than those of the training before."""
-    settings = replace(settings, open_tables={"tag": OpenTableSettings(sightings=2)})
+    """So do its open tables, tables with more rows than before, and one over a damaged file."""
+    settings = replace(
+        settings, open_tables={"tag": OpenTableSettings(sightings=2)}, max_damaged_files=1
+    )
     begins_with = str(tmp_path / "before")
     smaller = Trainer(open_spec, laser_settings, settings, RowLookup())
     leave_trained_tables(smaller.state, begins_with)
     content = open_spec.to_dict()
     content["tables"]["tag"]["rows"] = 20
     spec = FeatureSpec.from_dict(content)
-    files = write_files(tmp_path, spec, files=3, requests=40)
+    files = write_files(tmp_path, spec, files=4, requests=40)
+    whole = Path(files[1]).read_bytes()
+    Path(files[1]).write_bytes(whole[: len(whole) // 2])
     addresses, servers = cluster
     chief = start_chief(spec, laser_settings, settings, tmp_path, files, addresses, begins_with)
     try:

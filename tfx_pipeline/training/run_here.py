@@ -1,0 +1,37 @@
+"""A closure that runs in this process, where others are given to workers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+
+class RunHere:
+    """Runs a closure when it is first waited for, and answers like what a coordinator gives.
+
+    Args:
+        closure: What to run.
+        *arguments: What it takes.
+    """
+
+    def __init__(self, closure: Callable[..., Any], *arguments: tf.Tensor) -> None:
+        self._closure: Callable[..., Any] | None = closure
+        self._arguments = arguments
+        self._error: tf.errors.OpError | None = None
+
+    def get(self) -> None:
+        """Run it, or raise again what it raised.
+
+        Raises:
+            tf.errors.OpError: The closure's.
+        """
+        closure, self._closure = self._closure, None
+        if closure is not None:
+            try:
+                closure(*self._arguments)
+            except tf.errors.OpError as error:
+                self._error = error
+        if self._error is not None:
+            raise self._error
