@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 from tfx_pipeline.feature_host.feature_host import FeatureHost
 from tfx_pipeline.feature_host.stream_order import StreamOrder
 
+log = logging.getLogger(__name__)
 _LARGEST_BODY = 1 << 16
 _SECONDS = 30.0
 _POLL_SECONDS = 0.05
@@ -35,8 +38,7 @@ class ControlServer:
         class Handler(_Handler):
             served = feature_host
 
-        self._server = ThreadingHTTPServer((host, port), Handler)
-        self._server.daemon_threads = True
+        self._server = _Server((host, port), Handler)
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(_POLL_SECONDS,), daemon=True
         )
@@ -52,6 +54,18 @@ class ControlServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say in a line that a caller hung up; of anything else the traceback is shown."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, ConnectionError):
+            super().handle_error(request, client_address)
+            return
+        log.info("a caller at %s hung up: %s", client_address[0], error)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -165,11 +165,12 @@ class FeatureHosts:
     def _open(self, address: str, order: StreamOrder) -> OpenStream:
         self._describe(address)
         status, answer = self._call(address, "POST", "/streams", asdict(order))
+        reason = answer.get("error", f"status {status}")
         if status == 503:
-            raise OSError(answer["error"])
+            raise OSError(reason)
         if status != 200:
             raise ClusterError(
-                f"feature host {address} opens no stream: {answer['error']}", EXIT_OTHER_SCHEMA
+                f"feature host {address} opens no stream: {reason}", EXIT_OTHER_SCHEMA
             )
         host, _ = parse_address(address)
         own = socket.getaddrinfo(host, None, socket.AF_INET, socket.SOCK_STREAM)[0][4][0]

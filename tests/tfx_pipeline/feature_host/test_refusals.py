@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import socket
+import struct
+import threading
+import time
 import urllib.error
 import urllib.request
 
@@ -112,3 +116,26 @@ def test_an_address_in_use_is_named(hosted, start_host):
     with pytest.raises(ClusterError, match="cannot be listened at") as refusal:
         serve(hosted.config, start_host().address, say=lambda line: None)
     assert refusal.value.exit_code == EXIT_PORT_IN_USE
+
+
+def test_a_caller_who_hangs_up_shows_no_traceback(start_host, capfd, caplog):
+    caplog.set_level("INFO")
+    started = start_host()
+    hung_up = threading.Event()
+
+    def describe():
+        hung_up.wait(10)
+        time.sleep(0.1)  # the reset is on its way
+        return {"text": "x" * 10_000_000}
+
+    started.host.describe = describe
+    with socket.create_connection(("127.0.0.1", started.control.port)) as caller:
+        caller.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    hung_up.set()
+    for _ in range(100):
+        if "a caller at 127.0.0.1 hung up" in caplog.text:
+            break
+        time.sleep(0.05)
+    assert "a caller at 127.0.0.1 hung up" in caplog.text
+    assert "Traceback" not in capfd.readouterr().err

@@ -26,7 +26,7 @@ def assert_same(trained, hosts, by_files):
 def test_weights_are_those_of_files_bit_for_bit_whoever_is_lost(
     hosted, training, start_host, die_after, hang_after, by_files, tmp_path
 ):
-    """One host ends; the other one then hangs, as a stopped process does."""
+    """The host that is asked first hangs, as a stopped process does; the other one then ends."""
     one, other = start_host(), start_host()
     lines = []
     addresses, rate = [one.address, other.address], hosted.config.negative_rate
@@ -35,9 +35,9 @@ def test_weights_are_those_of_files_bit_for_bit_whoever_is_lost(
     )
     trained = training.trainer(feature_hosts=hosts, report=lines.append, log_dir=str(tmp_path))
     port = one.control.port
-    die_after(one, 3)
-    # Now nobody is left, until another host is started in place of the first one.
-    hang_after(other, 8, then=lambda: threading.Timer(1.0, start_host, (port,)).start())
+    hang_after(other, 8)
+    # Then nobody is left, until another host is started in place of the first one.
+    die_after(one, 3, then=lambda: threading.Timer(1.0, start_host, (port,)).start())
     trained.train(hosts.shards("train"))
     assert any("goes on with batch" in line for line in lines)
     assert any("has sent nothing for 2 s: its stream is ended" in line for line in lines)
