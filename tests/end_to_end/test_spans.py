@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from laser_features import FeatureSpec
 from tests.end_to_end.conftest import SETTINGS
 from tfx_pipeline.config import load_config
 from tfx_pipeline.datasets import prepare
@@ -55,3 +56,17 @@ def test_three_days_one_after_another(tmp_path, small_config, capfd):
     other = config(model={"dim": 24, "mixer_dim": 16, "num_tokens": 8})
     with pytest.raises(OtherModelError, match=r"another model\.dim \(16, now 24\).*--cold-start"):
         run_spans(other, days[2:], lambda line: None)
+
+    # A day whose tables have more rows begins with the model before it, and is compared with it.
+    spec_path = dataset.path / "features.yaml"
+    spec = FeatureSpec.load(spec_path)
+    content = spec.to_dict()
+    direct = [name for name, table in spec.tables.items() if table.ids == "direct"]
+    for name in direct:
+        content["tables"][name]["rows"] += 1000
+    FeatureSpec.from_dict(content).save(spec_path)
+    (grown,) = run_spans(config(), days[2:], lambda line: None)
+    said = capfd.readouterr().out
+    assert all(f"table {name!r} grows from" in said for name in direct)
+    assert grown.warm_start == results[2].warm_start and grown.pushed
+    assert grown.auc_before == results[2].auc_before and abs(grown.auc - results[2].auc) < 0.1
