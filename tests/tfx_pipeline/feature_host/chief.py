@@ -34,6 +34,7 @@ def main(job: str, output: str) -> None:
             check(ModelSettings, given["model"], "model"),
             settings,
             lookup,
+            log_dir=f"{output}.logs",
             cluster=Cluster.from_environment(),
             feature_hosts=hosts,
             report=lambda line: print(line, flush=True),

@@ -83,6 +83,9 @@ def test_a_cluster_takes_every_batch(
     finally:
         roles.end()
     assert output.endswith("written\n"), output
+    logged = (tmp_path / "state.npz.logs" / "metrics.jsonl").read_text().splitlines()
+    looks = [each for each in map(json.loads, logged) if each["split"] == "model"]
+    assert len(looks) == settings.epochs and all("gate_segment_0" in each for each in looks)
     found = np.load(tmp_path / "state.npz")
     expected, totals = by_files
     batches = settings.epochs * sum(
