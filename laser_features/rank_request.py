@@ -124,6 +124,9 @@ def _scalar(field: Field, value: object, where: str) -> Any:
         return _integer(value, where, np.iinfo(field.dtype))
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise RequestError(f"{where} is {_kind(value)}; send a number")
+    most = float(np.finfo(field.dtype).max)
+    if abs(value) > most:
+        raise RequestError(f"{where} is {_kind(value)}; {field.type} holds up to {most:g}")
     return value
 
 

@@ -126,7 +126,10 @@ class ReaderProcesses:
             if self._stopping.is_set():
                 process.stdin.close()
         for line in process.stdout:
-            told = json.loads(line)
+            try:
+                told = json.loads(line)
+            except ValueError:  # it was killed amid a line
+                continue
             if "serving" in told:
                 self._serving[place].set()
                 continue

@@ -89,4 +89,6 @@ def _value(value: object, default: Any, dtype: np.dtype, where: str) -> Any:
         limits = np.iinfo(dtype)
         if not limits.min <= int(value) <= limits.max:  # type: ignore[call-overload]
             raise RequestError(f"{where} is {value}; {dtype} holds {limits.min} to {limits.max}")
+    elif abs(value) > (most := float(np.finfo(dtype).max)):  # type: ignore[arg-type]
+        raise RequestError(f"{where} is {value}; {dtype} holds up to {most:g}")
     return value

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from seqvault import SeqVault, errors
 from seqvault.codec import frames
 from seqvault.service import read_messages
 from seqvault.service.read_messages import ReadMessage
+from seqvault.service.reader_processes import ReaderProcesses
 from seqvault.service.server import Server, Tls
 from seqvault.service.tls import client_context
 from seqvault.service.tokens import Tokens
@@ -254,3 +256,13 @@ def test_readers_need_a_shared_store_and_a_read_port(tmp_path) -> None:
         for port in (None, taken.getsockname()[1]):
             with pytest.raises(errors.InvalidRequestError, match="read port"):
                 Server(vault, readers=1, read_port=port)
+
+
+def test_a_reader_killed_amid_a_line_is_followed_to_its_end() -> None:
+    readers = object.__new__(ReaderProcesses)
+    readers._settings, readers._stopping = "{}\n", threading.Event()
+    line = """print('{"calls": [[', end="")"""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    process = subprocess.Popen([sys.executable, "-c", line], text=True, **pipes)
+    readers._follow(process, 0)
+    assert process.returncode == 0

@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 from serving_helpers import T0, make_store, run_gateway, wait_for
 
+from laser_features import FeatureSpec, RequestError, parse_rank_request
+from laser_features.testing import tiny_content
 from seqvault.errors import SeqVaultError
+from serving.gateway.events import parse_events
 from serving.gateway.item_rules import ItemRules
 from serving.gateway.ranker import Ranker
 from serving.gateway.store import open_store
@@ -212,6 +215,22 @@ def test_rules_for_events(serve, change, named):
     status, answer = client.append(*[event] * 4)
     assert status == 400 and "at most 3" in answer["error"]
     assert client.rank(user_id=50, candidates=[3])[1]["history_length"] == 0
+
+
+def test_numbers_beyond_a_fields_type_are_refused():
+    """They would become infinite."""
+    number, table = {"type": "float32"}, {"type": "int64", "table": "item"}
+    content = tiny_content(
+        event={"item_id": table, "weight": number}, item={}, label={"click": {"type": "int8"}},
+        context={"price": {**number, "table": "item", "boundaries": [1.0]}}, candidate={},
+    )  # fmt: skip
+    spec = FeatureSpec.from_dict(content)
+    event = {"user_id": 1, "timestamp": T0, "item_id": 1}
+    request = {"user_id": 1, "candidates": [1]}
+    with pytest.raises(RequestError, match=r"events\[0\].weight is -1e\+300; float32 holds"):
+        parse_events(spec, {"events": [{**event, "weight": -1e300}]})
+    with pytest.raises(RequestError, match=r"price is 1e\+300; float32 holds up to 3.4"):
+        parse_rank_request(spec, {**request, "context": {"price": 1e300}})
 
 
 def test_unknown_candidates_are_told_or_refused(serve):
