@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 
@@ -19,20 +19,25 @@ def stop_request(say: Callable[[str], None] = print) -> Iterator[Callable[[], bo
 
     A second request ends it at once, as Python would. Outside the main thread nobody can ask.
     """
-    asked = threading.Event()
+    came: list[int] = []  # no event: its lock may be held where a handler interrupts
+
+    def asked() -> bool:
+        return bool(came)
+
     if threading.current_thread() is not threading.main_thread():
-        yield asked.is_set
+        yield asked
         return
 
-    def ask(*_: Any) -> None:
-        if asked.is_set():
+    def ask(number: int, _: Any) -> None:
+        if came:
             raise KeyboardInterrupt("interrupted")
-        asked.set()
-        say("asked to stop: finishing the files under way, then saving them")
+        came.append(number)
+        with suppress(RuntimeError):  # it interrupted a print, which takes no other meanwhile
+            say("asked to stop: finishing the files under way, then saving them")
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield asked.is_set
+        yield asked
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
