@@ -42,6 +42,7 @@ from seqvault.write.event_columns import check_source, to_columns
 
 LONG_SECONDS = 3600.0  # for what may go through the whole store
 AGAIN_SECONDS = 10.0  # after which the read protocol is tried again where it did not work
+_LEAST_SECONDS = 0.001  # of a call; 0 would mean as long as it takes
 _NO_LIMIT = 0xFFFFFFFF  # of events of a user, as the read protocol has it
 
 
@@ -114,6 +115,9 @@ class SeqVaultClient:
         except grpc.RpcError as error:
             raise wire.error_of(error, self.path, request_id, method) from None
 
+    def _seconds(self, left: float | None) -> float:
+        return self._timeout if left is None else max(min(left, self._timeout), _LEAST_SECONDS)
+
     def _describe(self) -> tuple[Schema, pa.Schema | None]:
         reply = self._call("Describe", pb.DescribeRequest(), pb.DescribeReply)
         items, self._offered = reply.item_schema, frozenset(reply.encodings)
@@ -167,15 +171,21 @@ class SeqVaultClient:
         actions: Sequence[int] | None = None,
         fields: Sequence[str] | None = None,
         version: np.ndarray | None = None,
+        timeout: float | None = None,
     ) -> SequenceBatch:
-        """See ``SeqVault.read``."""
+        """See ``SeqVault.read``.
+
+        Args:
+            timeout: seconds that are left for this call; no more than the client's own count.
+        """
+        seconds = self._seconds(timeout)
         users = ids_of(user_ids, "user_ids")
         bound = np.asarray(NO_BOUND if before is None else before)
         bounds = bounds_of(bound, len(users)) if bound.ndim else bounds_of(bound, 1)
         if isinstance(last_n, bool) or not isinstance(last_n, int | np.integer) or last_n < 1:
             raise InvalidRequestError(f"last_n must be a whole number of at least 1; got {last_n}.")
         message = ReadMessage(
-            seconds=self._timeout,
+            seconds=seconds,
             last_n=min(int(last_n), _NO_LIMIT),
             encoding=int(pb.DENSE_ZSTD if self._compress else pb.DENSE),
             users=users.tobytes(),
@@ -199,7 +209,7 @@ class SeqVaultClient:
             version=message.version or b"",
             encoding=self._encoding_for(len(users), int(last_n)),
         )
-        reply = self._call("Read", request, pb.ReadReply)
+        reply = self._call("Read", request, pb.ReadReply, timeout=seconds)
         return batch_of(reply, users, int(last_n))
 
     def _read_by_channel(
@@ -214,7 +224,7 @@ class SeqVaultClient:
             if channel is None or time.monotonic() < self._reads_again:
                 return None
             try:
-                body = channel.read(message, self._timeout)
+                body = channel.read(message, message.seconds)
                 return read_messages.batch_of(body, users, last_n)
             except OtherServerError:  # the one we knew was restarted, or has moved
                 self._reads_at = 0, b""
@@ -237,15 +247,17 @@ class SeqVaultClient:
         self.item_schema = self._describe()[1]
         return version
 
-    def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
-        """See ``SeqVault.read_items``."""
+    def read_items(
+        self, ids: Any, fields: Sequence[str] | None = None, timeout: float | None = None
+    ) -> ItemBatch:
+        """See ``SeqVault.read_items``; ``timeout`` as of ``read``."""
         wanted = np.asarray(ids)
         flat = ids_of(wanted.reshape(-1), "item ids")
         request = pb.ReadItemsRequest(
             item_ids=flat.tobytes(),
             fields=None if fields is None else pb.StringList(values=fields),
         )
-        reply = self._call("ReadItems", request, pb.ReadItemsReply)
+        reply = self._call("ReadItems", request, pb.ReadItemsReply, timeout=self._seconds(timeout))
         table = wire.table_from_bytes(reply.items)
         columns = {}
         for name in table.column_names:

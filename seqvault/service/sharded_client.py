@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -111,8 +112,10 @@ class ShardedClient:
         actions: Sequence[int] | None = None,
         fields: Sequence[str] | None = None,
         version: np.ndarray | None = None,
+        timeout: float | None = None,
     ) -> SequenceBatch:
-        """See ``SeqVault.read``."""
+        """See ``SeqVault.read``; ``timeout`` as of ``SeqVaultClient.read``, of all replicas."""
+        left = _left_of(timeout)
         users = ids_of(user_ids, "user_ids")
         bounds = None if before is None else bounds_of(before, len(users))
         seen = None if version is None else ids_of(version, "version")
@@ -125,7 +128,7 @@ class ShardedClient:
                 shard,
                 lambda client: client.read(
                     users[mine], None if bounds is None else bounds[mine], last_n, scenarios,
-                    actions, fields, None if seen is None else seen[mine],
+                    actions, fields, None if seen is None else seen[mine], left(),
                 ),
             )  # fmt: skip
 
@@ -147,9 +150,12 @@ class ShardedClient:
         answers = self._all(lambda client, shard: client.put_items(table))
         return min(min(versions) for versions in answers)
 
-    def read_items(self, ids: Any, fields: Sequence[str] | None = None) -> ItemBatch:
-        """See ``SeqVault.read_items``."""
-        return self._anywhere(lambda client: client.read_items(ids, fields))
+    def read_items(
+        self, ids: Any, fields: Sequence[str] | None = None, timeout: float | None = None
+    ) -> ItemBatch:
+        """See ``SeqVault.read_items``; ``timeout`` as of ``read``."""
+        left = _left_of(timeout)
+        return self._anywhere(lambda client: client.read_items(ids, fields, left()))
 
     def user_ids(self, after: int | None = None, limit: int = USERS_A_PAGE) -> np.ndarray:
         """See ``SeqVault.user_ids``; of all shards together."""
@@ -223,3 +229,9 @@ class ShardedClient:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _left_of(timeout: float | None) -> Callable[[], float | None]:
+    """What is left of so many seconds from now on."""
+    ends = None if timeout is None else time.monotonic() + timeout
+    return lambda: None if ends is None else ends - time.monotonic()

@@ -25,7 +25,7 @@ from serving.gateway.impression_log import Shown
 from serving.gateway.item_rules import ItemRules
 from serving.gateway.nothing_read import EmptyHistory, UnknownItems
 from serving.gateway.options import Rules
-from serving.gateway.store import Store
+from serving.gateway.store import Store, time_for
 from serving.runtime.call import Call
 
 OUTPUT = "probability"
@@ -174,11 +174,15 @@ class Ranker:
 
     def _build(self, batch: RequestBatch, store: Store | None, call: Call) -> _Read:
         started = time.monotonic()
-        items = _WatchedItems(store or UnknownItems(self._spec))
+        items = _WatchedItems(store or UnknownItems(self._spec), call)
         history: Any = EmptyHistory(1)
         if store is not None:
             history = store.read(
-                batch.user_id, batch.time_ms, self._spec.max_history, fields=self._fields
+                batch.user_id,
+                batch.time_ms,
+                self._spec.max_history,
+                fields=self._fields,
+                **time_for(store, call.left),
             )
             call.check("the items were read")
         seconds = time.monotonic() - started
@@ -222,14 +226,14 @@ class _Read:
 class _WatchedItems:
     """The store's items, with the time that reading them took, and which were not there."""
 
-    def __init__(self, items: Any) -> None:
-        self._items = items
+    def __init__(self, items: Any, call: Call) -> None:
+        self._items, self._call = items, call
         self._not_found: NDArray = np.zeros(0, np.int64)
         self.seconds = 0.0
 
     def read_items(self, ids: Any, fields: Any = None) -> Any:
         started = time.monotonic()
-        rows = self._items.read_items(ids, fields=fields)
+        rows = self._items.read_items(ids, fields=fields, **time_for(self._items, self._call.left))
         self.seconds += time.monotonic() - started
         self._not_found = np.asarray(ids)[~np.asarray(rows.found, bool)]
         return rows

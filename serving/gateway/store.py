@@ -10,6 +10,8 @@ import seqvault
 from laser_features import FeatureSpec, FeatureSpecError, history_fields
 from seqvault.errors import InvalidRequestError
 from seqvault.service.address import is_address
+from seqvault.service.client import SeqVaultClient
+from seqvault.service.sharded_client import ShardedClient
 from seqvault.warm_up import warm_up
 from serving.gateway.options import StoreAccess
 
@@ -58,6 +60,11 @@ def open_store(
         certificate=access.certificate,
         timeout=timeout_seconds,
     )
+
+
+def time_for(store: Store, seconds: float) -> dict[str, Any]:
+    """The argument that bounds a read from a server; a store in this process takes none."""
+    return {"timeout": seconds} if isinstance(store, SeqVaultClient | ShardedClient) else {}
 
 
 def check_store(store: Store, spec: FeatureSpec, where: str) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import re
 import shutil
@@ -12,6 +13,7 @@ import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import grpc
@@ -26,6 +28,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 import seqvault
 from seqvault import Schema, SeqVault, cli, errors
 from seqvault.service import seqvault_pb2
+from seqvault.service.client import SeqVaultClient
+from seqvault.service.read_channel import ReadChannel
 from seqvault.service.server import Server, Tls
 from seqvault.service.shards import jump, shard_of, virtual_shard_of
 from seqvault.service.store_service import StoreService
@@ -54,6 +58,45 @@ def server(tmp_path):
     running = Server(SeqVault.open(tmp_path / "vault", schema=SCHEMA), merge_seconds=0)
     yield running
     running.stop(0)
+
+
+def test_a_read_may_have_less_time_than_its_client(server, monkeypatch):
+    """Over the read protocol, over gRPC, and of several servers: what is left of it."""
+    told = []
+    read, call = ReadChannel.read, SeqVaultClient._call
+
+    def watched_read(self, message, timeout):
+        told.append(("channel", timeout, message.seconds))
+        return read(self, message, timeout)
+
+    def watched_call(self, method, request, reply, timeout=None):
+        told.append((method, timeout))
+        return call(self, method, request, reply, timeout)
+
+    address = f"localhost:{server.port}"
+    server_items = {"item_id": [1], "value": [1]}
+    with (
+        seqvault.connect(address, timeout=5) as one,
+        seqvault.connect(f"{address},{address}", timeout=5) as several,
+    ):
+        one.put_items(server_items)
+        monkeypatch.setattr(ReadChannel, "read", watched_read)
+        monkeypatch.setattr(SeqVaultClient, "_call", watched_call)
+        for timeout, seconds in ((None, 5), (2.0, 2.0), (60.0, 5), (math.inf, 5), (-1.0, 0.001)):
+            with suppress(errors.ServerUnavailableError):  # a millisecond may not be enough
+                one.read([1], None, 3, timeout=timeout)
+            assert told.pop(0) == ("channel", seconds, seconds)
+            told.clear()
+            with suppress(errors.ServerUnavailableError):
+                one.read_items([1], timeout=timeout)
+            assert told.pop(0) == ("ReadItems", seconds)
+        one._reads_again = math.inf  # the read protocol does not work
+        one.read([1], None, 3, timeout=2.0)
+        assert told.pop() == ("Read", 2.0)
+        several.read([1], None, 3, timeout=2.0)
+        several.read_items([1], timeout=2.0)
+    assert [name for name, *_ in told] == ["channel", "ReadItems"]
+    assert all(1 < seconds < 2.0 for _, seconds, *_ in told)
 
 
 @pytest.mark.parametrize("compress", [False, True])

@@ -15,6 +15,7 @@ from serving_helpers import T0, make_store, run_gateway, wait_for
 from laser_features import FeatureSpec, RequestError, parse_rank_request
 from laser_features.testing import tiny_content
 from seqvault.errors import SeqVaultError
+from seqvault.service.client import SeqVaultClient
 from serving.gateway.events import parse_events
 from serving.gateway.item_rules import ItemRules
 from serving.gateway.ranker import Ranker
@@ -400,6 +401,26 @@ def test_a_slow_store_is_not_asked_again_when_the_time_is_over(spec, store):
 
     with pytest.raises(DeadlinePassedError, match="before the items were read"):
         Ranker(spec, Slow(), SlowModel()).rank({"user_id": 1, "candidates": [3]}, Call(0.02))
+
+
+def test_a_server_of_the_store_gets_the_time_that_is_left(spec, store):
+    class Client(SeqVaultClient):
+        def __init__(self):
+            self.told = []
+
+        def read(self, *arguments, timeout, **more):
+            self.told.append(timeout)
+            time.sleep(0.05)
+            return store.read(*arguments, **more)
+
+        def read_items(self, *arguments, timeout, **more):
+            self.told.append(timeout)
+            return store.read_items(*arguments, **more)
+
+    client = Client()
+    Ranker(spec, client, SlowModel()).rank({"user_id": 1, "candidates": [3]}, Call(9.0))
+    history, items = client.told
+    assert 0 < items < history - 0.04 < 9.0
 
 
 def test_health_waits_in_no_queue(serve):
