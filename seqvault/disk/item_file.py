@@ -116,7 +116,8 @@ def save(
     its lock held.
     """
     batches = 1 + sum(table.column(name).num_chunks for name in table.column_names)
-    most = 2 * table.nbytes + (batches << 16) + (1 << 20)  # only what is written takes memory
+    # zstd adds at most a 256th to what it cannot compress; only what is written takes memory
+    most = table.nbytes + table.nbytes // 64 + (batches << 16) + (1 << 20)
     memory = mmap.mmap(-1, most, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     sink = pa.FixedSizeBufferWriter(pa.py_buffer(memory))
     options = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
