@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tfx_pipeline.cluster.exit_codes import EXIT_DAMAGED_EXAMPLES
 from tfx_pipeline.errors import PipelineError
-from tfx_pipeline.training.run_here import RunHere
+from tfx_pipeline.training.run_here import RunHere, drained, give_out
 from tfx_pipeline.training.transmission import damage_of
 
 
@@ -87,27 +87,13 @@ class FileRuns:
             try:
                 for run in self._under_way:
                     if run.given is None:
-                        run.given = self._give_out(run)
+                        run.given = give_out(
+                            self._coordinator, run.closure, tf.constant(run.path), *run.arguments
+                        )
                 wait()
                 return
             except tf.errors.OpError as error:
-                self._go_on_after(self._drained(error))
-
-    def _give_out(self, run: _Run) -> Any:
-        arguments = (tf.constant(run.path), *run.arguments)
-        if self._coordinator is None:
-            return RunHere(run.closure, *arguments)
-        return self._coordinator.schedule(run.closure, args=arguments)
-
-    def _drained(self, error: tf.errors.OpError) -> tf.errors.OpError:
-        """What went wrong, when no worker does anything any more."""
-        while self._coordinator is not None:
-            try:
-                self._coordinator.join()
-                break
-            except tf.errors.OpError as other:
-                error = other
-        return error
+                self._go_on_after(drained(self._coordinator, error))
 
     def _go_on_after(self, error: tf.errors.OpError) -> None:
         if not is_of_file(error) and not isinstance(error, tf.errors.CancelledError):

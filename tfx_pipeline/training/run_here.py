@@ -35,3 +35,21 @@ class RunHere:
                 self._error = error
         if self._error is not None:
             raise self._error
+
+
+def give_out(coordinator: Any, closure: Callable[..., Any], *arguments: tf.Tensor) -> Any:
+    """Schedule a closure on a worker of a cluster, or make it a ``RunHere`` where there is none."""
+    if coordinator is None:
+        return RunHere(closure, *arguments)
+    return coordinator.schedule(closure, args=arguments)
+
+
+def drained(coordinator: Any, error: tf.errors.OpError) -> tf.errors.OpError:
+    """Wait until no worker does anything any more; the error that was raised last, or this one."""
+    while coordinator is not None:
+        try:
+            coordinator.join()
+            break
+        except tf.errors.OpError as other:
+            error = other
+    return error

@@ -16,7 +16,7 @@ from tfx_pipeline.feature_host.feature_hosts import FeatureHosts, OpenStream
 from tfx_pipeline.feature_host.silent_streams import SilentStreams
 from tfx_pipeline.settings.training_settings import TrainingSettings
 from tfx_pipeline.training.feature_streams import BROKEN
-from tfx_pipeline.training.run_here import RunHere
+from tfx_pipeline.training.run_here import RunHere, drained, give_out
 from tfx_pipeline.training.stream_progress import StreamProgress
 
 _ATTEMPTS = 5
@@ -150,7 +150,7 @@ class StreamRuns:
                     wait()
                 return
             except tf.errors.OpError as error:
-                self._begin_again(self._drained(error))
+                self._begin_again(drained(self._coordinator, error))
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -179,19 +179,7 @@ class StreamRuns:
             *(tf.constant(number, tf.int64) for number in numbers),
             *run.arguments,
         )
-        if self._coordinator is None:
-            return RunHere(run.closure, *arguments)
-        return self._coordinator.schedule(run.closure, args=arguments)
-
-    def _drained(self, error: tf.errors.OpError) -> tf.errors.OpError:
-        """What went wrong first, when no worker does anything any more."""
-        while self._coordinator is not None:
-            try:
-                self._coordinator.join()
-                break
-            except tf.errors.OpError as first:
-                error = first
-        return error
+        return give_out(self._coordinator, run.closure, *arguments)
 
     def _begin_again(self, error: tf.errors.OpError) -> None:
         if not is_of_stream(error):
