@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_agrees, check_rank
-from laser_keras.encoders.extras import extras_for
+from laser_keras.checks import check_agrees, check_optional_int, check_rank
+from laser_keras.encoders.extras import extras_for, newest_events, newest_shape
 from laser_keras.layers.sequence_layer import SequenceLayer
 from laser_keras.types import Shape, Tensor
 
@@ -20,10 +20,13 @@ class CombinedEncoder(SequenceLayer):
     encoder alone needs no wrapper.
 
     The LASER paper's comparison gives every system a two-stage branch beside it: for instance its
-    "HSTU" row is ``CombinedEncoder([HSTUEncoder(), TWINEncoder()])``.
+    "HSTU" row is ``CombinedEncoder([HSTUEncoder(), TWINEncoder()], recent_events=[1000, None])``,
+    a search over the whole life cycle beside an encoder of the newest 1,000 events.
 
     Args:
         encoders: The encoders, all with the calling contract of ``LaserEncoder``.
+        recent_events: For each encoder how many of the newest events it gets, an integer, or None
+            for all; None gives all events to all. Defaults to None.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -37,7 +40,8 @@ class CombinedEncoder(SequenceLayer):
         Float tensor [B, N, T, d] or [B, T, d], T the sum of the encoders' tokens.
 
     Raises:
-        ValueError: without encoders, for an argument that no encoder takes, and whatever the
+        ValueError: without encoders, for a ``recent_events`` of another length or with an entry
+            that is no positive integer, for an argument that no encoder takes, and whatever the
             encoders raise.
 
     Example:
@@ -52,13 +56,27 @@ class CombinedEncoder(SequenceLayer):
     Source: LASER (arXiv 2602.11562), section 4.1.3.
     """
 
-    def __init__(self, encoders: Sequence[keras.layers.Layer], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        encoders: Sequence[keras.layers.Layer],
+        recent_events: Sequence[int | None] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if not encoders:
             raise ValueError(
                 f"{self.name}: `encoders` must hold at least one encoder. Received: {encoders}"
             )
         self.encoders = list(encoders)
+        limits = [None] * len(self.encoders) if recent_events is None else list(recent_events)
+        if len(limits) != len(self.encoders):
+            raise ValueError(
+                f"{self.name}: `recent_events` must have an entry for each of the "
+                f"{len(self.encoders)} encoders. Received: {recent_events}"
+            )
+        self.recent_events = [
+            check_optional_int(self.name, "recent_events", limit, 1) for limit in limits
+        ]
 
     @property
     def num_output_tokens(self) -> int:
@@ -85,11 +103,14 @@ class CombinedEncoder(SequenceLayer):
         }
         given = {name: shape for name, shape in shapes.items() if shape is not None}
         self._check_taken(given)
-        for encoder in self.encoders:
-            if not encoder.built:  # it is when it comes from a saved model
-                extras = extras_for(encoder, given)
-                named = {f"{name}_shape": shape for name, shape in extras.items()}
-                encoder.build(target_shape, history_shape, **named)
+        for encoder, limit in zip(self.encoders, self.recent_events, strict=True):
+            if encoder.built:  # it is when it comes from a saved model
+                continue
+            seen = {"history": history_shape, **extras_for(encoder, given)}
+            if limit is not None:
+                seen = {name: newest_shape(name, shape, limit) for name, shape in seen.items()}
+            named = {f"{name}_shape": shape for name, shape in seen.items()}
+            encoder.build(target_shape, **named)
 
     def _check_taken(self, given: Mapping[str, Any]) -> None:
         unused = set(given) - set(extras_for(self, given))
@@ -127,10 +148,20 @@ class CombinedEncoder(SequenceLayer):
         given = {name: value for name, value in extras.items() if value is not None}
         self._check_taken(given)
         tokens = [
-            encoder(target, history, mask=mask, training=training, **extras_for(encoder, given))
-            for encoder in self.encoders
+            encoder(target, training=training, **self._seen_by(i, history, mask, given))
+            for i, encoder in enumerate(self.encoders)
         ]
         return ops.concatenate(tokens, axis=-2)
+
+    def _seen_by(
+        self, i: int, history: Tensor, mask: Tensor | None, given: Mapping[str, Tensor]
+    ) -> dict[str, Tensor | None]:
+        """What encoder ``i`` gets beside the target: its newest events, and the extras it takes."""
+        encoder, limit = self.encoders[i], self.recent_events[i]
+        inputs = {"history": history, "mask": mask, **extras_for(encoder, given)}
+        if limit is None:
+            return inputs
+        return newest_events(inputs, limit, getattr(encoder, "order", "newest_first"))
 
     @property
     def has_auxiliary_loss(self) -> bool:
@@ -143,9 +174,9 @@ class CombinedEncoder(SequenceLayer):
         """Click logits of all encoders that need an auxiliary loss on the labels."""
         return [
             logits
-            for encoder in self.encoders
+            for i, encoder in enumerate(self.encoders)
             if getattr(encoder, "has_auxiliary_loss", False)
-            for logits in encoder.auxiliary_logits(target, history, mask)
+            for logits in encoder.auxiliary_logits(target, **self._seen_by(i, history, mask, {}))
         ]
 
     def compute_output_shape(
@@ -157,7 +188,11 @@ class CombinedEncoder(SequenceLayer):
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
         encoders = [keras.saving.serialize_keras_object(encoder) for encoder in self.encoders]
-        return {**super().get_config(), "encoders": encoders}
+        return {
+            **super().get_config(),
+            "encoders": encoders,
+            "recent_events": list(self.recent_events),
+        }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "CombinedEncoder":

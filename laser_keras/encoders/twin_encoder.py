@@ -9,7 +9,7 @@ from keras import ops
 from laser_keras.checks import check_agrees, check_divides, check_inputs, check_int, check_rank
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.target_attention import TargetAttention
-from laser_keras.search import gather_events, kept_events, round_robin_scores, top_events
+from laser_keras.search import gather_events, kept_events, round_robin_events, top_events
 from laser_keras.sequence import (
     linear,
     masked_softmax,
@@ -205,11 +205,10 @@ class TWINEncoder(SequenceEncoder):
     def select(self, scores: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Indices [B, N, K] of the events kept, and which of them are valid."""
         count = kept_events(self.name, self.top_k, scores.shape[-1])
-        mask = ops.expand_dims(mask, 1)
-        order = scores[:, :, 0]
-        if self.num_heads > 1:
-            order = round_robin_scores(scores, ops.expand_dims(mask, 1))
-        return top_events(ops.stop_gradient(order), mask, count)
+        scores = ops.stop_gradient(scores)
+        if self.num_heads == 1:
+            return top_events(scores[:, :, 0], ops.expand_dims(mask, 1), count)
+        return round_robin_events(scores, mask, count)
 
     def compute_output_shape(
         self, target_shape: Shape, history_shape: Shape, cross_shape: Shape | None = None

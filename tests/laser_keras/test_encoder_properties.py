@@ -63,6 +63,19 @@ ENCODERS: dict[str, tuple[Any, dict[str, np.ndarray]]] = {
         ),
         {"cross": CROSS},
     ),
+    "combined_recent": (
+        lambda **k: CombinedEncoder(
+            [
+                DINEncoder(dtype=k.get("dtype"), order=k.get("order", "newest_first")),
+                SIMEncoder(
+                    "hard", 4, 2, 3, dtype=k.get("dtype"), order=k.get("order", "newest_first")
+                ),
+            ],
+            recent_events=[5, None],
+            **{name: value for name, value in k.items() if name != "order"},
+        ),
+        {"category_match": MATCH},
+    ),
 }
 NAMES = sorted(ENCODERS)
 

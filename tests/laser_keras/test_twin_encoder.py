@@ -11,7 +11,7 @@ from encoder_tools import HISTORY, MASK, TARGET, D, L, N, heads_of, target_atten
 from layer_tools import assert_close, built, gradients, randomise, run, to_numpy, weights_by_name
 
 from laser_keras import TWINEncoder
-from laser_keras.search import round_robin_scores, top_events
+from laser_keras.search import round_robin_events, top_events
 
 J, K = 3, 2
 CROSS = np.random.default_rng(5).normal(size=(3, L, J, K)).astype("float32")
@@ -153,24 +153,24 @@ def test_ties_go_to_the_newer_event() -> None:
 
 def test_round_robin_is_the_walk_down_the_ranked_lists() -> None:
     rng = np.random.default_rng(0)
-    for heads, length, count in ((1, 7, 3), (2, 9, 5), (4, 12, 6)):
+    for heads, length, count in ((1, 7, 3), (2, 9, 5), (4, 12, 6), (3, 8, 8), (4, 40, 2)):
         scores = rng.normal(size=(2, 3, heads, length)).round(1).astype("float32")
-        mask = rng.random((2, 1, 1, length)) < 0.8
-        order = round_robin_scores(scores, mask)
-        index, _ = top_events(order, np.broadcast_to(mask[:, :, 0], order.shape), count)
+        mask = rng.random((2, length)) < 0.8
+        index, valid = round_robin_events(scores, mask, count)
         for b, n in itertools.product(range(2), range(3)):
-            masked = np.where(mask[b, 0, 0], scores[b, n], -np.inf)
+            masked = np.where(mask[b], scores[b, n], -np.inf)
             lists = [
                 sorted(range(length), key=lambda j, h=h: (-masked[h, j], j)) for h in range(heads)
             ]
             walked: list[int] = []
             for rank in range(length):
                 for ranked in lists:
-                    if ranked[rank] not in walked and mask[b, 0, 0, ranked[rank]]:
+                    if ranked[rank] not in walked and mask[b, ranked[rank]]:
                         walked.append(ranked[rank])
-            found = [j for j in to_numpy(index)[b, n].tolist() if mask[b, 0, 0, j]]
-            assert found == walked[: len(found)]
-            assert len(found) == min(count, mask[b].sum())
+            kept = to_numpy(index)[b, n].tolist()
+            assert len(set(kept)) == count
+            found = [j for j, seen in zip(kept, to_numpy(valid)[b, n], strict=True) if seen]
+            assert found == walked[:count] == [j for j in kept if mask[b, j]]
 
 
 @pytest.mark.parametrize(

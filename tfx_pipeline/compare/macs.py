@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from laser_keras import complexity
+from laser_keras.encoders.combined_encoder import CombinedEncoder
 from laser_keras.encoders.din_encoder import DINEncoder
 from laser_keras.encoders.hstu_encoder import HSTUEncoder
 from laser_keras.encoders.laser_encoder import LaserEncoder
@@ -26,8 +27,7 @@ def request_macs(tower: Tower, candidates: int, length: int) -> dict[str, int]:
     system the same, or next to nothing.
     """
     encoder, settings = tower.model.encoder, tower.settings
-    parts = getattr(encoder, "encoders", [encoder])
-    found = {"encoder": sum(encoder_macs(p, candidates, length, settings.dim) for p in parts)}
+    found = {"encoder": encoder_macs(encoder, candidates, length, settings.dim)}
     if settings.mixer == "rankmixer":
         experts = max(1, int(settings.mixer_options.get("num_experts", 0)))
         each = complexity.rank_mixer_macs(
@@ -44,6 +44,11 @@ def encoder_macs(encoder: keras.layers.Layer, candidates: int, length: int, widt
         TypeError: for an encoder that the counts do not know.
     """
     sizes: dict[str, Any] = {"candidates": candidates, "length": length, "width": width}
+    if isinstance(encoder, CombinedEncoder):
+        return sum(
+            encoder_macs(part, candidates, min(length, limit or length), width)
+            for part, limit in zip(encoder.encoders, encoder.recent_events, strict=True)
+        )
     if isinstance(encoder, LaserEncoder):
         return sum(complexity.encoder_macs(encoder, candidates, length, width).values())
     if isinstance(encoder, DINEncoder):

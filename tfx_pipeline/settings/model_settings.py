@@ -46,6 +46,12 @@ class ModelSettings:
     beside_encoder: Options = Field(
         default_factory=dict, description="options of the encoder of `beside`"
     )
+    recent_events: Integer | None = Field(
+        default=None,
+        ge=1,
+        description="newest events that the encoder gets while the one `beside` it gets all; "
+        "without it both get all",
+    )
     interactions: tuple[Literal["similarity", "category_match", "cross"], ...] | None = Field(
         default=None,
         description="which of the feature spec's interactions of candidate and history the encoder "
@@ -90,4 +96,9 @@ class ModelSettings:
             )
         if self.beside_encoder and self.beside is None:
             raise ValueError("beside_encoder is given without beside; name its system there")
+        if self.recent_events is not None and self.beside is None:
+            raise ValueError(
+                "recent_events is given without beside, which is to get all events; a system "
+                "alone gets as many as its histories are long"
+            )
         return self

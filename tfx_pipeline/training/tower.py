@@ -179,7 +179,8 @@ def _encoder(settings: ModelSettings, implementation: str, policy: str) -> keras
         return _one_encoder(*systems[0], settings.dropout, implementation, policy)
     systems.append((settings.beside, settings.beside_encoder, "beside_encoder"))
     parts = [_one_encoder(*each, settings.dropout, implementation, policy) for each in systems]
-    return CombinedEncoder(parts, name="encoders", dtype=policy)
+    limits = (settings.recent_events, None)
+    return CombinedEncoder(parts, recent_events=limits, name="encoders", dtype=policy)
 
 
 def _one_encoder(

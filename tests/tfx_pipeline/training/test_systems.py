@@ -156,10 +156,21 @@ def test_moving_averages_and_the_penalty_of_experts_are_carried(
 
 def test_a_search_beside_another_system_with_an_mlp(spec, settings, content, examples, tmp_path):
     model = settings_of(
-        "base", beside="sim_hard", beside_encoder={"top_k": 4}, mixer="mlp", recency="none"
+        "base",
+        beside="sim_hard",
+        beside_encoder={"top_k": 4},
+        recent_events=3,
+        mixer="mlp",
+        recency="none",
     )
     trainer = train_export_and_serve(spec, model, settings, content, examples, tmp_path)
     assert trainer.tower.model.encoder.num_output_tokens == 3
+    assert trainer.tower.model.encoder.recent_events == [3, None]
+
+
+def test_recent_events_of_a_system_alone_are_refused():
+    with pytest.raises(SettingsError, match="recent_events is given without beside"):
+        check(ModelSettings, {"system": "din", "recent_events": 3}, "section model")
 
 
 def test_interactions_are_what_they_say():
