@@ -189,29 +189,41 @@ def page() -> str:
 
 
 def _section(name: str, result: dict[str, Any]) -> str:
-    machine, dataset = result["machine"], result["dataset"]
+    machine, dataset, baseline = result["machine"], result["dataset"], result["baseline"]
+    head = ["system", "AUC", "gAUC", f"AUC less {baseline}", f"gAUC less {baseline}"]
+    head += ["causes", "million MACs"]
+    if PAPER[name]:
+        head.insert(1, "paper")
     lines = [
         "",
         f"`{result['command']}`, {result['date']}, on {dataset['source']} "
         f"({dataset['counts']['impressions']:,} impressions), seeds {result['seeds']}, "
         f"{machine['cores']} cores with a load of {machine['load'][0]}.",
         "",
-        f"| system | paper | AUC | gAUC | AUC less {result['baseline']} | causes | million MACs |",
-        "|---|---|---|---|---|---|---|",
+        _line(head),
+        "|---" * len(head) + "|",
     ]
     for row in result["rows"]:
         macs = sum(row["macs"].values()) / 1e6 if row.get("macs") else None
-        lines.append(
-            f"| {row['system']} | {PAPER[name].get(row['system'], '')} | {_number(row, 'auc')} "
-            f"| {_number(row, 'gauc')} | {_gap(row.get('difference_auc'))} "
-            f"| {'' if row.get('gates_auc') is None else format(row['gates_auc'], '.3f')} "
-            f"| {'' if macs is None else f'{macs:.1f}'} |"
-        )
+        some = "" if row.get("runs") in (None, len(result["seeds"])) else f" (seeds: {row['runs']})"
+        cells = [row["system"] + some, _number(row, "auc"), _number(row, "gauc")]
+        cells += [_gap(row.get("difference_auc")), _gap(row.get("difference_gauc"))]
+        cells += [
+            "" if row.get("gates_auc") is None else format(row["gates_auc"], ".3f"),
+            "" if macs is None else f"{macs:.1f}",
+        ]
+        if PAPER[name]:
+            cells.insert(1, PAPER[name].get(row["system"], ""))
+        lines.append(_line(cells))
     lines += ["", NOTES[name]] if name in NOTES else []
     for plot in PLOT_TITLES:
         if (PLOTS / f"{name}_{plot}.svg").is_file():
             lines += ["", f"![{PLOT_TITLES[plot]}](results/{name}_{plot}.svg)"]
     return "\n".join([*lines, ""])
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _number(row: dict[str, Any], metric: str) -> str:

@@ -28,6 +28,9 @@ class SystemSettings:
     length: Integer | None = Field(
         default=None, ge=1, description="newest events of the history that it sees"
     )
+    seeds: tuple[Integer, ...] | None = Field(
+        default=None, description="those of the seeds that it trains with, where all take too long"
+    )
 
 
 def _named(value: object) -> object:
@@ -56,7 +59,8 @@ class CompareSettings:
     )
     baseline: str = Field(description="the system that the others are compared with")
     seeds: tuple[Integer, ...] = Field(
-        default=(1, 2, 3, 4, 5), description="training seeds; every system is trained with each"
+        default=(1, 2, 3, 4, 5),
+        description="training seeds; every system is trained with each, unless it names some",
     )
     length: Integer = Field(
         default=1000, ge=1, description="newest events of the history that a system sees"
@@ -77,6 +81,15 @@ class CompareSettings:
             )
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise ValueError(f"seeds is {list(self.seeds)}; should hold different numbers")
+        for name, own in self.systems.items():
+            if own.seeds is None:
+                continue
+            wrong = not own.seeds or len(set(own.seeds)) < len(own.seeds)
+            if wrong or not set(own.seeds) <= set(self.seeds):
+                raise ValueError(
+                    f"system {name!r}: seeds is {list(own.seeds)}; should be some of "
+                    f"{list(self.seeds)}"
+                )
         return self
 
 
@@ -132,11 +145,13 @@ def runs_of(settings: CompareSettings) -> list[Run]:
                 f"{where}: training.open_tables names {sorted(training.open_tables)}; systems are "
                 "compared on rows that are known before"
             )
-        made.append((name, model, training, own.length or settings.length))
+        seeds = settings.seeds if own.seeds is None else own.seeds
+        made.append((name, model, training, own.length or settings.length, seeds))
     return [
         Run(name, seed, model, _with_seed(training, seed), length)
         for seed in settings.seeds
-        for name, model, training, length in made
+        for name, model, training, length, seeds in made
+        if seed in seeds
     ]
 
 

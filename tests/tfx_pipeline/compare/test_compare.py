@@ -101,6 +101,9 @@ def test_all_runs_are_taken_resumed_and_summed_up(compare, tmp_path, monkeypatch
     ("old", "new", "message"),
     [
         ("seeds: [1, 2]", "seeds: [1, 1]", r"seeds is \[1, 1\]; should hold different"),
+        ("length: 20", "seeds: [3]", r"'last_ten': seeds is \[3\]; should be some of \[1, 2\]"),
+        ("length: 20", "seeds: []", r"'last_ten': seeds is \[\]; should be some of"),
+        ("length: 20", "seeds: [1, 1]", r"'last_ten': seeds is \[1, 1\]; should be some of"),
         ("baseline: mean", "baseline: din", "baseline is 'din'; should be one of the systems"),
         ("  mean:\n", "  mean:\n  lasr:\n", "system 'lasr'.*did you mean 'laser'"),
         ("recent_events", "recent", "system 'last_ten'.*'recent'"),
@@ -116,6 +119,15 @@ def test_a_mistake_is_named_before_any_work(compare, tmp_path, old, new, message
     with pytest.raises(SettingsError, match=message):
         compare(SMALL.replace(old, new))
     assert not (tmp_path / "work").exists()
+
+
+def test_a_slow_system_may_train_with_some_of_the_seeds(compare, tmp_path):
+    mean, ten = compare(SMALL.replace("length: 20", "length: 20, seeds: [2]"))
+    lines = (tmp_path / "work" / "results.jsonl").read_text().splitlines()
+    assert [json.loads(line)["run"] for line in lines] == ["mean-1", "mean-2", "last_ten-2"]
+    assert (mean["runs"], ten["runs"]) == (2, 1)
+    of_two = json.loads(lines[2])["auc"] - json.loads(lines[1])["auc"]
+    assert ten["difference_auc"][0] == pytest.approx(of_two)  # to the same seed of the baseline
 
 
 def test_results_of_another_dataset_are_refused(compare, tmp_path):

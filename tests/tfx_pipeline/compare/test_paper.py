@@ -35,7 +35,7 @@ def test_the_file_shown_in_the_docs_is_one():
     page = (render.PAGE.parent / "compare.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     settings = check(CompareSettings, yaml.safe_load(block), "docs/compare.md")
-    assert len(runs_of(settings)) == 12
+    assert len(runs_of(settings)) == 13
 
 
 def test_the_page_is_what_the_kept_results_say():
@@ -45,6 +45,7 @@ def test_the_page_is_what_the_kept_results_say():
 def test_a_kept_result_names_command_machine_and_seeds(tmp_path, monkeypatch):
     row = {"system": "laser", "auc": 0.8123, "auc_sd": 0.001, "gauc": 0.7, "gauc_sd": None}
     row |= {"problems": [], "macs": {"encoder": 2e6}, "difference_auc": [0.01, 0.002, 0.02]}
+    row |= {"runs": 1, "difference_gauc": [0.02, -0.01, 0.05]}
     summary = {"dataset": {"source": "a log", "counts": {"impressions": 9}}, "machine": {}}
     summary |= {"seeds": [1, 2], "baseline": "din", "rows": [row]}
     (tmp_path / "summary.json").write_text(json.dumps(summary))
@@ -54,7 +55,7 @@ def test_a_kept_result_names_command_machine_and_seeds(tmp_path, monkeypatch):
     text = render.page()
     assert "compare --config benchmarks/paper/table2.yaml`, 20" in text and "seeds [1, 2]" in text
     assert (
-        "| laser | 0.7826 | 0.8123 ± 0.0010 | 0.7000 | +0.0100 [+0.0020, +0.0200] * |  | 2.0 |"
-        in text
+        "| laser (seeds: 1) | 0.7826 | 0.8123 ± 0.0010 | 0.7000 | +0.0100 [+0.0020, +0.0200] * "
+        "| +0.0200 [-0.0100, +0.0500] |  | 2.0 |" in text
     )
     assert text.count("Not run yet") == len(render.TITLES) - 1
