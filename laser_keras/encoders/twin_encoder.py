@@ -14,6 +14,7 @@ from laser_keras.sequence import (
     linear,
     masked_softmax,
     merge_heads,
+    restore_order,
     split_heads,
     stable_dtype,
     zero_masked,
@@ -58,9 +59,13 @@ class TWINEncoder(SequenceEncoder):
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
         cross: Float tensor [B, L, J, k], J cross features of width k per event; None for an
             encoder without them.
+        return_gates: Boolean. Whether to return what each event weighed as well.
 
     Returns:
-        Float tensor [B, N, 2, d] or [B, 2, d]: the long-term and the short-term interest.
+        Float tensor [B, N, 2, d] or [B, 2, d]: the long-term and the short-term interest. With
+        ``return_gates`` a pair of it and a dict of ``"gates"`` [B, N, num_heads, L]
+        ([B, num_heads, L]): the weights of the long-term attention, one per event in the order
+        they came in, zero for events that were not kept.
 
     Raises:
         ValueError: for arguments, shapes or dtypes that do not fit, for an unknown L, and for a
@@ -138,9 +143,10 @@ class TWINEncoder(SequenceEncoder):
         mask: Tensor | None = None,
         training: bool | None = None,
         cross: Tensor | None = None,
-    ) -> Tensor:
+        return_gates: bool = False,
+    ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""
-        mask = self._checked_mask(target, history, mask)
+        mask = given = self._checked_mask(target, history, mask)
         cross = self._checked_cross(cross, history, mask)
         single = len(target.shape) == 2
         target, history, mask = self._canonical(target, history, mask)
@@ -148,10 +154,10 @@ class TWINEncoder(SequenceEncoder):
         index, valid = self.select(scores, mask)
         full = history if cross is None else ops.concatenate([history, merge_heads(cross)], axis=-1)
         values = split_heads(linear(gather_events(full, index), self.value_kernel), self.num_heads)
-        index = ops.broadcast_to(
+        by_head = ops.broadcast_to(
             ops.expand_dims(index, 2), (*ops.shape(scores)[:3], ops.shape(index)[-1])
         )
-        kept = ops.take_along_axis(scores, index, axis=-1)
+        kept = ops.take_along_axis(scores, by_head, axis=-1)
         weights = masked_softmax(kept, ops.expand_dims(valid, 2))
         weights = ops.cast(weights, self.compute_dtype)
         interest = merge_heads(ops.einsum("bnhk,bnkhe->bnhe", weights, values))
@@ -159,7 +165,20 @@ class TWINEncoder(SequenceEncoder):
         newest, newest_mask = history[:, : self.recent_events], mask[:, : self.recent_events]
         short_term = self._short_term(target, newest, mask=newest_mask)
         tokens = ops.stack([long_term, short_term], axis=2)
-        return ops.squeeze(tokens, 1) if single else tokens
+        tokens = ops.squeeze(tokens, 1) if single else tokens
+        if not return_gates:
+            return tokens
+        gates = self._weights_by_event(scores, index, valid)
+        if self.order == "oldest_first":
+            gates = restore_order(gates, given)
+        return tokens, {"gates": ops.squeeze(gates, 1) if single else gates}
+
+    def _weights_by_event(self, scores: Tensor, index: Tensor, valid: Tensor) -> Tensor:
+        """The long-term attention's weights of all events, [B, N, heads, L] as the scores."""
+        events = ops.arange(ops.shape(scores)[-1], dtype="int32")
+        kept = ops.expand_dims(index, -1) == events
+        kept = ops.any(kept & ops.expand_dims(valid, -1), axis=2)
+        return ops.cast(masked_softmax(scores, ops.expand_dims(kept, 2)), self.compute_dtype)
 
     def _checked_cross(
         self, cross: Tensor | None, history: Tensor, mask: Tensor | None
@@ -216,6 +235,23 @@ class TWINEncoder(SequenceEncoder):
         """The output's shape for inputs of these shapes."""
         kept_events(self.name, self.top_k, history_shape[1])
         return super().compute_output_shape(target_shape, history_shape)
+
+    def compute_output_spec(
+        self,
+        target: Any,
+        history: Any,
+        mask: Any = None,
+        training: bool | None = None,
+        cross: Any = None,
+        return_gates: bool = False,
+    ) -> Any:
+        """Shapes and dtypes of the outputs for symbolic inputs."""
+        shape = self.compute_output_shape(target.shape, history.shape)
+        tokens = keras.KerasTensor(shape, dtype=self.compute_dtype)
+        if not return_gates:
+            return tokens
+        gates = (*target.shape[:-1], self.num_heads, history.shape[1])
+        return tokens, {"gates": keras.KerasTensor(gates, dtype=self.compute_dtype)}
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

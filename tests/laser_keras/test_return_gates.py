@@ -10,6 +10,7 @@ from layer_tools import BACKEND, assert_close, built, randomise, to_numpy, weigh
 
 from laser_keras import (
     DINEncoder,
+    HSTUEncoder,
     LaserEncoder,
     LaserRanker,
     SegmentedTargetAttention,
@@ -114,6 +115,30 @@ def test_din_returns_the_weights_of_its_attention(order: str) -> None:
         unit(TARGET, HISTORY, return_gates=True)
 
 
+@pytest.mark.parametrize("order", ["newest_first", "oldest_first"])
+@pytest.mark.parametrize("top_k", [4, 50])
+def test_twin_returns_the_weights_of_the_events_it_kept(order: str, top_k: int) -> None:
+    encoder = built(TWINEncoder(top_k, 2, 3, order=order), target=TARGET, history=HISTORY)
+    tokens, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
+    assert_close(tokens, encoder(TARGET, HISTORY, mask=MASK))
+    gates = to_numpy(found["gates"])
+    # What the weights sum up to is the long-term interest.
+    w = weights_by_name(encoder)
+    values = (HISTORY @ w["value_kernel"]).reshape(3, 11, 2, 4)
+    interest = np.einsum("bnhl,blhe->bnhe", gates, values).reshape(3, 2, 8) @ w["output_kernel"]
+    assert_close(tokens[:, :, 0], interest, 1e-5)
+    assert not gates[~np.broadcast_to(MASK[:, None, None], gates.shape)].any()
+    kept = (gates > 0).any(axis=2).sum(axis=-1)
+    assert (kept == np.minimum(MASK.sum(axis=1), top_k)[:, None]).all()
+    single, of_one = encoder(TARGET[:, 0], HISTORY, mask=MASK, return_gates=True)
+    assert_close(single, tokens[:, 0])
+    assert_close(of_one["gates"], gates[:, 0])
+    symbols = keras.Input((None, 8)), keras.Input((11, 8))
+    promised, events = encoder(*symbols, return_gates=True)
+    assert promised.shape == (None, None, 2, 8)
+    assert events["gates"].shape == (None, None, 2, 11)
+
+
 def test_weights_of_segments_sum_to_one_where_there_are_any() -> None:
     encoder = LaserEncoder(num_layers=3, num_recent_segments=2, **SIZES)
     built(encoder, target=TARGET, history=HISTORY, mask=MASK)
@@ -148,7 +173,7 @@ def test_a_ranker_returns_them_with_its_scores() -> None:
     promised = ranker(symbolic, return_gates=True)
     assert promised["gates"].shape == (None, 2, 2, 11)
     assert promised["segment_weights"].shape == (None, 2, 2, 2, 3)
-    other = SequenceRanker(TWINEncoder(top_k=2), 8, num_tokens=4, mixer_dim=16, recency="none")
+    other = SequenceRanker(HSTUEncoder(), 8, num_tokens=4, mixer_dim=16, recency="none")
     with pytest.raises(ValueError, match="`return_gates` needs an encoder with gates"):
         other(inputs, return_gates=True)
 
