@@ -1,7 +1,6 @@
 """Files of the side information of items, and the checks of their tables."""
 
 import mmap
-import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -17,19 +16,12 @@ from seqvault.errors import (
     UnknownFieldError,
     WrongTypeError,
 )
+from seqvault.give_way import give_way
 
 MAGIC = b"SEQVITM\x01"
 KEY = "item_id"
 _HEAD_BYTES = 24  # magic, length of the body, its checksum
 _FREED_AT_ONCE = 4 << 20  # bytes; to free hundreds of MB at once takes 10 ms
-
-
-def give_way() -> None:
-    """Lets readers have a turn now, for which they would wait 5 ms while a writer computes.
-
-    After a sleep of 0 the writer would often go on before a waiting reader has woken up.
-    """
-    time.sleep(1e-6)
 
 
 def path_of(directory: str, number: int) -> str:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from seqvault.disk.item_file import KEY, describe, give_way
+from seqvault.disk.item_file import KEY, describe
 from seqvault.errors import SchemaError, UnknownFieldError, WrongTypeError
+from seqvault.give_way import give_way
 from seqvault.item_batch import ItemBatch
 from seqvault.memory.key_table import KeyTable
 

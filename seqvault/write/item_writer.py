@@ -6,6 +6,7 @@ from dataclasses import replace
 import pyarrow as pa
 
 from seqvault.disk import item_file
+from seqvault.give_way import give_way
 from seqvault.memory.item_table import Items
 from seqvault.memory.store_state import State
 
@@ -32,7 +33,7 @@ def put_items(state: State, checked: pa.Table) -> int:
     state.discard(*(item_file.path_of(state.path, old) for old in before if old not in listed))
     while stored is not checked and stored.num_columns:
         stored = stored.remove_column(0)  # all at once would hold readers up
-        item_file.give_way()
+        give_way()
     return number
 
 
