@@ -38,6 +38,8 @@ class LaserEncoder(SequenceLayer):
         ffn_expansion: Integer. Defaults to 4.
         num_layers: Integer M, GSTA layers. Defaults to 2.
         num_recent_segments: Integer R. Defaults to 5.
+        salient_token: Boolean. Whether the maximum over the segments is among the tokens.
+            Defaults to True.
         order: ``"newest_first"`` or ``"oldest_first"``. Defaults to ``"newest_first"``.
         implementation: ``"auto"``, ``"project"`` or ``"absorb"``: the execution order of both
             attentions, one function and one set of weights. Defaults to ``"auto"``.
@@ -112,6 +114,7 @@ class LaserEncoder(SequenceLayer):
         implementation: str = "auto",
         stacked_norm: str = "none",
         stacked_ffn_expansion: int = 0,
+        salient_token: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -149,7 +152,7 @@ class LaserEncoder(SequenceLayer):
             name="stacked_attention",
         )
         self.fusion = MultiResolutionFusion(
-            num_recent_segments, dtype=self.dtype_policy, name="fusion"
+            num_recent_segments, salient_token, dtype=self.dtype_policy, name="fusion"
         )
 
     @classmethod
@@ -165,8 +168,8 @@ class LaserEncoder(SequenceLayer):
 
     @property
     def num_output_tokens(self) -> int:
-        """Tokens per candidate: 2 + R."""
-        return 2 + self.fusion.num_recent_segments
+        """Tokens per candidate: 2 + R, or 1 + R without the salient one."""
+        return self.fusion.num_output_tokens
 
     def build(
         self,
@@ -284,6 +287,7 @@ class LaserEncoder(SequenceLayer):
             **shared,
             "num_layers": self.stacked_attention.num_layers,
             "num_recent_segments": self.fusion.num_recent_segments,
+            "salient_token": self.fusion.salient_token,
             "order": self.order,
             "stacked_norm": self.stacked_attention.norm,
             "stacked_ffn_expansion": self.stacked_attention.ffn_expansion,

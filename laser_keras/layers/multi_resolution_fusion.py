@@ -41,6 +41,14 @@ def _largest(inputs: Tensor) -> Tensor:
     return ops.custom_gradient(forward)(inputs)
 
 
+def _salient(segments: Tensor, visible: Tensor | None) -> Tensor:
+    """The maximum over the visible segments [..., S, d]; zero where none is visible."""
+    if visible is None:
+        return _largest(segments)
+    largest = _largest(ops.where(visible, segments, -math.inf))
+    return ops.where(ops.any(visible, axis=-2), largest, 0.0)
+
+
 @keras.saving.register_keras_serializable(package="laser_keras")
 class MultiResolutionFusion(SequenceLayer):
     """Stacks ``[z, max over segments, s_1 .. s_R]`` as tokens; it has no weights.
@@ -55,6 +63,8 @@ class MultiResolutionFusion(SequenceLayer):
         num_recent_segments: Integer R; 0 leaves the recent view out. The paper does not disclose
             its value; 5 segments of 10 events are the 50 events of TWIN's short-term window.
             Defaults to 5.
+        salient_token: Boolean. Whether the maximum over the segments is among the tokens.
+            Defaults to True.
         **kwargs: Arguments of ``keras.layers.Layer``.
 
     Call arguments:
@@ -63,7 +73,7 @@ class MultiResolutionFusion(SequenceLayer):
         mask: Boolean tensor [B, S], True for segments with a valid event; None if all have one.
 
     Returns:
-        Float tensor [B, N, 2 + R, d] or [B, 2 + R, d].
+        Float tensor [B, N, 2 + R, d] or [B, 2 + R, d]; one token less without the salient one.
 
     Raises:
         ValueError: if R is larger than the number of segments, or for shapes that do not fit.
@@ -78,11 +88,19 @@ class MultiResolutionFusion(SequenceLayer):
     Source: LASER (arXiv 2602.11562), section 3.4.4.
     """
 
-    def __init__(self, num_recent_segments: int = 5, **kwargs: Any) -> None:
+    def __init__(
+        self, num_recent_segments: int = 5, salient_token: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.num_recent_segments = check_int(
             self.name, "num_recent_segments", num_recent_segments, 0
         )
+        self.salient_token = salient_token
+
+    @property
+    def num_output_tokens(self) -> int:
+        """Tokens per candidate: the target, the maximum and R recent segments."""
+        return 1 + int(self.salient_token) + self.num_recent_segments
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
         """Create the weights for inputs of these shapes."""
@@ -93,20 +111,15 @@ class MultiResolutionFusion(SequenceLayer):
         self._check_shapes(tuple(target.shape), tuple(history.shape))
         check_inputs(self, target=target, history=history)
         mask = self._valid(mask, history, (history.shape[0], history.shape[-2]), "[B, S]")
-        salient = history
-        if mask is not None:
-            visible = ops.expand_dims(mask, -1)
-            nonempty = ops.any(mask, axis=-1, keepdims=True)
-            if len(history.shape) == 4:
-                visible, nonempty = ops.expand_dims(visible, 1), ops.expand_dims(nonempty, 1)
-            salient = ops.where(visible, history, -math.inf)
-        salient = _largest(salient)
-        if mask is not None:
-            salient = ops.where(nonempty, salient, 0.0)
-        views = [ops.expand_dims(target, -2), ops.expand_dims(salient, -2)]
+        visible = None if mask is None else ops.expand_dims(mask, -1)
+        if visible is not None and len(history.shape) == 4:
+            visible = ops.expand_dims(visible, 1)
+        views = [ops.expand_dims(target, -2)]
+        if self.salient_token:
+            views.append(ops.expand_dims(_salient(history, visible), -2))
         if self.num_recent_segments:
             recent = history[..., : self.num_recent_segments, :]
-            if mask is not None:
+            if visible is not None:
                 recent = ops.where(visible[..., : self.num_recent_segments, :], recent, 0.0)
             if not history.shape[-2]:  # unknown, and may turn out shorter than R; or none at all
                 shape = (*ops.shape(recent)[:-2], self.num_recent_segments, recent.shape[-1])
@@ -137,8 +150,12 @@ class MultiResolutionFusion(SequenceLayer):
     def compute_output_shape(self, target_shape: Shape, history_shape: Shape) -> Shape:
         """The output's shape for inputs of these shapes."""
         self._check_shapes(target_shape, history_shape)
-        return (*target_shape[:-1], 2 + self.num_recent_segments, target_shape[-1])
+        return (*target_shape[:-1], self.num_output_tokens, target_shape[-1])
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
-        return {**super().get_config(), "num_recent_segments": self.num_recent_segments}
+        return {
+            **super().get_config(),
+            "num_recent_segments": self.num_recent_segments,
+            "salient_token": self.salient_token,
+        }

@@ -271,6 +271,20 @@ def test_fusion_golden() -> None:
     assert fused[1, 0].tolist() == [[7, 6], [0, 0], [0, 0], [0, 0], [0, 0]]
 
 
+@pytest.mark.parametrize("masked", [False, True])
+def test_without_the_salient_token_the_others_stay(masked: bool) -> None:
+    target, history, mask = data()
+    whole, without = make(), make(salient_token=False)
+    without.set_weights(whole.get_weights())
+    given = {"mask": mask} if masked else {}
+    tokens, fewer = to_numpy(whole(target, history, **given)), without(target, history, **given)
+    assert tuple(fewer.shape) == (3, 2, without.num_output_tokens, D) == (3, 2, 3, D)
+    assert without.compute_output_shape((3, 2, D), (3, 11, D)) == (3, 2, 3, D)
+    assert_close(fewer, tokens[:, :, [0, 2, 3]])
+    again = LaserEncoder.from_config(without.get_config())
+    assert again.num_output_tokens == 3
+
+
 def test_the_gradient_of_the_salient_view_goes_to_the_maximum() -> None:
     """Behind a normalisation, where XLA computes the segments twice and rounds twice."""
     rng = np.random.default_rng(7)
