@@ -26,6 +26,8 @@ def check_run(config: PipelineConfig) -> None:
                 f"feature spec {spec.name!r}; it has {sorted(spec.context_fields)}"
             )
     check_splits(config)
+    if config.recall.k:
+        _check_recall(config)
     # Imported here: TensorFlow takes seconds, and whatever is wrong above is said at once.
     from tfx_pipeline.training.labels import BINARY, columns_of, labels_of
     from tfx_pipeline.training.open_rows import check_open_tables
@@ -38,6 +40,20 @@ def check_run(config: PipelineConfig) -> None:
         _check_label(config, spec, name, name in binary, name in weights)
     check_open_tables(spec, config.training)
     check_model(spec, config.model)
+
+
+def _check_recall(config: PipelineConfig) -> None:
+    """Raise if the recall model would answer with the whole catalogue."""
+    path = config.dataset / "items.parquet"
+    try:
+        items = pq.read_metadata(path).num_rows
+    except (OSError, ValueError) as error:
+        raise PipelineError(f"{path} cannot be read ({error}): prepare it again") from error
+    if config.recall.k >= items:
+        raise PipelineError(
+            f"recall.k is {config.recall.k} and the dataset has {items} items: every answer would "
+            "be the whole catalogue; give less"
+        )
 
 
 def _check_label(

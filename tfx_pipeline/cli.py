@@ -364,6 +364,10 @@ def _run(arguments: argparse.Namespace) -> int:
         print(f"anomaly: {line}")
     overall = report["evaluation"][""]
     print(f"pushed to {report['pushed']}; eval AUC {overall['auc']:.4f}")
+    if recall := report.get("recall"):
+        from tfx_pipeline.recall.run_fn import describe
+
+        print(f"recall model pushed to {recall['pushed']}; {describe(recall)}")
     return 0
 
 

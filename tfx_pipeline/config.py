@@ -60,6 +60,18 @@ class PipelineConfig(PipelineSettings):
             return self.push_to.rstrip("/")
         return Path(self.push_to).resolve() if self.push_to else self.work / "serving" / self.name
 
+    @property
+    def recall_name(self) -> str:
+        """Name of the served recall model."""
+        return f"{self.name}_recall"
+
+    @property
+    def recall_serving(self) -> Path | str:
+        """Base path of the pushed recall model, beside the ranker's, or its URI."""
+        if isinstance(self.serving, Path):
+            return self.serving.with_name(f"{self.serving.name}_recall")
+        return f"{self.serving}_recall"
+
     def load_spec(self) -> FeatureSpec:
         """The dataset's feature spec."""
         return FeatureSpec.load(self.dataset / "features.yaml")

@@ -94,6 +94,13 @@ def test_the_compiled_file_loads_back_with_every_component(config, tmp_path):
     assert not (tmp_path / "out" / "laser.tfjob.yaml").exists()
 
 
+def test_a_recall_model_is_refused(config, tmp_path):
+    """A run may name another dataset; the model's catalogue would be of the one given here."""
+    with pytest.raises(SettingsError, match="compile a config without section recall"):
+        compile_kubeflow(config(recall={"k": 1}), tmp_path / "laser.yaml")
+    assert not (tmp_path / "laser.yaml").exists()
+
+
 def load(output):
     return list(yaml.safe_load_all(output.read_text()))
 

@@ -53,6 +53,11 @@ def test_a_slice_that_is_no_context_field_is_refused(check):
     assert "slices by 'age', which is not a context field" in check("name: a\nslices: [age]")
 
 
+def test_a_recall_model_that_would_answer_with_every_item_is_refused(check):
+    line = check("name: a\nrecall: {k: 1000}")
+    assert "recall.k is 1000 and the dataset has 1000 items" in line and "give less" in line
+
+
 def test_a_store_or_a_dataset_that_is_not_there_is_named(check, tmp_path):
     assert "is not a SeqVault: load the dataset" in check("name: a", store=tmp_path / "none")
     assert "dataset.json is missing" in check("name: a", data=tmp_path / "none")

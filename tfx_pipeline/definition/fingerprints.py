@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 
 from components.seqvault_example_gen.open_store import open_store
@@ -22,6 +23,8 @@ PREPROCESSING_FN = "tfx_pipeline.definition.preprocessing.preprocessing_fn"
 RUN_FN = "tfx_pipeline.training.run_fn.run_fn"
 JOIN_CODE = ("components.seqvault_example_gen.executor",)
 EVALUATION_CODE = ("tfx_pipeline.definition.evaluation",)
+RECALL_RUN_FN = "tfx_pipeline.recall.run_fn.run_fn"
+RECALL_CODE = ("tfx_pipeline.recall.run_fn", "tfx_pipeline.recall.keras2.train")
 SERVING_CODE = ("components.serving_check.executor", "serving.cli")
 
 
@@ -37,6 +40,7 @@ class Fingerprints:
             checkpoints.
         evaluation: Code.
         serving: Code of the check and of the embedded server.
+        recall: What a trained recall model depends on; "" if the config asks for none.
     """
 
     join: str
@@ -44,6 +48,7 @@ class Fingerprints:
     training: str
     evaluation: str
     serving: str
+    recall: str = ""
 
 
 def make_fingerprints(
@@ -84,7 +89,18 @@ def make_fingerprints(
         training=combine(join, transform, items, settings, warm, _code_of(run_fn)),
         evaluation=code_fingerprint(EVALUATION_CODE),
         serving=code_fingerprint(SERVING_CODE),
+        recall=_recall(config, join, transform, items) if config.recall.k else "",
     )
+
+
+def _recall(config: PipelineConfig, join: str, transform: str, items: str) -> str:
+    # Below which recall it is not pushed is no matter of training.
+    settings = {**plain(config.recall), "min_recall": 0.0}
+    libraries = [
+        metadata.version(name) for name in ("tensorflow", "tensorflow-recommenders", "tf-keras")
+    ]
+    described = json.dumps([settings, libraries], sort_keys=True)
+    return combine(join, transform, items, described, code_fingerprint(RECALL_CODE))
 
 
 def _code_of(function: str) -> str:

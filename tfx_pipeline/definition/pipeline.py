@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import tensorflow_data_validation as tfdv
 from tfx.components import (
     Evaluator,
@@ -21,6 +23,7 @@ from tfx.types import BaseChannel, Channel, standard_artifacts
 
 from components.anomaly_gate.component import AnomalyGate
 from components.atomic_pusher import AtomicPusher
+from components.recall_gate.component import RecallGate
 from components.seqvault_example_gen.component import SeqVaultExampleGen
 from components.seqvault_example_gen.settings import Settings
 from components.serving_check.component import ServingCheck
@@ -30,7 +33,12 @@ from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.definition.baseline_strategy import BaselineStrategy
 from tfx_pipeline.definition.evaluation import make_eval_config
 from tfx_pipeline.definition.example_schema import statistics_features, write_schema
-from tfx_pipeline.definition.fingerprints import PREPROCESSING_FN, RUN_FN, make_fingerprints
+from tfx_pipeline.definition.fingerprints import (
+    PREPROCESSING_FN,
+    RECALL_RUN_FN,
+    RUN_FN,
+    make_fingerprints,
+)
 from tfx_pipeline.settings.section import plain
 
 
@@ -140,10 +148,11 @@ def create_pipeline(
         model=model,
         model_blessing=evaluator.outputs["blessing"],
         infra_blessing=serving_check.outputs["blessing"],
-        push_destination=pusher_pb2.PushDestination(
-            filesystem=pusher_pb2.PushDestination.Filesystem(base_directory=str(config.serving))
-        ),
+        push_destination=_destination(config.serving),
     ).with_id("Pusher")
+    recall = _recall_nodes(config, spec, dataset, examples, transform, fingerprints.recall)
+    for node in recall[:1]:
+        node.add_upstream_node(pusher)  # whatever fails there, the ranker is out
     return Pipeline(
         pipeline_name=config.name,
         pipeline_root=str(config.work / "pipeline"),
@@ -159,11 +168,51 @@ def create_pipeline(
             evaluator,
             serving_check,
             pusher,
+            *recall,
         ],
         enable_cache=True,
         metadata_connection_config=metadata.sqlite_metadata_connection_config(str(config.metadata)),
         beam_pipeline_args=list(config.beam_args),
     )
+
+
+def _recall_nodes(
+    config: PipelineConfig,
+    spec: FeatureSpec,
+    dataset: str,
+    examples: BaseChannel,
+    transform: Transform,
+    fingerprint: str,
+) -> list[BaseNode]:
+    """Trainer, gate and Pusher of the recall model; none if the config asks for none."""
+    if not config.recall.k:
+        return []
+    trainer = Trainer(
+        run_fn=RECALL_RUN_FN,
+        examples=examples,
+        transform_graph=transform.outputs["transform_graph"],
+        train_args=trainer_pb2.TrainArgs(splits=["train"]),
+        eval_args=trainer_pb2.EvalArgs(splits=["eval"]),
+        custom_config={
+            "feature_spec": spec.to_dict(),
+            "items": f"{dataset}/items.parquet",
+            # The gate alone looks at it: another bound trains nothing again.
+            "recall": {**plain(config.recall), "min_recall": 0.0},
+            "fingerprint": fingerprint,
+        },
+    ).with_id("RecallTrainer")
+    gate = RecallGate(trainer.outputs["model_run"], config.recall.min_recall)
+    pusher = AtomicPusher(
+        model=trainer.outputs["model"],
+        infra_blessing=gate.outputs["blessing"],
+        push_destination=_destination(config.recall_serving),
+    ).with_id("RecallPusher")
+    return [trainer, gate, pusher]
+
+
+def _destination(folder: Path | str) -> pusher_pb2.PushDestination:
+    filesystem = pusher_pb2.PushDestination.Filesystem(base_directory=str(folder))
+    return pusher_pb2.PushDestination(filesystem=filesystem)
 
 
 def _more_binary_labels(config: PipelineConfig, spec: FeatureSpec) -> list[str]:

@@ -61,9 +61,17 @@ class PipelineRun:
     @property
     def pushed(self) -> str | None:
         """Where the model was pushed to, or None."""
-        if not self._produced("Pusher", "pushed_model"):
+        return self._pushed_by("Pusher")
+
+    @property
+    def pushed_recall(self) -> str | None:
+        """Where the recall model was pushed to, or None."""
+        return self._pushed_by("RecallPusher")
+
+    def _pushed_by(self, node: str) -> str | None:
+        if not self._produced(node, "pushed_model"):
             return None
-        _, properties = self.nodes["Pusher"].output("pushed_model")
+        _, properties = self.nodes[node].output("pushed_model")
         destination = properties.get("pushed_destination")
         return str(destination) if properties.get("pushed") == 1 else None
 
@@ -74,6 +82,7 @@ class PipelineRun:
 _BLESSINGS = (
     ("Evaluator", "blessing", "Evaluator did not bless the model"),
     ("ServingCheck", "blessing", "ServingCheck did not bless the model"),
+    ("RecallGate", "blessing", "RecallGate did not bless the recall model"),
 )
 
 

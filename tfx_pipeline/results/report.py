@@ -14,6 +14,7 @@ import tensorflow_model_analysis as tfma
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorflow_metadata.proto.v0 import anomalies_pb2, statistics_pb2
 
+from components.recall_gate.executor import RESULT
 from laser_features import FeatureSpec
 from tfx_pipeline.config import HTML_REPORT, REPORT, PipelineConfig
 from tfx_pipeline.definition.evaluation import METRICS
@@ -39,8 +40,9 @@ def make_report(run: PipelineRun, config: PipelineConfig) -> dict[str, Any]:
         that do not fit the schema); ``seconds`` (by component, None where
         the cache was used); ``gates`` (what a model must pass: found, asked, passed);
         ``calibration_curve`` and ``lift_curve`` (of the eval split's scores before calibration);
-        ``statistics`` (of each feature of the train split); ``lineage`` (artifact, component,
-        folder).
+        ``recall`` (what was measured of the recall model, and ``pushed``, its folder or None),
+        where there is one; ``statistics`` (of each feature of the train split); ``lineage``
+        (artifact, component, folder).
     """
     spec = config.load_spec()
     report: dict[str, Any] = {
@@ -71,6 +73,9 @@ def make_report(run: PipelineRun, config: PipelineConfig) -> dict[str, Any]:
     if model_run and (scores := read_histogram(report["logs"])) is not None:
         report["calibration_curve"] = calibration_curve(scores)
         report["lift_curve"] = lift_curve(scores)
+    if recall := _output(run, "RecallTrainer", "model_run"):
+        measured = (Path(recall[0]) / RESULT).read_text(encoding="utf-8")
+        report["recall"] = {**json.loads(measured), "pushed": run.pushed_recall}
     if statistics := _output(run, "StatisticsGen", "statistics"):
         report["statistics"] = read_statistics(statistics[0])
     report["gates"] = _gates(report, run, config)
@@ -109,6 +114,11 @@ def _gates(
     if check := _output(run, "ServingCheck", "blessing"):
         sent = check[1].get("requests", 0)
         gates["served answers"] = _gate(sent, "equal to the model's", check[1].get("blessed") == 1)
+    if recall := report.get("recall"):
+        least = config.recall.min_recall
+        gates[f"recall@{recall['k']}"] = _gate(
+            recall["recall"], f"at least {least:g}", recall["recall"] >= least
+        )
     return gates
 
 

@@ -12,6 +12,7 @@ from tfx.orchestration.kubeflow.v2.kubeflow_v2_dag_runner import (
 
 from tfx_pipeline.config import PipelineConfig
 from tfx_pipeline.definition.pipeline import create_pipeline
+from tfx_pipeline.errors import SettingsError
 from tfx_pipeline.runners.pods import (
     platform_of,
     training_job,
@@ -41,8 +42,15 @@ def compile_kubeflow(
         dataset: Where the pods find the dataset; None takes ``config.dataset``.
 
     Raises:
-        SettingsError: Section ``kubeflow`` names a component that is not there.
+        SettingsError: Section ``kubeflow`` names a component that is not there, or a recall model
+            is asked for: its catalogue would stay that of ``config.dataset`` whatever dataset a
+            run names.
     """
+    if config.recall.k:
+        raise SettingsError(
+            "a recall model is trained by `laser-pipeline run` alone: compile a config without "
+            "section recall"
+        )
     runner = KubeflowV2DagRunner(
         config=KubeflowV2DagRunnerConfig(
             default_image=image,

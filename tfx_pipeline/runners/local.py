@@ -84,6 +84,9 @@ def _run_locked(
     if run.problems:
         auc = report.get("evaluation", {}).get("", {})
         found = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if "auc" in name)
+        if run.pushed is not None:
+            problems = "; ".join(run.problems)
+            raise NotPushedError(f"the ranker was pushed to {run.pushed}, but {problems}")
         raise NotPushedError(
             f"no model was pushed to {config.serving}: {'; '.join(run.problems)} (eval {found}; "
             f"asked are AUC above {config.min_auc} and no more than {config.max_auc_drop} below "

@@ -14,6 +14,7 @@ from components.seqvault_example_gen.time_range import TimeRange
 from tfx_pipeline.cluster.local_cluster import LocalCluster
 from tfx_pipeline.settings.kubeflow_settings import KubeflowSettings
 from tfx_pipeline.settings.model_settings import ModelSettings
+from tfx_pipeline.settings.recall_settings import RecallSettings
 from tfx_pipeline.settings.section import CONFIG, Integer, Real, empty_is_default
 from tfx_pipeline.settings.training_settings import TrainingSettings
 
@@ -77,6 +78,9 @@ class PipelineSettings:
     )
     training: Annotated[TrainingSettings, BeforeValidator(empty_is_default)] = Field(
         default=TrainingSettings(), description="epochs, batches and optimisers"
+    )
+    recall: Annotated[RecallSettings, BeforeValidator(empty_is_default)] = Field(
+        default=RecallSettings(), description="the model that finds candidates"
     )
     slices: tuple[str, ...] | None = Field(
         default=None,

@@ -1,0 +1,1 @@
+"""RecallGate: lets a recall model through that finds enough of the clicks."""
