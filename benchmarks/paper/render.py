@@ -85,7 +85,7 @@ the next best, DIN that starts as LASER does (`din_sharp`), by 0.0117. All have 
 tables, mixer and learning rates, but for LONGER and the Transformer: these do not learn at 0.005
 and train at 0.001. With thirteen and sixteen times the multiply-accumulates of `laser` they have
 one of the seeds; what more epochs or another rate would bring them was not tried. Trees on counts
-of the history (`oracle_features`), which are told what to count, show how much there is to learn.""",
+of the history (`oracle_features`), told what to count, show how much there is to learn.""",
     "demo_small": """\
 The log of `make demo` with 8,000 requests (`prepare --preset demo --requests 8000`), the sizes and
 systems of the table before. LASER at DIN's cost is ahead of every other system in AUC and gAUC,
