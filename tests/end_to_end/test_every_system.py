@@ -1,4 +1,4 @@
-"""Every system of the comparison goes the whole way: trained, evaluated, pushed, ranked by the gateway."""
+"""Every system goes the whole way: trained, evaluated, pushed, ranked by the gateway."""
 
 import os
 
