@@ -119,9 +119,9 @@ Two seeds and three epochs, the paper's encoder with our start. Segments of 10 e
 One seed, so the intervals are over users alone; seeds alone move this encoder by 0.004
 (`table4`). A hidden layer of twice the width in place of four times takes a third of the
 multiply-accumulates away and costs nothing: it is ahead by 0.0086, with ReLU by 0.0079. ReLU alone
-neither costs nor gains beyond the interval. `laser_lean`, above, which has no network on the
-segments at all, is cheaper still and better on this log, so it is what `make demo` trains, and
-`ffn_expansion: 2` is for logs that need the network.""",
+neither costs nor gains beyond the interval, nor does training in bfloat16. `laser_lean`, above,
+which has no network on the segments at all, is cheaper still and better on this log, so it is what
+`make demo` trains, and `ffn_expansion: 2` is for logs that need the network.""",
     "kuairand_tries": """\
 One seed, with which LASER as printed reaches 0.7598 above. More dropout (`printed_drop3`), DIN's
 summary beside LASER's (`printed_din`) and no network on the segments (`printed_lean`) end at or
