@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -103,7 +103,12 @@ class JoinedLog:
         return np.repeat(self.of_request(split, "request_user_id"), counts)
 
     def batch(
-        self, split: str, chosen: NDArray, length: int, fixed: bool = False
+        self,
+        split: str,
+        chosen: NDArray,
+        length: int,
+        fixed: bool = False,
+        more_labels: Sequence[str] = (),
     ) -> dict[str, NDArray]:
         """The model inputs of some requests, ``candidate_count`` and ``label``, padded.
 
@@ -112,6 +117,7 @@ class JoinedLog:
             chosen: Indices of requests.
             length: Newest events to keep.
             fixed: Pad histories to ``length``, not to the longest of the batch.
+            more_labels: Added as ``label_<name>``.
         """
         counts = self.of_request(split, "candidate_count")[chosen]
         lengths = np.minimum(self.of_request(split, "history_length")[chosen], length)
@@ -129,8 +135,11 @@ class JoinedLog:
                 arrays[each.name] = _pad(values, *padded[each.kind], each.values)
         arrays["history_length"] = lengths.astype(np.int32)
         arrays["candidate_count"] = counts.astype(np.int32)
-        label = self._arrays[split, f"label_{next(iter(self.spec.labels))}"]
-        arrays["label"] = _pad(label, *padded["candidate"], None).astype(np.float32)
+        columns = {"label": f"label_{next(iter(self.spec.labels))}"}
+        columns.update({f"label_{name}": f"label_{name}" for name in more_labels})
+        for name, column in columns.items():
+            values = self._arrays[split, column]
+            arrays[name] = _pad(values, *padded["candidate"], None).astype(np.float32)
         return arrays
 
     @cached_property

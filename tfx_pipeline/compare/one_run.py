@@ -25,6 +25,7 @@ from tfx_pipeline.ranking_metrics import (
 )
 from tfx_pipeline.training.diverged import where_not_finite
 from tfx_pipeline.training.export import as_variable
+from tfx_pipeline.training.labels import columns_of
 from tfx_pipeline.training.learning_rate import rate_of_progress
 from tfx_pipeline.training.ranking_step import RankingStep
 from tfx_pipeline.training.row_lookup import RowLookup
@@ -110,10 +111,13 @@ def _train(
     )
     state = TrainingState(spec, settings, tower)
     step = RankingStep(spec, settings, tower, _ReadyRows(), state, as_variable(content))
+    more_labels = columns_of(step.labels)
     signature = _signature(spec, run.length if tower.fixed_length else None)
+    label = tf.TensorSpec([None, None], tf.float32)
+    of_training = {**signature, **{f"label_{name}": label for name in more_labels}}
     train = tf.function(
         lambda batch, rate: step.train(batch, rate)[2],
-        input_signature=[signature, tf.TensorSpec([], tf.float32)],
+        input_signature=[of_training, tf.TensorSpec([], tf.float32)],
         autograph=False,
     )
     predict = tf.function(
@@ -130,7 +134,7 @@ def _train(
         for number, chosen in enumerate(_chunks(order, settings.batch_size)):
             done = (epoch * steps + number) / (settings.epochs * steps)
             rate = tf.constant(rate_of_progress(settings, done), tf.float32)
-            batch = log.batch("train", chosen, run.length, tower.fixed_length)
+            batch = log.batch("train", chosen, run.length, tower.fixed_length, more_labels)
             try:
                 loss += float(train(_tensors(batch), rate))
             except tf.errors.InvalidArgumentError as error:
@@ -179,7 +183,7 @@ def _chunks(values: NDArray, size: int) -> Iterator[NDArray]:
 
 def _tensors(batch: Mapping[str, NDArray]) -> dict[str, tf.Tensor]:
     return {
-        name: tf.constant(value, tf.float32 if name == "label" else tf.int32)
+        name: tf.constant(value, tf.float32 if name.startswith("label") else tf.int32)
         for name, value in batch.items()
     }
 

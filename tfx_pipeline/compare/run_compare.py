@@ -98,7 +98,8 @@ def run_compare(
 
 
 def _check_models(dataset: PreparedDataset, runs: list[Run]) -> None:
-    """Build each system once, so that misfits are reported before any work."""
+    """Build each system and its labels once, so that misfits are reported before any work."""
+    from tfx_pipeline.training.labels import labels_of
     from tfx_pipeline.training.tower import check_model
 
     for name in {run.name: None for run in runs}:
@@ -106,6 +107,7 @@ def _check_models(dataset: PreparedDataset, runs: list[Run]) -> None:
         if run.model is None:
             continue
         try:
+            labels_of(dataset.spec, run.training)
             check_model(with_length(dataset.spec, run.length), run.model)
         except SettingsError as error:
             raise SettingsError(f"system {name!r}: {error}") from error
