@@ -198,6 +198,7 @@ def _recall_nodes(
             "items": f"{dataset}/items.parquet",
             # The gate alone looks at it: another bound trains nothing again.
             "recall": {**plain(config.recall), "min_recall": 0.0},
+            "log": str(config.work / "recall.log"),
             "fingerprint": fingerprint,
         },
     ).with_id("RecallTrainer")

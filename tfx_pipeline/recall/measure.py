@@ -9,8 +9,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from laser_features import FeatureSpec
-from tfx_pipeline.recall.clicks import LABEL, LENGTH
-from tfx_pipeline.recall.recall_spec import ITEM, item_inputs, user_inputs
+from tfx_pipeline.recall.clicks import LABEL, LENGTH, item_rows
+from tfx_pipeline.recall.recall_spec import ITEM, user_inputs
 from tfx_pipeline.training.row_lookup import RowLookup
 
 
@@ -56,12 +56,13 @@ def measure(
     names = [*(each.name for each in user_inputs(spec)), LENGTH]
     ids = np.array(sorted(catalogue), np.int64)
     rows_of_ids = np.array([catalogue[each] for each in ids.tolist()], np.int64)
+    rows_of = item_rows(spec, lookup)
     popular = most_clicked(clicked, k)
     clicks = recalled = popular_clicks = 0
     for batch in requests:
         answer = ask(**{name: batch[name] for name in names})["item_id"].numpy()
         answered = rows_of_ids[np.searchsorted(ids, answer)]
-        rows = lookup.rows(item_inputs(spec)[0], batch[ITEM]).numpy()
+        rows = rows_of(batch[ITEM]).numpy()
         request, place = np.nonzero(batch[LABEL].numpy() > 0)
         wanted = rows[request, place]
         clicks += len(wanted)

@@ -31,8 +31,10 @@ def run_fn(fn_args: Any) -> None:
     Args:
         fn_args: TFX's ``FnArgs``. Its ``custom_config`` holds ``feature_spec`` (the spec's
             content), ``items`` (Parquet file of the catalogue, a path or a URI), ``recall`` (see
-            ``RecallSettings``) and ``fingerprint`` (ignored here; it makes a change of code a
-            change of configuration). ``model_run_dir`` gets ``recall.json`` and the child's log.
+            ``RecallSettings``), ``log`` (file that gets what TensorFlow says in the child; TFX
+            removes the folders of a component that failed, so it lies elsewhere) and
+            ``fingerprint`` (ignored here; it makes a change of code a change of configuration).
+            ``model_run_dir`` gets ``recall.json``.
 
     Raises:
         SettingsError: A setting is unknown or does not fit, before any work starts.
@@ -55,12 +57,12 @@ def run_fn(fn_args: Any) -> None:
     )
     with tempfile.TemporaryDirectory(prefix="recall_") as folder:
         job.save(Path(folder), catalogue, lookup)
-        run_child(Path(folder), Path(fn_args.model_run_dir) / "recall.log")
+        run_child(Path(folder), Path(config["log"]))
     print(f"recall: {describe(json.loads(result.read_text(encoding='utf-8')))}")
 
 
 def run_child(folder: Path, log: Path, say: Callable[[str], None] = print) -> None:
-    """Train a job in a process of its own, with Keras 2, and pass its lines on.
+    """Train a job in a process of its own, with Keras 2 and on CPUs, and pass its lines on.
 
     Args:
         folder: Where the job lies.
@@ -72,6 +74,7 @@ def run_child(folder: Path, log: Path, say: Callable[[str], None] = print) -> No
     """
     environment = {name: value for name, value in os.environ.items() if name != "TF_CONFIG"}
     environment["TF_USE_LEGACY_KERAS"] = "1"
+    environment["CUDA_VISIBLE_DEVICES"] = "-1"  # this process may hold all of a GPU's memory
     command = [sys.executable, "-m", "tfx_pipeline.recall.keras2.train", str(folder)]
     reason = ""
     with log.open("wb") as errors:

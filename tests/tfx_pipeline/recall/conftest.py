@@ -81,6 +81,7 @@ def fn_args(folder: Path, **recall: Any) -> SimpleNamespace:
         custom_config={
             "feature_spec": SPEC,
             "items": str(folder / "items.parquet"),
+            "log": str(folder / "recall.log"),
             "recall": {"k": K, "history": HISTORY, "epochs": 8, "batch_size": 64, **recall},
         },
     )

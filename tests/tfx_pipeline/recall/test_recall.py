@@ -133,7 +133,7 @@ def test_a_failure_of_the_child_is_one_line(trained, tmp_path):
     with pytest.raises(PipelineError, match=r"recall model could not be trained: \w+Error: ") as it:
         run_fn(arguments)
     assert "\n" not in str(it.value)
-    log = tmp_path / "run" / "recall.log"
+    log = trained / "recall.log"
     assert str(log) in str(it.value) and "Traceback" in log.read_text()
 
 
