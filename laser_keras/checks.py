@@ -121,8 +121,8 @@ def check_mask(owner: str, name: str, mask: Tensor, expected: Shape, layout: str
     """Return the boolean ``mask`` of shape ``expected`` or raise ``ValueError``.
 
     int8 is accepted as well (0 is False), because Keras averages the inputs of a replicated model
-    and cannot average Booleans. Other dtypes are refused: they are likely lengths or additive
-    masks.
+    (not of ``SequenceRanker``) and cannot average Booleans. Other dtypes are refused: they are
+    likely lengths or additive masks.
     """
     mask = keras.ops.convert_to_tensor(mask)
     dtype = keras.backend.standardize_dtype(mask.dtype)

@@ -81,13 +81,13 @@ class SequenceRanker(keras.Model):
             * ``similarity``, ``cross``, ``global_features`` (float) and ``category_match``
               (boolean): handed to an encoder that takes an argument of this name, as is
               ``history_age`` under the name ``age``; may be absent, and are ignored by others.
-        return_gates: Boolean. Whether to return the gates and the segments' weights as well, if the
-            encoder is ``LaserEncoder``.
+        return_gates: Boolean. Whether to return what weighted the events as well, if the encoder is
+            ``LaserEncoder``, ``DINEncoder`` or ``TWINEncoder``.
 
     Returns:
         Tensor [B, N] ([B] with a target [B, e_t]), float32 even under a half-precision policy.
-        With ``return_gates`` a dict of it (``"scores"``) and of ``"gates"`` and
-        ``"segment_weights"`` as ``LaserEncoder`` returns them.
+        With ``return_gates`` a dict of it (``"scores"``), of ``"gates"`` and, with
+        ``LaserEncoder``, of ``"segment_weights"``, as the encoder returns them.
 
     Training: where the encoder has ``auxiliary_logits`` (the soft search of SIM), ``fit`` adds
     their cross entropy with the labels to the loss.
@@ -308,6 +308,18 @@ class SequenceRanker(keras.Model):
         check_names(self.name, inputs, age_needed=self.recency != "none")
         mask, age = inputs["history_mask"], inputs.get("history_age")
         return inputs, self.tokenizer(inputs["history"], inputs["target"], age=age, mask=mask)
+
+    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
+        # Keras' TensorFlow trainer calls this under a distribution strategy, and would average the
+        # batch over the replicas: an average of masks and ages is no longer of their dtypes, and
+        # Booleans have none. One replica's share has the shapes and dtypes that the build needs.
+        if iterator is not None and self._distribute_strategy is not None:
+            shares = self.distribute_strategy.experimental_local_results
+            for *_, batches in iterator:
+                data_batch = keras.tree.map_structure(lambda v: shares(v)[0], next(batches))
+                break
+            iterator = None
+        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
 
     def auxiliary_logits(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Click logits [B, N] that the encoder wants trained on the labels as well.
