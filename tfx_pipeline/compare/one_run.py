@@ -16,6 +16,7 @@ from tfx_pipeline.compare.gates_of_causes import gates_auc
 from tfx_pipeline.compare.joined_log import JoinedLog, with_length
 from tfx_pipeline.compare.macs import request_macs
 from tfx_pipeline.compare.oracle_features import oracle_scores
+from tfx_pipeline.compare.results_file import DIVERGED, OK
 from tfx_pipeline.ranking_metrics import (
     auc,
     calibration,
@@ -33,7 +34,6 @@ from tfx_pipeline.training.tower import Tower
 from tfx_pipeline.training.training_state import TrainingState
 
 EVAL_BATCH = 256
-OK, DIVERGED, FAILED = "ok", "diverged", "failed"
 
 
 class Diverged(Exception):

@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 
 from tfx_pipeline.errors import PipelineError
 
+OK, DIVERGED, FAILED = "ok", "diverged", "failed"
+"""Status of a run that was taken."""
+
 
 class ResultsFile:
-    """The finished runs, one line each; an interrupted run leaves no line and is repeated.
+    """The runs taken, one line each; one that was interrupted or failed is taken again.
 
     Args:
         folder: Where ``results.jsonl`` and ``scores/`` lie.
@@ -44,12 +47,21 @@ class ResultsFile:
                 )
             self._lines[key] = entry
 
-    def find(self, key: str, fingerprint: str) -> dict[str, Any] | None:
-        """The result of a run with these settings, if it is there with its scores."""
+    def latest(self, key: str, fingerprint: str) -> dict[str, Any] | None:
+        """The last line of a run with these settings, whatever came of it."""
         entry = self._lines.get(key)
-        if entry is None or entry["settings"] != fingerprint:
-            return None
-        return entry if entry["status"] == "diverged" or self._path(key).is_file() else None
+        return entry if entry is not None and entry["settings"] == fingerprint else None
+
+    def find(self, key: str, fingerprint: str) -> dict[str, Any] | None:
+        """The line of a run with these settings that need not be taken again.
+
+        That is one whose scores are there, or that diverged, as it would again. A failure may be
+        the machine's.
+        """
+        entry = self.latest(key, fingerprint)
+        if entry is None or entry["status"] == DIVERGED:
+            return entry
+        return entry if entry["status"] == OK and self._path(key).is_file() else None
 
     def add(
         self, key: str, fingerprint: str, entry: dict[str, Any], scores: NDArray | None

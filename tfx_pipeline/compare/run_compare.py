@@ -20,8 +20,8 @@ from components.seqvault_example_gen.open_store import open_store
 from tfx_pipeline.compare.compare_settings import CompareSettings, Run, runs_of
 from tfx_pipeline.compare.end_with_parent import end_with_parent
 from tfx_pipeline.compare.joined_log import JoinedLog, with_length
-from tfx_pipeline.compare.results_file import ResultsFile
-from tfx_pipeline.compare.summary import summarise, write_summary
+from tfx_pipeline.compare.results_file import FAILED, ResultsFile
+from tfx_pipeline.compare.summary import check_results, summarise, write_summary
 from tfx_pipeline.console import Console
 from tfx_pipeline.datasets import PreparedDataset
 from tfx_pipeline.errors import PipelineError, SettingsError
@@ -63,7 +63,8 @@ def run_compare(
         The rows of the table, see ``summarise``.
 
     Raises:
-        PipelineError: Something does not fit, before any training; or a process was killed.
+        PipelineError: Something does not fit, before any training; a process was killed; or, when
+            all is written, there is no result of any run or of the baseline.
     """
     console = console or Console()
     settings = check(CompareSettings, read_yaml(config), str(config))
@@ -90,10 +91,12 @@ def run_compare(
     jobs = min(jobs or max(1, (os.cpu_count() or 1) // 2), max(len(left), 1))
     with console.stage(f"{len(left)} runs, {jobs} side by side"):
         _take_all(left, jobs, results, settings_of, len(runs), console)
-    found = {run.key: results.find(run.key, settings_of[run.key]) for run in runs}
+    found = {run.key: results.latest(run.key, settings_of[run.key]) for run in runs}
     rows = summarise(settings, runs, found, results, log)
     for line in write_summary(settings, rows, work, dataset, found, runs):
         console.say(line)
+    if said := check_results(settings, found):
+        console.say(said)
     return rows
 
 
@@ -208,7 +211,7 @@ def _prepare(threads: int) -> None:
 
 
 def _take(task: _Task, console: Console | None = None) -> tuple[dict[str, Any], NDArray | None]:
-    from tfx_pipeline.compare.one_run import FAILED, take_run
+    from tfx_pipeline.compare.one_run import take_run
 
     content = None if task.content is None else np.load(task.content)
     say = (lambda line: None) if console is None else (lambda line: console.say(f"      {line}"))

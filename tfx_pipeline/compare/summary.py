@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 from tfx_pipeline.compare.compare_settings import CompareSettings, Run
 from tfx_pipeline.compare.joined_log import JoinedLog
 from tfx_pipeline.compare.paired_bootstrap import Difference, ScoredRun, paired_difference
-from tfx_pipeline.compare.results_file import ResultsFile
+from tfx_pipeline.compare.results_file import FAILED, OK, ResultsFile
 from tfx_pipeline.datasets import PreparedDataset
+from tfx_pipeline.errors import PipelineError
 
 METRICS = ("auc", "gauc", "log_loss", "normalised_entropy", "calibration")
 _PAIRED = ("auc", "gauc")
@@ -38,7 +39,7 @@ def summarise(
     label = f"label_{next(iter(log.spec.labels))}"
     labels = np.asarray(log.of_impressions("eval", label))
     known, users = np.unique(log.users_of_impressions("eval"), return_inverse=True)
-    good = {key: entry for key, entry in found.items() if entry and entry["status"] == "ok"}
+    good = {key: entry for key, entry in found.items() if entry and entry["status"] == OK}
 
     def scored(name: str) -> dict[int, ScoredRun]:
         return {
@@ -56,7 +57,7 @@ def summarise(
         row["problems"] = [
             f"seed {run.seed}: {entry['status']} ({entry.get('problem', '')})"
             for run in own
-            if (entry := found[run.key]) is not None and entry["status"] != "ok"
+            if (entry := found[run.key]) is not None and entry["status"] != OK
         ]
         for metric in METRICS:
             values = [entry[metric] for entry in entries]
@@ -99,7 +100,10 @@ def write_summary(
 ) -> list[str]:
     """Write ``table.md``, ``summary.json`` and the plots; returns the lines to show."""
     table = markdown_table(settings, rows)
-    (work / "table.md").write_text(table, encoding="utf-8")
+    problems = [f"{row['system']}, {each}" for row in rows for each in row["problems"]]
+    listed = "".join(f"- {each}\n" for each in problems)
+    text = f"{table}\nRuns without a result:\n\n{listed}" if problems else table
+    (work / "table.md").write_text(text, encoding="utf-8")
     summary = {
         "name": settings.name,
         "dataset": {"source": dataset.source, "counts": dict(dataset.counts)},
@@ -113,8 +117,33 @@ def write_summary(
     text = json.dumps(summary, indent=1)
     (work / "summary.json").write_text(text + "\n", encoding="utf-8")
     plots = draw_plots(settings, rows, work)
-    problems = [f"{row['system']}, {each}" for row in rows for each in row["problems"]]
-    return [*table.splitlines(), *problems, f"written to {work}: table.md, summary.json, {plots}"]
+    written = ", ".join(["table.md", "summary.json", *plots])
+    return [*table.splitlines(), *problems, f"written to {work}: {written}"]
+
+
+def check_results(settings: CompareSettings, found: Mapping[str, dict[str, Any] | None]) -> str:
+    """What is to be said of runs without a result; nothing if each has one.
+
+    Raises:
+        PipelineError: There is no result to compare, or none of the baseline.
+    """
+    entries = [entry for entry in found.values() if entry is not None]
+    bad = [entry for entry in entries if entry["status"] != OK]
+    failed = sum(entry["status"] == FAILED for entry in bad)
+    if not bad:
+        return ""
+    said = f"{failed} of {len(found)} runs failed and {len(bad) - failed} diverged"
+    first = f"the first: {bad[0]['system']}, seed {bad[0]['seed']}: {bad[0].get('problem', '')}"
+    if len(bad) == len(entries):
+        raise PipelineError(f"{said}: there is nothing to compare; {first}")
+    of_baseline = [entry for entry in bad if entry["system"] == settings.baseline]
+    if len(of_baseline) == sum(entry["system"] == settings.baseline for entry in entries):
+        raise PipelineError(
+            f"{said}: the baseline {settings.baseline!r} has no result to compare with; "
+            f"seed {of_baseline[0]['seed']}: {of_baseline[0].get('problem', '')}"
+        )
+    again = "; the same command takes those that failed again" if failed else ""
+    return f"{said}{again}"
 
 
 def markdown_table(settings: CompareSettings, rows: Sequence[dict[str, Any]]) -> str:
@@ -158,14 +187,14 @@ def _millions(macs: float | None) -> str:
     return "" if macs is None else f"{macs / 1e6:,.1f} M"
 
 
-def draw_plots(settings: CompareSettings, rows: Sequence[dict[str, Any]], work: Path) -> str:
+def draw_plots(settings: CompareSettings, rows: Sequence[dict[str, Any]], work: Path) -> list[str]:
     """Difference to the baseline with its interval, and AUC against cost, as PNG and SVG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = []
+    names: list[str] = []
     shown = [row for row in rows if row.get("difference_auc")]
     if shown:
         figure, axes = pyplot.subplots(figsize=(7, 0.4 * len(shown) + 1.2), layout="constrained")
@@ -190,7 +219,7 @@ def draw_plots(settings: CompareSettings, rows: Sequence[dict[str, Any]], work: 
         axes.set_ylabel("AUC of the eval split, mean and sd over seeds")
         names += _save(figure, work, "cost")
     pyplot.close("all")
-    return ", ".join(names)
+    return names
 
 
 def _save(figure: Any, work: Path, name: str) -> list[str]:

@@ -11,7 +11,7 @@ import yaml
 
 from components.seqvault_example_gen.impressions import check_rows, group_requests
 from components.seqvault_example_gen.join import join_requests
-from tfx_pipeline.compare import gates_of_causes, one_run, oracle_features
+from tfx_pipeline.compare import gates_of_causes, one_run, oracle_features, summary
 from tfx_pipeline.compare import run_compare as module
 from tfx_pipeline.compare.compare_settings import CompareSettings, runs_of
 from tfx_pipeline.compare.gates_of_causes import gates_auc
@@ -221,3 +221,38 @@ def test_gates_are_compared_with_the_planted_causes(dataset, store, tmp_path, mo
         entry, _ = one_run.take_run(run, log, content, windows=windows)
         assert ("gates_auc" in entry) == (run.name in ("laser", "din")), run.name
         assert 0 <= entry.get("gates_auc", 0) <= 1
+
+
+def test_a_run_that_failed_is_shown_and_taken_again(compare, tmp_path, monkeypatch, capsys):
+    broken, taken = {"mean-1", "last_ten-1"}, []
+
+    def take(run, log, content, report, windows):
+        taken.append(run.key)
+        if run.key in broken:
+            raise RuntimeError("no memory\nand more")
+        scores = np.linspace(0, 1, len(log.of_impressions("eval", "label_click")))
+        scores = scores.astype(np.float32)
+        return {"status": "ok", "seconds": 1.0, **one_run.metrics(log, scores)}, scores
+
+    monkeypatch.setattr(one_run, "take_run", take)
+    monkeypatch.setattr(summary, "draw_plots", lambda *given: [])
+    text = SMALL.replace("[1, 2]", "[1]")
+    with pytest.raises(PipelineError, match=r"2 of 2 runs failed.*nothing to compare.*no memory$"):
+        compare(text)
+    work = tmp_path / "work"
+    assert "- mean, seed 1: failed (RuntimeError: no memory)" in (work / "table.md").read_text()
+    runs = json.loads((work / "summary.json").read_text())["runs"]
+    assert [run["problem"] for run in runs] == ["RuntimeError: no memory"] * 2
+    broken.remove("last_ten-1")
+    with pytest.raises(PipelineError, match="the baseline 'mean' has no result"):
+        compare(text)
+    broken.clear()
+    compare(text)
+    assert taken == ["mean-1", "last_ten-1"] * 2 + ["mean-1"]
+    # Scores of other settings lie there when a run fails.
+    broken.add("last_ten-1")
+    for _ in range(2):
+        (_, row) = compare(text.replace("length: 20", "length: 15"))
+        assert row["problems"] == ["seed 1: failed (RuntimeError: no memory)"]
+        assert "1 of 2 runs failed and 0 diverged" in capsys.readouterr().out
+    assert taken[-2:] == ["last_ten-1"] * 2
