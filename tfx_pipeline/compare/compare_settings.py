@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass as plain_dataclass
 from typing import Annotated, Any
@@ -17,6 +18,19 @@ from tfx_pipeline.settings.training_settings import TrainingSettings
 
 ORACLE = "oracle_features"
 """A system without a network: boosted trees on counts of the history, see ``oracle_features``."""
+
+
+_FILE_NAME = re.compile(r"[\w+-]([\w+. -]{0,58}[\w+-])?")
+_UNUSED = (
+    "calibration",
+    "evaluate_files",
+    "evaluate_steps",
+    "feature_hosts",
+    "open_tables",
+    "patience",
+    "transmission",
+)
+"""Settings of a pipeline's training that would change its model and that no comparison follows."""
 
 
 @dataclass(frozen=True, kw_only=True, config=CONFIG)
@@ -75,6 +89,12 @@ class CompareSettings:
     def _fit_together(self) -> Self:
         if not self.systems:
             raise ValueError("systems is empty; name at least one")
+        for name in self.systems:
+            if not _FILE_NAME.fullmatch(name):
+                raise ValueError(
+                    f"a system is called {name!r}, and files are named after it; use letters, "
+                    "digits, '_', '-', '+', '.' and spaces within, at most 60"
+                )
         if self.baseline not in self.systems:
             raise ValueError(
                 f"baseline is {self.baseline!r}; should be one of the systems {list(self.systems)}"
@@ -128,7 +148,9 @@ def runs_of(settings: CompareSettings) -> list[Run]:
         values = {"system": name, **settings.model, **own.model}
         where = f"system {name!r} of {settings.name!r}"
         model = None
-        if values["system"] != ORACLE:
+        if values["system"] == ORACLE:
+            _check_oracle(own, where)
+        else:
             model = check(ModelSettings, values, f"{where}, section model")
         training = check(
             TrainingSettings, {**settings.training, **own.training}, f"{where}, section training"
@@ -140,11 +162,13 @@ def runs_of(settings: CompareSettings) -> list[Run]:
                 f"{where}: training.labels holds several; systems are compared by "
                 "the feature spec's first label alone"
             )
-        if training.open_tables:
-            raise SettingsError(
-                f"{where}: training.open_tables names {sorted(training.open_tables)}; systems are "
-                "compared on rows that are known before"
-            )
+        for unused in _UNUSED:
+            if getattr(training, unused) != getattr(TrainingSettings(), unused):
+                raise SettingsError(
+                    f"{where}: training.{unused} is given, which a comparison has no use for: it "
+                    "trains on one joined log with rows that are known before, to the end, and "
+                    "scores as trained; leave it out"
+                )
         seeds = settings.seeds if own.seeds is None else own.seeds
         made.append((name, model, training, own.length or settings.length, seeds))
     return [
@@ -153,6 +177,16 @@ def runs_of(settings: CompareSettings) -> list[Run]:
         for name, model, training, length, seeds in made
         if seed in seeds
     ]
+
+
+def _check_oracle(own: SystemSettings, where: str) -> None:
+    unused = [f"model.{each}" for each in own.model if each != "system"]
+    unused += [f"training.{each}" for each in own.training]
+    if unused:
+        raise SettingsError(
+            f"{where}: {', '.join(unused)} is given, which {ORACLE} has no use for: it is no "
+            "network, and takes `length` and `seeds` alone"
+        )
 
 
 def _with_seed(training: TrainingSettings, seed: int) -> TrainingSettings:

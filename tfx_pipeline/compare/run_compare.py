@@ -102,6 +102,14 @@ def run_compare(
 
 def _check_models(dataset: PreparedDataset, runs: list[Run]) -> None:
     """Build each system and its labels once, so that misfits are reported before any work."""
+    spec = dataset.spec
+    if spec.content_fields and spec.tables[spec.event_fields["item_id"].table or ""].ids == (
+        "vocabulary"
+    ):
+        raise SettingsError(
+            f"feature spec {spec.name!r}: content vectors of items in a vocabulary table cannot be "
+            "compared yet; set the item table's ids to direct or hash"
+        )
     from tfx_pipeline.training.labels import labels_of
     from tfx_pipeline.training.tower import check_model
 
@@ -138,17 +146,11 @@ def _join(
 def _content(log: JoinedLog, dataset: PreparedDataset, work: Path) -> Path | None:
     """The frozen content vectors in a file that every run maps."""
     from tfx_pipeline.training.content_vectors import content_vectors
+    from tfx_pipeline.training.row_lookup import RowLookup
 
     spec = dataset.spec
     if not spec.content_fields:
         return None
-    if spec.tables[spec.event_fields["item_id"].table or ""].ids == "vocabulary":
-        raise PipelineError(
-            "content vectors of items in a vocabulary table cannot be compared yet: set the "
-            "item table's ids to direct or hash"
-        )
-    from tfx_pipeline.training.row_lookup import RowLookup
-
     path = work / "joined" / "content.npy"
     vectors = content_vectors(spec, dataset.items_path, RowLookup())
     assert vectors is not None

@@ -110,6 +110,12 @@ def test_all_runs_are_taken_resumed_and_summed_up(compare, tmp_path, monkeypatch
         ("epochs: 1", "epoch: 1", "'epoch'"),
         ("epochs: 1", "seed: 3", "list seeds under `seeds`"),
         ("epochs: 1", "open_tables: {item: }", "rows that are known before"),
+        ("epochs: 1", "calibration: platt", "training.calibration is given"),
+        ("epochs: 1", "feature_hosts: ['a:1']", "training.feature_hosts is given"),
+        ("epochs: 1", "evaluate_steps: 5", "training.evaluate_steps is given"),
+        ("  mean:\n", "  mean:\n  oracle_features: {model: {dim: 8}}\n", "model.dim is given"),
+        ("  mean:\n", "  mean:\n  a/b: {model: {system: din}}\n", "a system is called 'a/b'"),
+        ("  mean:\n", "  mean:\n  .a: {model: {system: din}}\n", "a system is called '.a'"),
         ("  mean:\n", "  mean:\n  sim_hard: {model: {interactions: [cross]}}\n", "sim_hard"),
         ("length: 30", "length: 0", "length is 0"),
     ],
@@ -118,6 +124,19 @@ def test_a_mistake_is_named_before_any_work(compare, tmp_path, old, new, message
     assert old in SMALL
     with pytest.raises(SettingsError, match=message):
         compare(SMALL.replace(old, new))
+    assert not (tmp_path / "work").exists()
+
+
+def test_content_of_items_in_a_vocabulary_is_refused_before_any_work(compare, dataset, tmp_path):
+    other = tmp_path / "vocabulary"
+    other.mkdir()
+    for file in dataset.path.iterdir():
+        (other / file.name).write_bytes(file.read_bytes())
+    spec = dataset.spec.to_dict()
+    spec["tables"][dataset.spec.event_fields["item_id"].table]["ids"] = "vocabulary"
+    (other / "features.yaml").write_text(yaml.safe_dump(spec, sort_keys=False))
+    with pytest.raises(SettingsError, match="content vectors of items in a vocabulary table"):
+        compare(SMALL, data=other)
     assert not (tmp_path / "work").exists()
 
 
