@@ -314,3 +314,8 @@ def rank_mixer_macs(
 ) -> int:
     """MACs of one sample through the blocks of RankMixer, equal to their number of parameters."""
     return 2 * ffn_expansion * num_blocks * num_tokens * dim**2
+
+
+def mlp_macs(input_width: int, dim: int = 128, num_layers: int = 2) -> int:
+    """MACs of one sample through ``FeatureMLP``, equal to the size of its kernels."""
+    return input_width * dim + (num_layers - 1) * dim**2

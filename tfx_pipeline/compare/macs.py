@@ -18,6 +18,7 @@ from laser_keras.encoders.stca_encoder import STCAEncoder
 from laser_keras.encoders.transformer_encoder import TransformerEncoder
 from laser_keras.encoders.twin_encoder import TWINEncoder
 from tfx_pipeline.training.tower import Tower
+from tfx_pipeline.training.tower_inputs import tower_widths
 
 
 def request_macs(tower: Tower, candidates: int, length: int) -> dict[str, int]:
@@ -34,6 +35,13 @@ def request_macs(tower: Tower, candidates: int, length: int) -> dict[str, int]:
             settings.num_tokens, settings.mixer_dim, settings.mixer_blocks, settings.mixer_expansion
         )
         found["mixer"] = candidates * each * experts
+    else:
+        widths = tower_widths(tower.spec)
+        width = encoder.num_output_tokens * settings.dim + sum(
+            widths.get(name, 0) for name in ("target", "candidate", "context")
+        )
+        each = complexity.mlp_macs(width, settings.mixer_dim, settings.mixer_blocks)
+        found["mixer"] = candidates * each
     return found
 
 
