@@ -94,6 +94,13 @@ class ModelSettings:
                 f"mixer_dim is {self.mixer_dim}; should be a multiple of num_tokens "
                 f"({self.num_tokens})"
             )
+        if self.interactions and len(set(self.interactions)) < len(self.interactions):
+            raise ValueError(f"interactions is {list(self.interactions)}; should name each once")
+        if "active_budget" in self.mixer_options and not self.mixer_options.get("num_experts"):
+            raise ValueError(
+                "mixer_options holds active_budget, the share of experts that stays active, and "
+                "no experts; give num_experts there, too"
+            )
         if self.beside_encoder and self.beside is None:
             raise ValueError("beside_encoder is given without beside; name its system there")
         if self.recent_events is not None and self.beside is None:

@@ -25,6 +25,8 @@ from tfx_pipeline.training.tower_inputs import (
     tower_widths,
 )
 
+_ORDER = "newest_first"
+"""In which every history comes, of training and of serving."""
 _HOW_TO_DECLARE = {
     "similarity": "interactions: {similarity: [a content field]}",
     "category_match": "interactions: {category: an item field}",
@@ -191,10 +193,22 @@ def _one_encoder(
     implementation: str,
     policy: str,
 ) -> keras.layers.Layer:
-    known = encoder_options(system)
+    field = "beside" if name == "beside_encoder" else "system"
+    if options.get("order", _ORDER) != _ORDER:
+        raise SettingsError(
+            f"section model, {name}: order is {options['order']!r}, and the pipeline's histories "
+            "are newest first, which it would read the wrong way round; leave it out"
+        )
+    try:
+        known = encoder_options(system)
+    except ValueError as error:
+        raise SettingsError(f"section model, {field}: {error}") from error
     ours = {"dropout": dropout, "implementation": implementation}
     defaults = {key: value for key, value in ours.items() if key in known}
-    return comparison_encoder(system, {**defaults, **options}, name=name, dtype=policy)
+    try:
+        return comparison_encoder(system, {**defaults, **options}, name=name, dtype=policy)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"section model, {name} of {field} {system!r}: {error}") from error
 
 
 def _parts(encoder: keras.layers.Layer) -> list[keras.layers.Layer]:

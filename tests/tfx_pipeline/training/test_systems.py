@@ -215,6 +215,16 @@ def test_interactions_are_what_they_say():
     ("values", "message"),
     [
         ({"system": "lasr"}, "did you mean 'laser'"),
+        ({"system": "mean", "beside": "diin"}, "section model, beside: .*did you mean 'din'"),
+        (
+            {"system": "mean", "beside": "din", "beside_encoder": {"gama": 1}},
+            "section model, beside_encoder of beside 'din': .*did you mean 'gamma'",
+        ),
+        ({"encoder": {"order": "oldest_first"}}, "section model, encoder: order is 'oldest_first'"),
+        (
+            {"system": "mean", "beside": "din", "beside_encoder": {"order": "oldest_first"}},
+            "beside_encoder: order is 'oldest_first'",
+        ),
         ({"system": "twin", "encoder": {"topk": 3}}, "did you mean 'top_k'"),
         ({"system": "twin", "encoder": {"num_heads": 3}}, "num_heads"),
         ({"system": "sim_hard"}, "needs a category"),
@@ -230,6 +240,18 @@ def test_what_does_not_fit_is_one_line_before_any_work(plain_spec, values, messa
     with pytest.raises(SettingsError, match=message) as caught:
         Tower(plain_spec, model, seed=0)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"interactions": ["cross", "cross"]}, "should name each once"),
+        ({"mixer_options": {"active_budget": 0.3}}, "give num_experts"),
+    ],
+)
+def test_settings_of_a_model_that_do_not_fit_together_are_refused(values, message):
+    with pytest.raises(SettingsError, match=message):
+        check(ModelSettings, values, "section model")
 
 
 def test_an_interaction_that_the_system_has_no_use_for_is_refused(spec):
