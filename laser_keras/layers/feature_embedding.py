@@ -7,13 +7,14 @@ import keras
 from keras import ops
 
 from laser_keras.checks import check_int, check_rank
+from laser_keras.portable_state import PortableState
 from laser_keras.types import Tensor
 
 _PASSED_ON = ("history_age", "history_mask")
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class FeatureEmbedding(keras.layers.Layer):
+class FeatureEmbedding(PortableState, keras.layers.Layer):
     """Embeds the raw features of a request as the inputs of ``SequenceRanker``.
 
     Use it as the shortest way from raw ids to a trained ranker:

@@ -6,12 +6,13 @@ import keras
 from keras import ops
 
 from laser_keras.checks import check_int, check_optional_int
+from laser_keras.portable_state import PortableState
 from laser_keras.types import Tensor
 
 _KINDS = ("initializer", "regularizer", "constraint")
 
 
-class KernelLayer(keras.layers.Layer):
+class KernelLayer(PortableState, keras.layers.Layer):
     """A layer whose kernels and biases take the options of ``keras.layers.Dense``.
 
     Subclasses create weights with ``add_kernel`` and ``add_bias``, multiply by

@@ -8,6 +8,7 @@ import numpy as np
 from keras import ops
 
 from laser_keras.checks import check_ages, check_int, check_mask
+from laser_keras.portable_state import PortableState
 from laser_keras.sequence import exact_bucket
 from laser_keras.types import Shape, Tensor
 
@@ -15,7 +16,7 @@ _UNIT_SECONDS = 60
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class RecencyEmbedding(keras.layers.Layer):
+class RecencyEmbedding(PortableState, keras.layers.Layer):
     """Embeds the age of an event (request time minus event time) in logarithmic buckets.
 
     Use it to tell an encoder how old each event is, when the order alone does not.

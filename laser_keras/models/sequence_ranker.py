@@ -27,11 +27,12 @@ from laser_keras.models.ranker_inputs import (
     serving_signature,
     weights_per_candidate,
 )
+from laser_keras.portable_state import PortableState
 from laser_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class SequenceRanker(keras.Model):
+class SequenceRanker(PortableState, keras.Model):
     """Scores the candidates of a request: tokenizer, sequence encoder, RankMixer, click head.
 
     Use it to compare encoders with everything else equal, or to train an encoder of your own. For
