@@ -70,6 +70,10 @@ def test_numbers_are_read_as_a_person_writes_them(read, value):
     [
         ("", "the entry 'name' is missing"),
         ("name: ../../x", "not a path"),
+        (
+            "name: a\nnegative_rate: 0.5\ntraining: {labels: {click: {}, like: {}}}",
+            "corrected for in that label's predictions alone",
+        ),
         ("name: /etc/passwd", "not a path"),
         ("name: ''", "should be a name"),
         ("name: .", "should be a name"),

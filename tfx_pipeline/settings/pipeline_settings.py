@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 from pydantic.dataclasses import dataclass
 from pydantic.functional_serializers import PlainSerializer
+from typing_extensions import Self
 
 from components.seqvault_example_gen.time_range import TimeRange
 from tfx_pipeline.cluster.local_cluster import LocalCluster
@@ -16,7 +17,7 @@ from tfx_pipeline.settings.kubeflow_settings import KubeflowSettings
 from tfx_pipeline.settings.model_settings import ModelSettings
 from tfx_pipeline.settings.recall_settings import RecallSettings
 from tfx_pipeline.settings.section import CONFIG, Integer, Real, empty_is_default
-from tfx_pipeline.settings.training_settings import TrainingSettings
+from tfx_pipeline.settings.training_settings import TrainingSettings, check_negative_rate
 
 LOCAL_BEAM_ARGS = (
     "--runner=FnApiRunner",
@@ -199,3 +200,8 @@ class PipelineSettings:
             if not argument.startswith("--"):
                 raise ValueError(f"holds {argument!r}; should hold arguments like --name=value")
         return arguments
+
+    @model_validator(mode="after")
+    def _negatives_of_one_label(self) -> Self:
+        check_negative_rate(self.training, self.negative_rate)
+        return self

@@ -227,3 +227,21 @@ class TrainingSettings:
                 "can end early: set evaluate_steps"
             )
         return self
+
+
+def check_negative_rate(settings: TrainingSettings, negative_rate: float) -> None:
+    """Raise if negatives are sampled beside labels whose predictions that would bend.
+
+    Which impressions are kept follows from the first label: its odds rise by one factor, which is
+    taken back exactly. How often another label is 1 among those kept depends on how it goes
+    together with the first, impression by impression.
+
+    Raises:
+        ValueError: ``negative_rate`` is below 1 and there are several labels.
+    """
+    if negative_rate < 1 and len(settings.labels) > 1:
+        raise ValueError(
+            f"negative_rate is {negative_rate} and training.labels holds {list(settings.labels)}: "
+            "impressions without the first label are left out, which can be corrected for in that "
+            "label's predictions alone; set negative_rate to 1, or train on one label"
+        )

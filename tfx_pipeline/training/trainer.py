@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from laser_features import FeatureSpec
 from tfx_pipeline.feature_host.feature_hosts import FeatureHosts
 from tfx_pipeline.settings.model_settings import ModelSettings
-from tfx_pipeline.settings.training_settings import TrainingSettings
+from tfx_pipeline.settings.training_settings import TrainingSettings, check_negative_rate
 from tfx_pipeline.training.calibration import Calibration
 from tfx_pipeline.training.checkpoint import Checkpoints, Position
 from tfx_pipeline.training.cluster import Cluster
@@ -81,6 +81,7 @@ class Trainer:
     ) -> None:
         check_codec(settings.transmission)
         check_open_tables(spec, settings)
+        check_negative_rate(settings, negative_rate)
         self.spec, self.settings, self.lookup = spec, settings, lookup
         self.model_settings = model_settings
         self._content, self._directory, self._report = content, directory, report
