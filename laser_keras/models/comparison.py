@@ -9,7 +9,7 @@ import keras
 
 from laser_keras.encoders.din_encoder import DINEncoder
 from laser_keras.encoders.hstu_encoder import HSTUEncoder
-from laser_keras.encoders.laser_encoder import PRINTED, LaserEncoder
+from laser_keras.encoders.laser_encoder import FAST, PRINTED, LaserEncoder
 from laser_keras.encoders.longer_encoder import LONGEREncoder
 from laser_keras.encoders.pooling_encoder import PoolingEncoder
 from laser_keras.encoders.sim_encoder import SIMEncoder
@@ -25,6 +25,7 @@ _ENCODERS: dict[str, tuple[type[keras.layers.Layer], dict[str, Any]]] = {
     "din_activation_unit": (DINEncoder, {"unit": "activation_unit"}),
     "hstu": (HSTUEncoder, {}),
     "laser": (LaserEncoder, {}),
+    "laser_fast": (LaserEncoder, FAST),
     "laser_printed": (LaserEncoder, PRINTED),
     "longer": (LONGEREncoder, {}),
     "mean": (PoolingEncoder, {}),

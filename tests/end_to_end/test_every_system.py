@@ -20,7 +20,9 @@ checked_requests: 4
 model: {{system: {system}, dim: 16, mixer_dim: 32, num_tokens: 8, encoder: {options}}}
 training: {{batch_size: 64, epochs: 1}}
 """
-OPTIONS = {"laser": {"num_recent_segments": 2}, "laser_printed": {"num_recent_segments": 2}}
+OPTIONS = {
+    system: {"num_recent_segments": 2} for system in ("laser", "laser_fast", "laser_printed")
+}
 
 
 @pytest.mark.long

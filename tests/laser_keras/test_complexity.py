@@ -18,6 +18,7 @@ from laser_keras import (
     TWINEncoder,
     complexity,
 )
+from laser_keras.models.comparison import comparison_encoder
 
 
 def millions(value: float, digits: int = 2) -> float:
@@ -172,7 +173,14 @@ def test_counts_equal_what_tensorflow_executes(
     assert executed == sum(expected.values())
 
 
+FEW_RECENT = {"num_recent_segments": 3}
 SYSTEMS = {
+    "laser_fast": (
+        lambda: comparison_encoder("laser_fast", FEW_RECENT),
+        lambda n: sum(
+            complexity.encoder_macs(LaserEncoder(ffn_expansion=2, **FEW_RECENT), n, 40, 16).values()
+        ),
+    ),
     "din": (lambda: DINEncoder(), lambda n: complexity.din_macs(n, 40, 16, (), "auto")),
     "din_unit": (
         lambda: DINEncoder("activation_unit", hidden_units=(6, 5)),
@@ -215,6 +223,15 @@ SYSTEMS = {
         lambda n: complexity.longer_macs(n, 40, 16, 4, 6, 1, 3),
     ),
 }
+
+
+def test_the_fast_form_halves_the_products_of_the_segments_network_alone() -> None:
+    counts = []
+    for system in ("laser", "laser_fast"):
+        encoder = comparison_encoder(system, FEW_RECENT)
+        encoder.build((1, 10, 32), (1, 1000, 32))
+        counts.append(dict(complexity.encoder_macs(encoder, 10, 1000, 32)))
+    assert counts[0] == {**counts[1], "ffn": 2 * counts[1]["ffn"]}
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="reads TensorFlow's graph")

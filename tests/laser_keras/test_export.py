@@ -74,6 +74,7 @@ def make(system: str) -> tuple[SequenceRanker, list[str]]:
         return SequenceRanker(CombinedEncoder(parts), **sizes), ["cross", "category_match"]
     small = {
         "laser": {"segment_size": 3, "key_dim": 3, "num_recent_segments": 2},
+        "laser_fast": {"segment_size": 3, "key_dim": 3, "num_recent_segments": 2},
         "laser_printed": {"segment_size": 3, "key_dim": 3, "num_recent_segments": 2},
         "hstu": {"read_out": "target_position"},
         "longer": {"merge_size": 2, "num_queries": 3},

@@ -162,6 +162,7 @@ def logged(folder, split):
 
 SHORT = {  # encoders whose defaults ask for longer histories
     "laser": {"segment_size": 5, "num_recent_segments": 2},
+    "laser_fast": {"segment_size": 5, "num_recent_segments": 2},
     "laser_printed": {"segment_size": 5, "num_recent_segments": 2},
     "longer": {"num_queries": 3, "num_layers": 1},
     "sim_hard": {"top_k": 4},

@@ -23,6 +23,7 @@ SIZES: dict[str, Any] = {"dim": 8, "num_tokens": 8, "mixer_dim": 16, "mixer_bloc
 OPTIONS: dict[str, dict[str, Any]] = {
     "base": {"recent_events": 4},
     "laser": {"segment_size": 3, "num_recent_segments": 2, "key_dim": 4},
+    "laser_fast": {"segment_size": 3, "num_recent_segments": 2, "key_dim": 4},
     "laser_printed": {"segment_size": 3, "num_recent_segments": 2, "key_dim": 4},
     "longer": {"num_queries": 3, "num_layers": 1},
     "sim_hard": {"top_k": 4},
