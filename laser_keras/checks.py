@@ -6,8 +6,19 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from laser_keras.types import Shape, Tensor
+
+
+def check_bool(owner: str, name: str, value: Any) -> bool:
+    """Return ``value`` as a ``bool`` if it is a Boolean, NumPy's too, or raise ``ValueError``.
+
+    Text is refused: "false" would count as True.
+    """
+    if not isinstance(value, bool | np.bool_):
+        raise ValueError(f"{owner}: `{name}` must be True or False. Received: {value!r}")
+    return bool(value)
 
 
 def check_int(owner: str, name: str, value: Any, minimum: int) -> int:

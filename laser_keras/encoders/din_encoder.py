@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_choice
+from laser_keras.checks import check_bool, check_choice
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.activation_unit_attention import ActivationUnitAttention
 from laser_keras.layers.target_attention import TargetAttention
@@ -78,7 +78,7 @@ class DINEncoder(SequenceEncoder):
         self.activation = activation
         self.normalize = normalize
         self.gamma = gamma
-        self.aligned_start = aligned_start
+        self.aligned_start = check_bool(self.name, "aligned_start", aligned_start)
         self._attention = (
             TargetAttention(
                 num_heads,

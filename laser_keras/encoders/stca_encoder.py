@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_divides, check_int
+from laser_keras.checks import check_bool, check_divides, check_int
 from laser_keras.encoders.sequence_encoder import SequenceEncoder
 from laser_keras.layers.swiglu_feed_forward import SwiGLUFeedForward
 from laser_keras.layers.target_attention import TargetAttention
@@ -78,7 +78,7 @@ class STCAEncoder(SequenceEncoder):
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 1)
         self.implementation = implementation
-        self.norm_fused = norm_fused
+        self.norm_fused = check_bool(self.name, "norm_fused", norm_fused)
         policy, options = self.dtype_policy, self.kernel_options()
         layers = range(num_layers)
         self._query_ffns = [

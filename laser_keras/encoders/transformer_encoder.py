@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from laser_keras.checks import (
+    check_bool,
     check_choice,
     check_divides,
     check_int,
@@ -96,7 +97,7 @@ class TransformerEncoder(SequenceEncoder):
         self.num_layers = check_int(self.name, "num_layers", num_layers, 1)
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
         self.ffn_expansion = check_int(self.name, "ffn_expansion", ffn_expansion, 0)
-        self.append_target = append_target
+        self.append_target = check_bool(self.name, "append_target", append_target)
         self.recent_events = check_optional_int(self.name, "recent_events", recent_events, 1)
         self.mode = check_choice(self.name, "mode", mode, ("serial", "parallel"))
         self.dropout = check_rate(self.name, "dropout", dropout)

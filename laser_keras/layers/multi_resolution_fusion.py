@@ -9,6 +9,7 @@ from keras import ops
 
 from laser_keras.checks import (
     check_agrees,
+    check_bool,
     check_inputs,
     check_int,
     check_rank,
@@ -95,7 +96,7 @@ class MultiResolutionFusion(SequenceLayer):
         self.num_recent_segments = check_int(
             self.name, "num_recent_segments", num_recent_segments, 0
         )
-        self.salient_token = salient_token
+        self.salient_token = check_bool(self.name, "salient_token", salient_token)
 
     @property
     def num_output_tokens(self) -> int:

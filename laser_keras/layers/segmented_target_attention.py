@@ -10,6 +10,7 @@ from keras import ops
 from laser_keras.activations import activation_name, get_activation
 from laser_keras.checks import (
     check_agrees,
+    check_bool,
     check_choice,
     check_divides,
     check_inputs,
@@ -154,14 +155,16 @@ class SegmentedTargetAttention(SequenceLayer):
         if gate_bias is not None and gate_bias != "auto":
             gate_bias = check_number(self.name, "gate_bias", gate_bias)
         self.gate_bias = gate_bias
-        self.aligned_start = aligned_start
-        self.use_bias = use_bias
+        self.aligned_start = check_bool(self.name, "aligned_start", aligned_start)
+        self.use_bias = check_bool(self.name, "use_bias", use_bias)
         self.activation = get_activation(activation)
         self.norm = check_choice(self.name, "norm", norm, ("post", "pre", "none"))
         self.epsilon = check_number(self.name, "epsilon", epsilon, 0)
         self.dropout = check_rate(self.name, "dropout", dropout)
         self.value_dim = check_optional_int(self.name, "value_dim", value_dim, 1)
-        self.use_output_projection = use_output_projection
+        self.use_output_projection = check_bool(
+            self.name, "use_output_projection", use_output_projection
+        )
         self.order = check_choice(self.name, "order", order, ("newest_first", "oldest_first"))
         self.implementation = check_choice(
             self.name, "implementation", implementation, ("auto", "project", "absorb")

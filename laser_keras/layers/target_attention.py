@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from laser_keras.checks import (
+    check_bool,
     check_choice,
     check_divides,
     check_inputs,
@@ -93,7 +94,7 @@ class TargetAttention(SequenceLayer):
     ) -> None:
         super().__init__(**kwargs)
         self.gamma = None if gamma is None else check_positive(self.name, "gamma", gamma)
-        self.aligned_start = aligned_start
+        self.aligned_start = check_bool(self.name, "aligned_start", aligned_start)
         self.num_heads = check_int(self.name, "num_heads", num_heads, 1)
         self.key_dim = check_optional_int(self.name, "key_dim", key_dim, 1)
         self.value_dim = check_optional_int(self.name, "value_dim", value_dim, 1)

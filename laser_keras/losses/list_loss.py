@@ -5,7 +5,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from laser_keras.checks import check_agrees, check_rank
+from laser_keras.checks import check_agrees, check_bool, check_rank
 from laser_keras.sequence import stable_dtype
 from laser_keras.types import Tensor
 
@@ -26,7 +26,7 @@ class ListLoss(keras.losses.Loss):
 
     def __init__(self, from_logits: bool = True, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.from_logits = from_logits
+        self.from_logits = check_bool(self.name, "from_logits", from_logits)
 
     def __call__(self, y_true: Tensor, y_pred: Tensor, sample_weight: Tensor | None = None) -> Any:
         """The mean over requests, weighted by ``sample_weight`` [B] where it is given."""

@@ -1,5 +1,6 @@
 """Bad arguments and inputs are refused by name, rather than accepted or left to the backend."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -73,6 +74,33 @@ def test_integers_where_floats_are_due_are_refused(name: str, argument: str) -> 
 def test_numbers_that_are_none_are_refused(make: Callable[[], Any], message: str) -> None:
     with pytest.raises(ValueError, match=f"{message}$"):
         make()
+
+
+def booleans() -> list[tuple[type, str]]:
+    """Every public class, and each of its constructor's arguments whose default is a Boolean."""
+    classes = [getattr(laser_keras, name) for name in laser_keras.__all__]
+    return [
+        (each, argument.name)
+        for each in classes
+        if inspect.isclass(each)
+        for argument in inspect.signature(each.__init__).parameters.values()
+        if isinstance(argument.default, bool)
+    ]
+
+
+BOOLEANS = booleans()
+
+
+@pytest.mark.parametrize(("make", "name"), BOOLEANS)
+@pytest.mark.parametrize("value", ["false", "no", 0, None])
+def test_text_and_numbers_are_no_booleans(make: Callable[..., Any], name: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"`{name}` must be True or False. Received: {value!r}$"):
+        make(**{name: value})
+
+
+def test_booleans_of_numpy_are_taken() -> None:
+    assert len(BOOLEANS) >= 9
+    assert laser_keras.STCAEncoder(norm_fused=np.False_).norm_fused is False
 
 
 def test_numbers_of_numpy_become_python_numbers() -> None:
