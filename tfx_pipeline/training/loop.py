@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from threading import Event, Thread
 from typing import Any
 
@@ -24,6 +25,7 @@ from tfx_pipeline.training.look_inside import LookInside
 from tfx_pipeline.training.metrics_log import MetricsLog
 from tfx_pipeline.training.passes import Passes
 from tfx_pipeline.training.ranking_step import RankingStep
+from tfx_pipeline.training.regression_totals import RegressionMeans, RegressionTotals
 from tfx_pipeline.training.running_totals import RunningTotals, Totals
 from tfx_pipeline.training.stop_request import TrainingStopped
 from tfx_pipeline.training.stream_progress import StreamProgress
@@ -60,7 +62,7 @@ class TrainingLoop:
         self,
         step: RankingStep,
         totals: RunningTotals,
-        eval_totals: Sequence[RunningTotals],
+        eval_totals: Sequence[RunningTotals | RegressionTotals],
         checkpoints: Checkpoints | None = None,
         evaluations: Evaluations | None = None,
         coordinator: Any = None,
@@ -165,9 +167,13 @@ class TrainingLoop:
             self._evaluate_part(path)
         self._join()
         first, *more = [each.read() for each in self._eval_totals]
+        assert isinstance(first, Totals)  # the first label is a binary one
         self._write(split, first)
         for label, counted in zip(self._step.labels[1:], more, strict=True):
-            self._write(f"{split} {label.name}", counted)
+            if isinstance(counted, RegressionMeans):
+                self._write_means(f"{split} {label.name}", counted)
+            else:
+                self._write(f"{split} {label.name}", counted)
         return first
 
     @property
@@ -294,6 +300,14 @@ class TrainingLoop:
             line += f", {waited.share:.0%} of the time waiting for input"
         self._report(f"{split}: {line}")
         self._metrics.write(split.replace(" ", "/"), self.steps, values)
+
+    def _write_means(self, split: str, means: RegressionMeans) -> None:
+        self._report(
+            f"{split}: {means.impressions:,} impressions, mean squared error "
+            f"{means.squared_error:.4f}, mean label {means.label:.4f}, mean prediction "
+            f"{means.prediction:.4f}"
+        )
+        self._metrics.write(split.replace(" ", "/"), self.steps, asdict(means))
 
     @contextmanager
     def _progress(self, name: str, left: Callable[[int], str]) -> Iterator[None]:

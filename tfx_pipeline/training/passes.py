@@ -10,9 +10,10 @@ import tensorflow as tf
 from tfx_pipeline.training.example_files import batches_of_file
 from tfx_pipeline.training.feature_streams import batches_of_stream
 from tfx_pipeline.training.input_wait import InputWait, time_after
-from tfx_pipeline.training.labels import columns_of
+from tfx_pipeline.training.labels import columns_of, value_of
 from tfx_pipeline.training.model_statistics import REQUESTS
-from tfx_pipeline.training.ranking_step import RankingStep, cross_entropy, valid_candidates
+from tfx_pipeline.training.ranking_step import RankingStep, valid_candidates
+from tfx_pipeline.training.regression_totals import RegressionTotals, regression_sums
 from tfx_pipeline.training.running_totals import BINS, RunningTotals, probability_histogram
 from tfx_pipeline.training.stream_progress import StreamProgress
 
@@ -43,7 +44,7 @@ class Passes:
         self,
         step: RankingStep,
         totals: RunningTotals,
-        eval_totals: Sequence[RunningTotals],
+        eval_totals: Sequence[RunningTotals | RegressionTotals],
         wait: InputWait,
         progress: StreamProgress,
     ) -> None:
@@ -137,18 +138,24 @@ class Passes:
         step = self._step
         histograms = tf.zeros([len(step.labels), 2, BINS], tf.int64)
         loss_sums = tf.zeros([len(step.labels)], tf.float64)
+        sums = tf.zeros([len(step.labels), 4], tf.float64)
         for batch in iter(batches):
-            (logits, *others), valid = self._predict_heads(batch), valid_candidates(batch)
-            counted = [probability_histogram(tf.sigmoid(logits), batch["label"], valid)]
-            losses = [cross_entropy(logits, batch["label"], valid)]
-            for label, head in zip(step.labels[1:], others, strict=True):
-                value = batch[f"label_{label.name}"]
-                counted.append(probability_histogram(label.answer(head), value, valid))
-                losses.append(tf.reduce_sum(tf.where(valid, label.losses(head, value), 0.0)))
-            histograms += tf.stack(counted)
+            heads, valid = self._predict_heads(batch), valid_candidates(batch)
+            values = [value_of(label, step.labels, batch) for label in step.labels]
+            answers = [label.answer(head) for label, head in zip(step.labels, heads, strict=True)]
+            losses = [
+                tf.reduce_sum(tf.where(valid, label.losses(head, value), 0.0))
+                for label, head, value in zip(step.labels, heads, values, strict=True)
+            ]
+            found = [*zip(answers, values, strict=True)]
+            histograms += tf.stack([probability_histogram(*each, valid) for each in found])
+            sums += tf.stack([regression_sums(*each, valid) for each in found])
             loss_sums += tf.cast(tf.stack(losses), tf.float64)
         for position, totals in enumerate(self._eval_totals):
-            totals.add(histograms[position], loss_sums[position])
+            if isinstance(totals, RegressionTotals):
+                totals.add(sums[position])
+            else:
+                totals.add(histograms[position], loss_sums[position])
 
     def _of_file(self, path: tf.Tensor, seed: tf.Tensor | None) -> tf.data.Dataset:
         step = self._step

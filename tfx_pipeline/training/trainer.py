@@ -22,10 +22,11 @@ from tfx_pipeline.training.evaluations import Evaluations
 from tfx_pipeline.training.export import ServingModel, as_variable
 from tfx_pipeline.training.grown_tables import tables_that_may_grow
 from tfx_pipeline.training.input_wait import InputWait
-from tfx_pipeline.training.labels import labels_of
+from tfx_pipeline.training.labels import REGRESSION, labels_of
 from tfx_pipeline.training.loop import TrainingLoop
 from tfx_pipeline.training.open_rows import check_open_tables
 from tfx_pipeline.training.ranking_step import RankingStep
+from tfx_pipeline.training.regression_totals import RegressionTotals
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.running_totals import RunningTotals, Totals
 from tfx_pipeline.training.stream_progress import StreamProgress
@@ -97,7 +98,11 @@ class Trainer:
             # Tables first: the partitioner counts on whole rounds over the servers.
             self._frozen = as_variable(content)
             self.state = TrainingState(spec, settings, self.tower)
-            totals, *eval_totals = [RunningTotals() for _ in ("training", *self.labels)]
+            totals = RunningTotals()
+            eval_totals = [
+                RegressionTotals() if label.kind == REGRESSION else RunningTotals()
+                for label in self.labels
+            ]
             self._checkpoints = (
                 Checkpoints(directory, self.state, settings.keep_checkpoints, report, totals)
                 if directory

@@ -150,6 +150,15 @@ def test_evaluation_tells_each_label(spec, examples, tmp_path):
         for record in examples.numpy():
             writer.write(record)
     lines: list[str] = []
-    settings = replace(training(click={}, like={}), batch_size=2)
-    Trainer(spec, MODEL, settings, RowLookup(), report=lines.append).evaluate([path])
+    labels = training(click={}, like={}, played={"kind": "regression"})
+    trainer = Trainer(spec, MODEL, replace(labels, batch_size=2), RowLookup(), report=lines.append)
+    trainer.evaluate([path])
     assert lines[0].startswith("eval: 9 impressions") and lines[1].startswith("eval like: 9 ")
+    batch = parse_examples(examples, spec, "click", ("like", "played"))
+    valid = (tf.range(3) < batch["candidate_count"][:, None]).numpy()
+    found = trainer.step.predict_heads(batch)[2].numpy()[valid]
+    played = batch["label_played"].numpy()[valid]
+    assert lines[2] == (
+        f"eval played: 9 impressions, mean squared error {np.mean((found - played) ** 2):.4f}, "
+        f"mean label {played.mean():.4f}, mean prediction {found.mean():.4f}"
+    )
