@@ -91,10 +91,11 @@ have no search and read all 2,000 events. One seed, so the intervals are over us
 that reads all of the sequence is ahead of every two-stage system by 0.027 and more, at fewer
 multiply-accumulates than any of them, and 0.0137 ahead of DIN that reads all with LASER's start. A
 search keeps 100 events by scores that start at random; beside LASER of 300 events it gains 0.001 to
-0.007 over the same seed without it. With 0.8254 LASER is 0.0348 below trees that are told what to count.""",
+0.007 over the same seed without it. With 0.8254 LASER is 0.0348 below trees that are told what to
+count.""",
     "table2_rate": """\
-One seed at a dense rate of 0.001. TWIN, HSTU and Base lose 0.036 to 0.045 against 0.005, LASER 0.025:
-the rate of the table before is not what holds them back.""",
+One seed at a dense rate of 0.001. TWIN, HSTU and Base lose 0.036 to 0.045 against 0.005, LASER
+0.025: the rate of the table before is not what holds them back.""",
     "table2_small": """\
 The newest 300 events (Base: 100), three epochs, five seeds and no search beside the baselines, so
 that each system trains within minutes. LASER at no more multiply-accumulates than DIN
