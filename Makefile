@@ -24,11 +24,11 @@ demo: env  ## events -> SeqVault -> TFX pipeline -> SavedModel -> served rank re
 	@$(PY) -m tfx_pipeline.cli demo $(if $(DATA),--data $(DATA)) $(if $(filter 1,$(KEEP)),--keep)
 
 test: env  ## the tests but those of `make test-long`, with lint and types
-	@$(MAKE) --no-print-directory lint
-	@.venv/bin/seqvault warm-up
+	@.venv/bin/seqvault warm-up & kernels=$$!; \
+	  $(MAKE) --no-print-directory lint; lint=$$?; wait $$kernels && exit $$lint
 	@$(PY) $(PYTEST) -m 'not long' tests
 
-test-long: env  ## the tests that `make test` leaves out: killed runs and a supervised cluster of processes
+test-long: env  ## the tests that `make test` leaves out: killed runs, clusters of processes, `make demo` of own data
 	@$(PY) $(PYTEST) -m long tests
 
 test-crash: env  ## kill SeqVault at 1000 random points, end it amid all that it does, and compare with an oracle

@@ -41,6 +41,7 @@ def rank(address: str, dataset: PreparedDataset) -> dict:
         return json.load(answer)
 
 
+@pytest.mark.long
 def test_a_kept_demo_of_own_data_goes_on_answering(own_dataset):
     command = ["make", "demo", f"DATA={own_dataset.path}", "KEEP=1"]
     demo = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=800)
