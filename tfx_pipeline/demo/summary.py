@@ -14,7 +14,7 @@ from tfx_pipeline.load_store import LoadSummary
 from tfx_pipeline.results.click_rate_floors import click_rate_floors
 
 COMPARISON = Path(__file__).with_name("comparison.json")
-"""What `python -m benchmarks.paper.render demo_log` kept of a comparison on the demo's log."""
+"""What `python -m benchmarks.paper.render demo_lean` kept of a comparison on the demo's log."""
 
 
 def summarise(
