@@ -148,8 +148,7 @@ class DINEncoder(SequenceEncoder):
         if not return_gates:
             return tokens
         self._check_weights()
-        weights = (*target.shape[:-1], self.num_heads, history.shape[1])
-        return tokens, {"gates": keras.KerasTensor(weights, dtype=self.compute_dtype)}
+        return self._spec_with_gates(target, tokens, self.num_heads, history.shape[1])
 
     def encode(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None

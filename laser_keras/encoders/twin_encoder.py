@@ -250,8 +250,7 @@ class TWINEncoder(SequenceEncoder):
         tokens = keras.KerasTensor(shape, dtype=self.compute_dtype)
         if not return_gates:
             return tokens
-        gates = (*target.shape[:-1], self.num_heads, history.shape[1])
-        return tokens, {"gates": keras.KerasTensor(gates, dtype=self.compute_dtype)}
+        return self._spec_with_gates(target, tokens, self.num_heads, history.shape[1])
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
