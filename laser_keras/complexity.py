@@ -173,15 +173,24 @@ def self_attention_macs(
     """MACs of one request through ``TransformerEncoder`` in its serial mode.
 
     The target's place in the sequence makes the self-attention a cost per candidate.
-    ``implementation`` is that of the read-out; ``"auto"`` is what the encoder does, ``"project"``
-    what the papers count.
+    ``implementation="auto"`` is what the encoder does: its read-out takes the cheaper form, and the
+    first layer computes once what the events say to each other. ``"project"`` is what the papers
+    count.
     """
-    tokens = length + 1 if append_target else length
-    repeats = candidates if append_target else 1
-    layer = paper_self_attention(tokens, width) + 2 * ffn_expansion * tokens * width**2
-    asking = 1 if append_target else candidates
-    read_out = target_attention_macs(asking, tokens, width, implementation=implementation)
-    return repeats * (num_layers * layer + read_out)
+    network = 2 * ffn_expansion * width**2
+    if not append_target:
+        layer = paper_self_attention(length, width) + network * length
+        read_out = target_attention_macs(candidates, length, width, implementation=implementation)
+        return num_layers * layer + read_out
+    tokens = length + 1
+    later = paper_self_attention(tokens, width) + network * tokens
+    read_out = target_attention_macs(1, tokens, width, implementation=implementation)
+    if implementation == "project":
+        return candidates * (num_layers * later + read_out)
+    among_events = 3 * length * width**2 + 2 * length**2 * width
+    with_target = (3 + tokens) * width**2 + 3 * length * width + network * tokens
+    first = among_events + candidates * with_target
+    return first + candidates * ((num_layers - 1) * later + read_out)
 
 
 def hstu_macs(

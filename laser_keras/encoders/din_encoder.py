@@ -7,15 +7,14 @@ import keras
 from keras import ops
 
 from laser_keras.checks import check_bool, check_choice
-from laser_keras.encoders.sequence_encoder import SequenceEncoder
+from laser_keras.encoders.weighing_encoder import WeighingEncoder
 from laser_keras.layers.activation_unit_attention import ActivationUnitAttention
 from laser_keras.layers.target_attention import TargetAttention
-from laser_keras.sequence import restore_order
 from laser_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class DINEncoder(SequenceEncoder):
+class DINEncoder(WeighingEncoder):
     """One interest vector per candidate.
 
     Use it as the standard baseline, and where histories are short or the budget small: it costs one
@@ -58,6 +57,8 @@ class DINEncoder(SequenceEncoder):
 
     Source: DIN (arXiv 1706.06978); LASER (arXiv 2602.11562), section 4.1.3 and equation 20.
     """
+
+    gates_need = ("unit", "target_attention")
 
     def __init__(
         self,
@@ -104,61 +105,21 @@ class DINEncoder(SequenceEncoder):
         self._check_target_and_history(target_shape, history_shape)
         self._attention.build(target_shape, history_shape)
 
-    def call(
-        self,
-        target: Tensor,
-        history: Tensor,
-        mask: Tensor | None = None,
-        training: bool | None = None,
-        return_gates: bool = False,
-    ) -> Any:
-        """Compute the output; the class docstring names shapes and dtypes."""
-        if not return_gates:
-            return super().call(target, history, mask=mask, training=training)
-        self._check_weights()
-        given = self._checked_mask(target, history, mask)
-        single = len(target.shape) == 2
-        target, history, valid = self._canonical(target, history, mask)
-        interest, weights = self._attention(target, history, mask=valid, return_weights=True)
-        if self.order == "oldest_first":
-            weights = restore_order(weights, given)
-        tokens = ops.expand_dims(interest, 2)
-        if single:
-            tokens, weights = ops.squeeze(tokens, 1), ops.squeeze(weights, 1)
-        return tokens, {"gates": weights}
-
-    def _check_weights(self) -> None:
-        if self.unit != "target_attention":
-            raise ValueError(
-                f"{self.name}: `return_gates` needs unit='target_attention', whose weights are "
-                f"those of a softmax. Received: unit={self.unit!r}"
-            )
-
-    def compute_output_spec(
-        self,
-        target: Any,
-        history: Any,
-        mask: Any = None,
-        training: bool | None = None,
-        return_gates: bool = False,
-    ) -> Any:
-        """Shapes and dtypes of the outputs for symbolic inputs."""
-        shape = self.compute_output_shape(target.shape, history.shape)
-        tokens = keras.KerasTensor(shape, dtype=self.compute_dtype)
-        if not return_gates:
-            return tokens
-        self._check_weights()
-        return self._spec_with_gates(target, tokens, self.num_heads, history.shape[1])
-
     def encode(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
     ) -> Tensor:
         """Tokens [B, N, 1, d]."""
-        if self.unit == "activation_unit":
-            interest = self._attention(target, history, mask=mask, training=training)
-        else:
-            interest = self._attention(target, history, mask=mask)
+        if self.has_gates:
+            return super().encode(target, history, mask, training)
+        interest = self._attention(target, history, mask=mask, training=training)
         return ops.expand_dims(interest, 2)
+
+    def encode_with_gates(
+        self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, 1, d] and the softmax's weights [B, N, heads, L]."""
+        interest, weights = self._attention(target, history, mask=mask, return_weights=True)
+        return ops.expand_dims(interest, 2), weights
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

@@ -30,6 +30,17 @@ def extras_for(encoder: keras.layers.Layer, given: Mapping[str, Any]) -> dict[st
     return {name: value for name, value in given.items() if name in arguments}
 
 
+def gives_gates(encoder: keras.layers.Layer) -> bool:
+    """Whether an encoder takes ``return_gates`` with the arguments it was made with.
+
+    >>> from laser_keras import DINEncoder
+    >>> gives_gates(DINEncoder()), gives_gates(DINEncoder(unit="activation_unit"))
+    (True, False)
+    """
+    takes = "return_gates" in inspect.signature(encoder.call).parameters
+    return takes and bool(getattr(encoder, "has_gates", True))
+
+
 def newest_events(
     inputs: Mapping[str, Tensor | None], count: int, order: str
 ) -> dict[str, Tensor | None]:

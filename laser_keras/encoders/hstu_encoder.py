@@ -14,7 +14,7 @@ from laser_keras.encoders.hstu_time import (
     production_buckets,
     research_buckets,
 )
-from laser_keras.encoders.sequence_encoder import SequenceEncoder
+from laser_keras.encoders.weighing_encoder import WeighingEncoder
 from laser_keras.layers.target_attention import TargetAttention
 from laser_keras.sequence import linear, merge_heads, split_heads, stable_dtype
 from laser_keras.types import Shape, Tensor
@@ -23,7 +23,7 @@ _EPSILON = 1e-6  # Keras' 1e-3 would swamp sums of the size 1/n and silence the 
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class HSTUEncoder(SequenceEncoder):
+class HSTUEncoder(WeighingEncoder):
     """Layers of ``x + Wo(u * LN(A v))`` with ``A = SiLU(q k^T + bias) / n``, causal in time.
 
     Use it where the order and the timing of events matter and the history is short enough for a
@@ -65,9 +65,14 @@ class HSTUEncoder(SequenceEncoder):
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
         age: Integer tensor [B, L], seconds from the event to the request; None for an encoder
             without time.
+        return_gates: Boolean. Whether to return what each event weighed as well; of
+            ``read_out="target_attention"`` alone.
 
     Returns:
-        Float tensor [B, N, 1, d] or [B, 1, d].
+        Float tensor [B, N, 1, d] or [B, 1, d]. With ``return_gates`` a pair of it and a dict of
+        ``"gates"`` [B, N, num_heads, L] ([B, num_heads, L]): the weights of the target attention,
+        one per event in the order they came in, zero where masked. An event's place holds what
+        the event has read from older ones as well.
 
     Raises:
         ValueError: for arguments, shapes or dtypes that do not fit, and for an ``age`` that is
@@ -88,6 +93,8 @@ class HSTUEncoder(SequenceEncoder):
     ``research/modeling`` and ``modules``. Not here: contextual prefixes, local windows
     (``max_attn_len``) and the stochastic length, for which see ``RandomSuffix``.
     """
+
+    gates_need = ("read_out", "target_attention")
 
     def __init__(
         self,
@@ -193,8 +200,11 @@ class HSTUEncoder(SequenceEncoder):
         mask: Tensor | None = None,
         training: bool | None = None,
         age: Tensor | None = None,
-    ) -> Tensor:
+        return_gates: bool = False,
+    ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""
+        if return_gates:
+            self._check_gates()
         if (age is not None) != self._has_time:
             wanted = "with an `age`, which is missing" if self._has_time else "without an `age`"
             raise ValueError(
@@ -202,14 +212,16 @@ class HSTUEncoder(SequenceEncoder):
                 f"included, or in none. Received: {age}"
             )
         single = len(target.shape) == 2
-        mask = self._checked_mask(target, history, mask)
+        mask = given = self._checked_mask(target, history, mask)
         if age is not None:
             expected = tuple(history.shape[:2])
             age = check_ages(self.name, "age", age, expected, "[B, L]")
             age = self._newest_first(age, mask)
         target, history, mask = self._canonical(target, history, mask)
-        tokens = self._encode(target, history, mask, age, training)
-        return ops.squeeze(tokens, 1) if single else tokens
+        tokens, weights = self._encode(target, history, mask, age, training)
+        if not return_gates:
+            return ops.squeeze(tokens, 1) if single else tokens
+        return self._answer(tokens, weights, given, single)
 
     def _encode(
         self,
@@ -218,7 +230,8 @@ class HSTUEncoder(SequenceEncoder):
         mask: Tensor,
         age: Tensor | None,
         training: bool | None,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor | None]:
+        """Tokens [B, N, 1, d], and the weights of the target attention, if one reads out."""
         length, candidates = ops.shape(history)[1], ops.shape(target)[1]
         # Position of an event: its rank from the newest, the targets come before all at -1.
         positions = ops.arange(length, dtype="int32")
@@ -261,8 +274,9 @@ class HSTUEncoder(SequenceEncoder):
             output = linear(gated, weights["output_kernel"], weights.get("output_bias"))
             sequence = sequence + output
         if self._attention is not None:
-            return ops.expand_dims(self._attention(target, sequence, mask=mask), 2)
-        return ops.expand_dims(sequence[:, :candidates], 2)
+            read, read_weights = self._attention(target, sequence, mask=mask, return_weights=True)
+            return ops.expand_dims(read, 2), read_weights
+        return ops.expand_dims(sequence[:, :candidates], 2), None
 
     def _rows(self, positions: Tensor, age: Tensor | None) -> Tensor:
         """What the production dialect adds to its inputs: [S, d], or [B, S, d] with ages."""

@@ -14,7 +14,7 @@ from laser_keras.checks import (
     check_known_width,
     check_rank,
 )
-from laser_keras.encoders.sequence_encoder import SequenceEncoder
+from laser_keras.encoders.weighing_encoder import WeighingEncoder
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.sequence import (
     linear,
@@ -46,7 +46,7 @@ class UserState(NamedTuple):
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class LONGEREncoder(SequenceEncoder):
+class LONGEREncoder(WeighingEncoder):
     """Merges adjacent events into wide tokens; the newest of them and the target attend to all.
 
     Use it where the recent events should exchange information among themselves at a cost below full
@@ -83,10 +83,15 @@ class LONGEREncoder(SequenceEncoder):
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
         global_features: Float tensor [B, U, u], U vectors of the user or the request, each made
             into a global token; None for an encoder without them.
+        return_gates: Boolean. Whether to return what each event weighed as well.
 
     Returns:
         Float tensor [B, N, 3, d] or [B, 3, d]: the target's token, the mean of the history's
         queries, the mean of the global tokens (2 tokens without global tokens), projected to d.
+        With ``return_gates`` a pair of it and a dict of ``"gates"`` [B, N, num_heads, L]
+        ([B, num_heads, L]): what the target's cross-causal layer weighed, one number per event in
+        the order they came in; the events of a merged token share its weight, masked ones have
+        zero.
 
     Raises:
         ValueError: for arguments, shapes or dtypes that do not fit, and for ``global_features``
@@ -216,13 +221,28 @@ class LONGEREncoder(SequenceEncoder):
         mask: Tensor | None = None,
         training: bool | None = None,
         global_features: Tensor | None = None,
-    ) -> Tensor:
+        return_gates: bool = False,
+    ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""
         check_inputs(self, target=target, history=history)
         state = self.user_state(target, history, mask, global_features)
         single = len(target.shape) == 2
-        tokens = self.read(ops.expand_dims(target, 1) if single else target, state)
-        return ops.squeeze(tokens, 1) if single else tokens
+        target = ops.expand_dims(target, 1) if single else target
+        tokens, weights = self._read_with_weights(target, state)
+        if not return_gates:
+            return ops.squeeze(tokens, 1) if single else tokens
+        given = self._checked_mask(target, history, mask)
+        return self._answer(tokens, self._by_event(weights, history, given), given, single)
+
+    def _by_event(self, weights: Tensor, history: Tensor, given: Tensor | None) -> Tensor:
+        """A merged token's weight for each event in it, [B, N, heads, L] and zero where masked."""
+        length = ops.shape(history)[1]
+        merged = -(-length // self.merge_size)
+        by_event = ops.repeat(weights[..., :merged], self.merge_size, axis=-1)[..., :length]
+        if given is None:
+            return by_event
+        valid = ops.expand_dims(ops.expand_dims(self._newest_first(given, given), 1), 1)
+        return ops.where(valid, by_event, 0.0)
 
     def user_state(
         self,
@@ -262,18 +282,24 @@ class LONGEREncoder(SequenceEncoder):
 
     def read(self, target: Tensor, state: UserState) -> Tensor:
         """Tokens [B, N, T, d] of targets [B, N, d] for what ``user_state`` returned."""
+        return self._read_with_weights(target, state)[0]
+
+    def _read_with_weights(self, target: Tensor, state: UserState) -> tuple[Tensor, Tensor]:
+        """The tokens, and what the first block's user tokens weigh, [B, N, heads, S]."""
         target = ops.convert_to_tensor(target, dtype=self.compute_dtype)
         targets = linear(target, self.target_kernel)
         names = self._block_names[self.inner_layers :]
+        of_blocks: list[Tensor] = []
         for name, *cached in zip(names, state.keys, state.values, state.masks, strict=True):
-            targets = self._target_block(name, targets, *cached)
+            targets, weights = self._target_block(name, targets, *cached)
+            of_blocks.append(weights)
         of_user = [state.summary]
         if self.num_learned_tokens:
             # `ops.mean` computes in float32 whatever the dtype, in some versions of Keras.
             of_user.append(ops.sum(state.globals / state.globals.shape[1], axis=1))
         shape = ops.shape(targets)
         views = [ops.broadcast_to(ops.expand_dims(view, 1), shape) for view in of_user]
-        return linear(ops.stack([targets, *views], axis=2), self.output_kernel)
+        return linear(ops.stack([targets, *views], axis=2), self.output_kernel), of_blocks[0]
 
     def _merge(self, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Canonical events [B, L, d] to tokens [B, ceil(L / K), K d] and their mask."""
@@ -322,8 +348,8 @@ class LONGEREncoder(SequenceEncoder):
 
     def _target_block(
         self, name: str, targets: Tensor, keys: Tensor, values: Tensor, mask: Tensor
-    ) -> Tensor:
-        """The block for targets, each of which sees the user's tokens and itself."""
+    ) -> tuple[Tensor, Tensor]:
+        """The block for targets, each of which sees the user's tokens and itself; its weights."""
         normed, projections = self._attention_norms[name](targets), self._projections[name]
         heads = split_heads(linear(normed, *projections["query"]), self.num_heads)
         own_keys, own_values = self._keys_and_values(name, targets)
@@ -334,7 +360,8 @@ class LONGEREncoder(SequenceEncoder):
         weights = ops.cast(weights, self.compute_dtype)
         read = ops.einsum("bhij,bjhe->bihe", weights[..., 1:], values)
         read = read + ops.einsum("bhi,bihe->bihe", weights[..., 0], own_values)
-        return self._finish_block(name, targets, read)
+        of_user = ops.swapaxes(weights[..., 1:], 1, 2)
+        return self._finish_block(name, targets, read), of_user
 
     def _finish_block(self, name: str, tokens: Tensor, read: Tensor) -> Tensor:
         tokens = tokens + linear(merge_heads(read), *self._projections[name]["output"])

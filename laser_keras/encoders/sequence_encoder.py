@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import keras
 from keras import ops
 
 from laser_keras.checks import (
@@ -106,11 +105,6 @@ class SequenceEncoder(SequenceLayer):
         """The output's shape for inputs of these shapes."""
         width = self._check_target_and_history(target_shape, history_shape)
         return (*target_shape[:-1], self.num_output_tokens, width)
-
-    def _spec_with_gates(self, target: Any, tokens: Any, num_heads: int, length: Any) -> Any:
-        """The symbolic tokens, and beside them the gates [B, N, heads, L] of ``return_gates``."""
-        gates = (*target.shape[:-1], num_heads, length)
-        return tokens, {"gates": keras.KerasTensor(gates, dtype=self.compute_dtype)}
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

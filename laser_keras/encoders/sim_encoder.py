@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from laser_keras.checks import check_choice, check_int, check_mask
-from laser_keras.encoders.sequence_encoder import SequenceEncoder
+from laser_keras.encoders.weighing_encoder import WeighingEncoder
 from laser_keras.layers.global_stacked_target_attention import GlobalStackedTargetAttention
 from laser_keras.layers.hard_search import HardSearch
 from laser_keras.layers.sequence_layer import SequenceLayer
@@ -18,7 +18,7 @@ from laser_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class SIMEncoder(SequenceEncoder):
+class SIMEncoder(WeighingEncoder):
     """Finds ``top_k`` events that are relevant to the target and attends over them.
 
     Use it for histories too long to attend to in full, when a small relevant subset is enough. The
@@ -47,10 +47,13 @@ class SIMEncoder(SequenceEncoder):
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
         category_match: Boolean tensor [B, N, L] or [B, L], True for events of the target's
             category; for the hard search alone.
+        return_gates: Boolean. Whether to return what each event weighed as well.
 
     Returns:
         Float tensor [B, N, 2, d] or [B, 2, d]: the long-term and the short-term interest. A
-        search that finds nothing gives zeros.
+        search that finds nothing gives zeros. With ``return_gates`` a pair of it and a dict of
+        ``"gates"`` [B, N, num_heads, L] ([B, num_heads, L]): the weights of the long-term
+        attention, one per event in the order they came in, zero for events that were not found.
 
     Raises:
         ValueError: for arguments, shapes or dtypes that do not fit, for an unknown L, and for a
@@ -125,14 +128,15 @@ class SIMEncoder(SequenceEncoder):
         mask: Tensor | None = None,
         training: bool | None = None,
         category_match: Tensor | None = None,
-    ) -> Tensor:
+        return_gates: bool = False,
+    ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""
         if (category_match is None) != (self.search == "soft"):
             raise ValueError(
                 f"{self.name}: `category_match` belongs to the hard search and to no other. "
                 f"Received: search {self.search!r}, category_match {category_match}"
             )
-        mask = self._checked_mask(target, history, mask)
+        mask = given = self._checked_mask(target, history, mask)
         single = len(target.shape) == 2
         if category_match is not None:
             category_match = self._canonical_match(category_match, target, history, mask)
@@ -145,16 +149,20 @@ class SIMEncoder(SequenceEncoder):
         batch, candidates, count, width = ops.shape(found)
         # One candidate per row, so that every candidate has a mask of its own.
         rows = ops.reshape(target, (batch * candidates, width))
-        attended = self._long_term(
+        attended, weights = self._long_term(
             rows,
             ops.reshape(found, (batch * candidates, count, width)),
             mask=ops.reshape(valid, (batch * candidates, count)),
+            return_weights=True,
         )
         long_term = ops.reshape(attended - rows, (batch, candidates, width))
         newest, newest_mask = history[:, : self.recent_events], mask[:, : self.recent_events]
         short_term = self._short_term(target, newest, mask=newest_mask)
         tokens = ops.stack([long_term, short_term], axis=2)
-        return ops.squeeze(tokens, 1) if single else tokens
+        if not return_gates:
+            return ops.squeeze(tokens, 1) if single else tokens
+        weights = ops.reshape(weights, (batch, candidates, self.num_heads, count))
+        return self._answer(tokens, _by_event(weights, index, mask), given, single)
 
     @property
     def has_auxiliary_loss(self) -> bool:
@@ -208,3 +216,10 @@ class SIMEncoder(SequenceEncoder):
             "num_heads": self.num_heads,
             "recent_events": self.recent_events,
         }
+
+
+def _by_event(weights: Tensor, index: Tensor, mask: Tensor) -> Tensor:
+    """Weights [B, N, heads, K] of the events ``index`` [B, N, K], as [B, N, heads, L]."""
+    events = ops.arange(ops.shape(mask)[1], dtype="int32")
+    places = ops.cast(ops.expand_dims(index, -1) == events, weights.dtype)
+    return ops.einsum("bnhk,bnkl->bnhl", weights, places)

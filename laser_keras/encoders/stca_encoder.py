@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from laser_keras.checks import check_bool, check_divides, check_int
-from laser_keras.encoders.sequence_encoder import SequenceEncoder
+from laser_keras.encoders.weighing_encoder import WeighingEncoder
 from laser_keras.layers.swiglu_feed_forward import SwiGLUFeedForward
 from laser_keras.layers.target_attention import TargetAttention
 from laser_keras.sequence import linear
@@ -14,7 +14,7 @@ from laser_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class STCAEncoder(SequenceEncoder):
+class STCAEncoder(WeighingEncoder):
     """Stacks cross attentions from the target to the history, each over its own encoding of it.
 
     Use it where one target attention is too weak and self-attention over the history too slow: its
@@ -44,9 +44,12 @@ class STCAEncoder(SequenceEncoder):
         target: Float tensor [B, N, d] or [B, d].
         history: Float tensor [B, L, d].
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
+        return_gates: Boolean. Whether to return what each event weighed as well.
 
     Returns:
-        Float tensor [B, N, 1, d] or [B, 1, d].
+        Float tensor [B, N, 1, d] or [B, 1, d]. With ``return_gates`` a pair of it and a dict of
+        ``"gates"`` [B, N, num_heads, L] ([B, num_heads, L]): the weights of the first layer's
+        attention, one per event in the order they came in, zero where masked.
 
     Raises:
         ValueError: for arguments, shapes or dtypes that do not fit.
@@ -132,21 +135,23 @@ class STCAEncoder(SequenceEncoder):
                 self.add_kernel(f"fusion_kernel_{i}", ((i + 2) * width, width))
             )
 
-    def encode(
+    def encode_with_gates(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
-    ) -> Tensor:
-        """Tokens [B, N, 1, d]."""
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, 1, d], and the first layer's weights [B, N, heads, L]."""
         outputs: list[Tensor] = []
+        of_layers: list[Tensor] = []
         fused = target
         for i in range(self.num_layers):
             query = self._query_ffns[i](fused)
             if i == 0 or self.norm_fused:
                 query = self._query_norms[i](query)
             encoded = self._history_norms[i](self._history_ffns[i](history))
-            output = self._attentions[i](query, encoded, mask=mask)
+            output, weights = self._attentions[i](query, encoded, mask=mask, return_weights=True)
+            of_layers.append(weights)
             outputs.append(linear(output, self.output_kernels[i]))
             fused = linear(ops.concatenate([*outputs, target], axis=-1), self.fusion_kernels[i])
-        return ops.expand_dims(self._output_ffn(fused), 2)
+        return ops.expand_dims(self._output_ffn(fused), 2), of_layers[0]
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from laser_keras.appended_target import AttentionKernels, attend_with_appended_target
 from laser_keras.checks import (
     check_bool,
     check_choice,
@@ -14,7 +15,7 @@ from laser_keras.checks import (
     check_optional_int,
     check_rate,
 )
-from laser_keras.encoders.sequence_encoder import SequenceEncoder
+from laser_keras.encoders.weighing_encoder import WeighingEncoder
 from laser_keras.layers.feed_forward import FeedForward
 from laser_keras.layers.target_attention import TargetAttention
 from laser_keras.sequence import (
@@ -29,19 +30,21 @@ from laser_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class TransformerEncoder(SequenceEncoder):
+class TransformerEncoder(WeighingEncoder):
     """The LASER paper's "Transformer" row, and with ``recent_events=100`` its "Base" row.
 
     Use it as the quality reference for histories of up to a few hundred events. Its cost grows with
     L squared, so pass ``recent_events`` for longer ones.
 
     Self-attention (four projections, padding mask, no causal mask) over the events and the target,
-    which is appended as one more token, then a target attention over its output. The target's
-    presence makes the self-attention a cost per candidate; ``append_target=False`` computes it
-    once per request.
+    which is appended as one more token, then a target attention over its output. In the first
+    layer the events' attention to each other is the same for every candidate and computed once;
+    the target's presence makes every later layer a cost per candidate. ``append_target=False``
+    computes all of them once per request.
 
-    In float32 and bfloat16 the scores are ``keras.ops.dot_product_attention``'s: fused ("flash")
-    where the backend has that for the device. Otherwise they take ``B N heads L^2`` numbers.
+    The first layer's scores take ``B heads L^2`` numbers. Those of later layers, and of all with
+    ``append_target=False``, are ``keras.ops.dot_product_attention``'s in float32 and bfloat16:
+    fused ("flash") where the backend has that for the device, otherwise ``B N heads L^2`` numbers.
 
     Without a feed-forward network each layer is ``x + attention(x)``, as the paper's cost formula
     charges; with one it is ``x + attention(LN(x))`` then ``x + FFN(LN(x))``.
@@ -64,9 +67,14 @@ class TransformerEncoder(SequenceEncoder):
         target: Float tensor [B, N, d] or [B, d].
         history: Float tensor [B, L, d].
         mask: Boolean tensor [B, L], True for valid events; None if all are valid.
+        return_gates: Boolean. Whether to return what each event weighed as well.
 
     Returns:
-        Float tensor [B, N, T, d] or [B, T, d]; T is 1, or 2 in the parallel mode.
+        Float tensor [B, N, T, d] or [B, T, d]; T is 1, or 2 in the parallel mode. With
+        ``return_gates`` a pair of it and a dict of ``"gates"`` [B, N, num_heads, L]
+        ([B, num_heads, L]): the weights of the target attention that reads out, one per event in
+        the order they came in; zero where masked and for events beyond ``recent_events``. In the
+        serial mode an event's place holds what the event has read from the others as well.
 
     Raises:
         ValueError: for arguments, shapes or dtypes that do not fit.
@@ -132,10 +140,9 @@ class TransformerEncoder(SequenceEncoder):
         width = self._check_target_and_history(target_shape, history_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         self._kernels = [
-            [
-                self.add_kernel(f"{kind}_kernel_{i}", (width, width))
-                for kind in ("query", "key", "value", "output")
-            ]
+            AttentionKernels(
+                *(self.add_kernel(f"{kind}_kernel_{i}", (width, width)) for kind in AttentionKernels._fields)
+            )
             for i in range(self.num_layers)
         ]
         sequence_shape = (None, None, width)
@@ -143,53 +150,82 @@ class TransformerEncoder(SequenceEncoder):
             sublayer.build(sequence_shape)
         self._read_out.build((None, None, width), sequence_shape)
 
-    def encode(
+    def encode_with_gates(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
-    ) -> Tensor:
-        """Tokens [B, N, T, d]."""
+    ) -> tuple[Tensor, Tensor]:
+        """Tokens [B, N, T, d], and the read-out's weights of the events [B, N, heads, L]."""
+        length = ops.shape(history)[1]
         if self.recent_events is not None:
             history, mask = history[:, : self.recent_events], mask[:, : self.recent_events]
         events, events_mask = history, mask
         batch, candidates, width = ops.shape(target)
-        per_candidate = self.append_target
         query = target
-        if per_candidate:
-            length = ops.shape(history)[1]
-            shape = (batch, candidates, length, width)
-            history = ops.broadcast_to(ops.expand_dims(history, 1), shape)
-            history = ops.concatenate([ops.expand_dims(target, 2), history], axis=2)
-            history = ops.reshape(history, (batch * candidates, length + 1, width))
+        if self.append_target:
+            history = self._first_layer_for_each(target, history, mask, training)
             mask = ops.concatenate([ops.ones((batch, 1), dtype="bool"), mask], axis=1)
             mask = ops.repeat(mask, candidates, axis=0)
             query = ops.reshape(target, (batch * candidates, 1, width))
-        for i, kernels in enumerate(self._kernels):
-            if self._ffns:
-                history = history + self._attend(self._norms[2 * i](history), mask, *kernels)
-                inputs = self._norms[2 * i + 1](history)
-                history = history + self._ffns[i](inputs, training=training)
-            else:
-                history = history + self._attend(history, mask, *kernels)
+        for i in range(int(self.append_target), self.num_layers):
+            read = self._attend(self._before_attention(i, history), mask, self._kernels[i])
+            history = self._after_attention(i, history, read, training)
         if self.mode == "serial":
-            output = self._read_out(query, history, mask=mask)
-            return ops.reshape(output, (batch, candidates, 1, width))
-        mean = masked_mean(history, mask)
-        if not per_candidate:
-            mean = ops.repeat(mean, candidates, axis=0)
-        mean = ops.reshape(mean, (batch, candidates, width))
-        return ops.stack([self._read_out(target, events, mask=events_mask), mean], axis=2)
+            output, weights = self._read_out(query, history, mask=mask, return_weights=True)
+            tokens = ops.reshape(output, (batch, candidates, 1, width))
+            shape = (batch, candidates, self.num_heads, ops.shape(weights)[-1])
+            # The target itself comes first in the sequence that it is part of.
+            weights = ops.reshape(weights, shape)[..., int(self.append_target) :]
+        else:
+            mean = masked_mean(history, mask)
+            if not self.append_target:
+                mean = ops.repeat(mean, candidates, axis=0)
+            mean = ops.reshape(mean, (batch, candidates, width))
+            output, weights = self._read_out(target, events, mask=events_mask, return_weights=True)
+            tokens = ops.stack([output, mean], axis=2)
+        if self.recent_events is not None:
+            missing = length - ops.shape(weights)[-1]
+            older = ops.zeros((batch, candidates, self.num_heads, missing), dtype=weights.dtype)
+            weights = ops.concatenate([weights, older], axis=-1)
+        return tokens, weights
 
-    def _attend(
-        self,
-        sequence: Tensor,
-        mask: Tensor,
-        query_kernel: Tensor,
-        key_kernel: Tensor,
-        value_kernel: Tensor,
-        output_kernel: Tensor,
+    def _first_layer_for_each(
+        self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
     ) -> Tensor:
+        """The first layer's output [B N, L + 1, d] for each target before its history."""
+        batch, candidates, width = ops.shape(target)
+        length = ops.shape(history)[1]
+        read = attend_with_appended_target(
+            self._before_attention(0, target),
+            self._before_attention(0, history),
+            mask,
+            self._kernels[0],
+            self.num_heads,
+        )
+        shape = (batch, candidates, length, width)
+        inputs = (target, ops.broadcast_to(ops.expand_dims(history, 1), shape))
+        sequence, read_by_all = (
+            ops.reshape(
+                ops.concatenate([ops.expand_dims(of_target, 2), of_events], axis=2),
+                (batch * candidates, length + 1, width),
+            )
+            for of_target, of_events in (inputs, read)
+        )
+        return self._after_attention(0, sequence, read_by_all, training)
+
+    def _before_attention(self, layer: int, sequence: Tensor) -> Tensor:
+        return self._norms[2 * layer](sequence) if self._ffns else sequence
+
+    def _after_attention(
+        self, layer: int, sequence: Tensor, read: Tensor, training: bool | None
+    ) -> Tensor:
+        sequence = sequence + read
+        if not self._ffns:
+            return sequence
+        inputs = self._norms[2 * layer + 1](sequence)
+        return sequence + self._ffns[layer](inputs, training=training)
+
+    def _attend(self, sequence: Tensor, mask: Tensor, kernels: AttentionKernels) -> Tensor:
         query, keys, values = (
-            split_heads(linear(sequence, kernel), self.num_heads)
-            for kernel in (query_kernel, key_kernel, value_kernel)
+            split_heads(linear(sequence, kernel), self.num_heads) for kernel in kernels[:3]
         )
         visible = ops.expand_dims(ops.expand_dims(mask, 1), 1)  # [B, heads, queries, keys]
         if self.compute_dtype in ("float16", "float64"):
@@ -202,7 +238,7 @@ class TransformerEncoder(SequenceEncoder):
         else:
             # Rows without a visible key only exist for padding, whose values are zero.
             read = ops.dot_product_attention(query, keys, values, mask=visible)
-        return linear(merge_heads(read), output_kernel)
+        return linear(merge_heads(read), kernels.output)
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

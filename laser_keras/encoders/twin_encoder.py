@@ -7,14 +7,13 @@ import keras
 from keras import ops
 
 from laser_keras.checks import check_agrees, check_divides, check_inputs, check_int, check_rank
-from laser_keras.encoders.sequence_encoder import SequenceEncoder
+from laser_keras.encoders.weighing_encoder import WeighingEncoder
 from laser_keras.layers.target_attention import TargetAttention
 from laser_keras.search import gather_events, kept_events, round_robin_events, top_events
 from laser_keras.sequence import (
     linear,
     masked_softmax,
     merge_heads,
-    restore_order,
     split_heads,
     stable_dtype,
     zero_masked,
@@ -23,7 +22,7 @@ from laser_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class TWINEncoder(SequenceEncoder):
+class TWINEncoder(WeighingEncoder):
     """Keeps the events with the best attention scores, then attends over them by those scores.
 
     Use it for histories of thousands of events when the search should agree with the attention
@@ -165,13 +164,9 @@ class TWINEncoder(SequenceEncoder):
         newest, newest_mask = history[:, : self.recent_events], mask[:, : self.recent_events]
         short_term = self._short_term(target, newest, mask=newest_mask)
         tokens = ops.stack([long_term, short_term], axis=2)
-        tokens = ops.squeeze(tokens, 1) if single else tokens
         if not return_gates:
-            return tokens
-        gates = self._weights_by_event(scores, index, valid)
-        if self.order == "oldest_first":
-            gates = restore_order(gates, given)
-        return tokens, {"gates": ops.squeeze(gates, 1) if single else gates}
+            return ops.squeeze(tokens, 1) if single else tokens
+        return self._answer(tokens, self._weights_by_event(scores, index, valid), given, single)
 
     def _weights_by_event(self, scores: Tensor, index: Tensor, valid: Tensor) -> Tensor:
         """The long-term attention's weights of all events, [B, N, heads, L] as the scores."""
@@ -235,22 +230,6 @@ class TWINEncoder(SequenceEncoder):
         """The output's shape for inputs of these shapes."""
         kept_events(self.name, self.top_k, history_shape[1])
         return super().compute_output_shape(target_shape, history_shape)
-
-    def compute_output_spec(
-        self,
-        target: Any,
-        history: Any,
-        mask: Any = None,
-        training: bool | None = None,
-        cross: Any = None,
-        return_gates: bool = False,
-    ) -> Any:
-        """Shapes and dtypes of the outputs for symbolic inputs."""
-        shape = self.compute_output_shape(target.shape, history.shape)
-        tokens = keras.KerasTensor(shape, dtype=self.compute_dtype)
-        if not return_gates:
-            return tokens
-        return self._spec_with_gates(target, tokens, self.num_heads, history.shape[1])
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""

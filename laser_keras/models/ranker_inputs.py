@@ -1,13 +1,12 @@
 """The inputs of a ranker: their names, what is checked about them, and their serving signature."""
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import keras
 
 from laser_keras.checks import check_agrees, check_float
-from laser_keras.encoders.extras import EXTRAS
+from laser_keras.encoders.extras import EXTRAS, gives_gates
 
 _REQUIRED = ("history", "history_mask", "history_age", "target")
 _ENCODER_EXTRAS = tuple(name for name in EXTRAS if name != "age")
@@ -41,7 +40,7 @@ def check_features(owner: str, inputs: Mapping[str, Any]) -> None:
 
 def check_gates(owner: str, encoder: keras.layers.Layer) -> None:
     """Raise ``ValueError`` unless the encoder can return its gates."""
-    if "return_gates" not in inspect.signature(encoder.call).parameters:
+    if not gives_gates(encoder):
         raise ValueError(
             f"{owner}: `return_gates` needs an encoder with gates or weights per event, "
             "such as LaserEncoder or DINEncoder. "

@@ -13,9 +13,14 @@ from laser_keras import (
     HSTUEncoder,
     LaserEncoder,
     LaserRanker,
+    LONGEREncoder,
+    PoolingEncoder,
     SegmentedTargetAttention,
     SequenceRanker,
+    SIMEncoder,
+    STCAEncoder,
     TargetAttention,
+    TransformerEncoder,
     TWINEncoder,
 )
 
@@ -139,6 +144,80 @@ def test_twin_returns_the_weights_of_the_events_it_kept(order: str, top_k: int) 
     assert events["gates"].shape == (None, None, 2, 11)
 
 
+WEIGHING = {
+    "din": lambda **k: DINEncoder(**k),
+    "twin": lambda **k: TWINEncoder(4, 2, 3, **k),
+    "sim": lambda **k: SIMEncoder("soft", 4, 2, 3, **k),
+    "hstu": lambda **k: HSTUEncoder(**k),
+    "stca": lambda **k: STCAEncoder(num_heads=2, **k),
+    "longer": lambda **k: LONGEREncoder(4, 2, 1, 2, **k),
+    "transformer": lambda **k: TransformerEncoder(2, ffn_expansion=2, **k),
+    "transformer_parallel": lambda **k: TransformerEncoder(mode="parallel", **k),
+    "transformer_shared": lambda **k: TransformerEncoder(append_target=False, **k),
+    "base": lambda **k: TransformerEncoder(recent_events=4, **k),
+}
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHING))
+def test_weights_of_every_encoder(name: str) -> None:
+    encoder = built(WEIGHING[name](), target=TARGET, history=HISTORY, mask=MASK)
+    tokens, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
+    assert_close(tokens, encoder(TARGET, HISTORY, mask=MASK))
+    gates = to_numpy(found["gates"])
+    assert gates.shape == (3, 2, 2, 11)
+    assert not gates[~np.broadcast_to(MASK[:, None, None], gates.shape)].any()
+    assert (gates >= 0).all()
+    assert gates[0].any()
+    single, of_one = encoder(TARGET[:, 0], HISTORY, mask=MASK, return_gates=True)
+    assert_close(single, tokens[:, 0])
+    assert_close(of_one["gates"], gates[:, 0])
+    symbols = keras.Input((None, 8)), keras.Input((11, 8))
+    promised, events = encoder(*symbols, return_gates=True)
+    assert promised.shape == (None, None, *tokens.shape[2:])
+    assert events["gates"].shape == (None, None, 2, 11)
+
+
+@pytest.mark.parametrize("name", sorted(WEIGHING))
+def test_weights_come_in_the_order_of_the_events(name: str) -> None:
+    newest = built(WEIGHING[name](), target=TARGET, history=HISTORY, mask=MASK)
+    oldest = built(WEIGHING[name](order="oldest_first"), target=TARGET, history=HISTORY)
+    for mine, theirs in zip(oldest.weights, newest.weights, strict=True):
+        mine.assign(theirs)
+    _, expected = newest(TARGET, HISTORY, mask=MASK, return_gates=True)
+    # The same events, the oldest first and so padded on the left.
+    history, mask = HISTORY[:, ::-1].copy(), MASK[:, ::-1].copy()
+    _, found = oldest(TARGET, history, mask=mask, return_gates=True)
+    assert_close(found["gates"], to_numpy(expected["gates"])[..., ::-1])
+
+
+def test_sim_weighs_the_events_it_found() -> None:
+    encoder = built(SIMEncoder("soft", 4, 2, 3), target=TARGET, history=HISTORY, mask=MASK)
+    _, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
+    gates = to_numpy(found["gates"])
+    kept = to_numpy(encoder.search_layer(TARGET, HISTORY, mask=MASK)[0])
+    for n in range(2):
+        assert set(np.flatnonzero(gates[0, n].any(axis=0))) == set(kept[0, n])
+    assert_close(gates.sum(axis=-1), np.broadcast_to([[[1.0]], [[1.0]], [[0.0]]], (3, 2, 2)))
+
+
+def test_longer_gives_the_events_of_a_merged_token_its_weight() -> None:
+    encoder = built(LONGEREncoder(4, 2, 1, 2), target=TARGET, history=HISTORY, mask=MASK)
+    _, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
+    gates = to_numpy(found["gates"])
+    for first in (0, 4, 8):
+        of_token = gates[0, ..., first : first + 4]
+        assert_close(of_token, np.broadcast_to(of_token[..., :1], of_token.shape))
+    # Two tokens hold the five valid events of the second history.
+    assert gates[1, ..., :5].all()
+    assert_close(gates[1, ..., 1:4], np.repeat(gates[1, ..., :1], 3, axis=-1))
+
+
+def test_hstu_that_appends_the_target_has_no_weights() -> None:
+    encoder = HSTUEncoder(read_out="target_position")
+    with pytest.raises(ValueError, match="needs read_out='target_attention'"):
+        encoder(TARGET, HISTORY, return_gates=True)
+
+
 def test_weights_of_segments_sum_to_one_where_there_are_any() -> None:
     encoder = LaserEncoder(num_layers=3, num_recent_segments=2, **SIZES)
     built(encoder, target=TARGET, history=HISTORY, mask=MASK)
@@ -173,7 +252,7 @@ def test_a_ranker_returns_them_with_its_scores() -> None:
     promised = ranker(symbolic, return_gates=True)
     assert promised["gates"].shape == (None, 2, 2, 11)
     assert promised["segment_weights"].shape == (None, 2, 2, 2, 3)
-    other = SequenceRanker(HSTUEncoder(), 8, num_tokens=4, mixer_dim=16, recency="none")
+    other = SequenceRanker(PoolingEncoder(), 8, num_tokens=4, mixer_dim=16, recency="none")
     with pytest.raises(ValueError, match="`return_gates` needs an encoder with gates"):
         other(inputs, return_gates=True)
 

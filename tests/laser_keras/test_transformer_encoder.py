@@ -7,7 +7,7 @@ import laser_reference as reference
 import numpy as np
 import pytest
 from encoder_tools import HISTORY, MASK, RNG, TARGET, L, N, heads_of, target_attention
-from layer_tools import assert_close, built, float64_enabled, run, to_numpy, weights_by_name
+from layer_tools import BACKEND, assert_close, built, float64_enabled, run, to_numpy, weights_by_name
 
 from laser_keras import PoolingEncoder, TransformerEncoder
 
@@ -88,6 +88,48 @@ def test_one_event() -> None:
         0,
     )
     assert_close(outputs[0, 0, 0], expected)
+
+
+@pytest.mark.parametrize("ffn", [0, 2])
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="takes gradients with TensorFlow's tape")
+def test_the_first_layer_shared_by_the_targets_equals_one_sequence_per_target(ffn: int) -> None:
+    """``attend_with_appended_target`` beside plain attention over ``[target; history]``."""
+    import tensorflow as tf
+
+    encoder = TransformerEncoder(ffn_expansion=ffn, dtype="float64")
+    plain = TransformerEncoder(ffn_expansion=ffn, append_target=False, dtype="float64")
+    target, history = TARGET.astype("float64"), HISTORY.astype("float64")
+    for each in (encoder, plain):
+        built(each, target=target, history=history)
+    for mine, theirs in zip(plain.weights, encoder.weights, strict=True):
+        mine.assign(theirs)
+    steps = np.linspace(-1, 1, N)
+
+    def shared(target: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
+        return encoder(target, history, mask=MASK)[:, :, 0]
+
+    def one_by_one(target: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
+        # The target is one more event there, and sees and is seen as such.
+        mask = np.concatenate([np.ones((len(MASK), 1), bool), MASK], axis=1)
+        found = []
+        for n in range(N):
+            own = target[:, n : n + 1]
+            sequence = tf.concat([own, history], axis=1)
+            found.append(plain(own, sequence, mask=mask)[:, 0, 0])
+        return tf.stack(found, axis=1)
+
+    results = []
+    for compute, layer in ((shared, encoder), (one_by_one, plain)):
+        inputs = [tf.constant(target), tf.constant(history)]
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            outputs = compute(*inputs)
+            loss = tf.reduce_sum(outputs * steps[:, None])
+        variables = [each.value for each in layer.trainable_variables]
+        results.append([outputs, *tape.gradient(loss, [*inputs, *variables])])
+    for found, expected in zip(*results, strict=True):
+        # Some gradients are zero: what an attention adds to all of its keys has no effect.
+        np.testing.assert_allclose(to_numpy(found), to_numpy(expected), rtol=1e-9, atol=1e-12)
 
 
 def test_without_positions_the_order_does_not_matter() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -133,9 +132,7 @@ class Tower:
     @property
     def has_gates(self) -> bool:
         """Whether the encoder says how much of each past event it took, see ``gates``."""
-        encoder = self.model.encoder
-        takes = "return_gates" in inspect.signature(encoder.call).parameters
-        return takes and getattr(encoder, "unit", "") != "activation_unit"
+        return gives_gates(self.model.encoder)
 
     def gates(
         self,
