@@ -11,6 +11,7 @@ from laser_keras.encoders.sim_encoder import SIMEncoder
 from laser_keras.encoders.stca_encoder import STCAEncoder
 from laser_keras.encoders.transformer_encoder import TransformerEncoder
 from laser_keras.encoders.twin_encoder import TWINEncoder
+from laser_keras.encoders.weighing_encoder import WeighingEncoder
 from laser_keras.layers.activation_unit_attention import ActivationUnitAttention
 from laser_keras.layers.dice import Dice
 from laser_keras.layers.feature_embedding import FeatureEmbedding
@@ -73,6 +74,7 @@ __all__ = [
     "TWINEncoder",
     "TargetAttention",
     "TransformerEncoder",
+    "WeighingEncoder",
     "comparison_ranker",
     "reverse_valid",
     "segment_mask",

@@ -76,7 +76,8 @@ def attend_with_appended_target(
     read = ops.einsum("bhij,bjhe->bihe", ops.cast(powers, dtype), value)
     read = read / ops.cast(ops.expand_dims(ops.swapaxes(total, 1, 2), -1), dtype)
     to_target = scores("bihe,bnhe->bnih", query, own_key)
-    share = ops.sigmoid(to_target - ops.expand_dims(ops.swapaxes(highest + ops.log(total), 1, 2), 1))
+    log_total = ops.swapaxes(highest + ops.log(total), 1, 2)  # [B, L, heads]
+    share = ops.sigmoid(to_target - ops.expand_dims(log_total, 1))
     share = ops.cast(ops.expand_dims(share, -1), dtype)
     read = ops.expand_dims(read, 1)
     of_events = read + share * (ops.expand_dims(own_value, 2) - read)

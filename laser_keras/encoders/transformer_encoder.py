@@ -141,7 +141,10 @@ class TransformerEncoder(WeighingEncoder):
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
         self._kernels = [
             AttentionKernels(
-                *(self.add_kernel(f"{kind}_kernel_{i}", (width, width)) for kind in AttentionKernels._fields)
+                **{
+                    kind: self.add_kernel(f"{kind}_kernel_{i}", (width, width))
+                    for kind in AttentionKernels._fields
+                }
             )
             for i in range(self.num_layers)
         ]

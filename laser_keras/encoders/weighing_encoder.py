@@ -80,6 +80,7 @@ class WeighingEncoder(SequenceEncoder):
         history: Tensor,
         mask: Tensor | None = None,
         training: bool | None = None,
+        *,
         return_gates: bool = False,
     ) -> Any:
         """Compute the output; the class docstring names shapes and dtypes."""

@@ -82,8 +82,9 @@ class SequenceRanker(PortableState, keras.Model):
             * ``similarity``, ``cross``, ``global_features`` (float) and ``category_match``
               (boolean): handed to an encoder that takes an argument of this name, as is
               ``history_age`` under the name ``age``; may be absent, and are ignored by others.
-        return_gates: Boolean. Whether to return what weighted the events as well, if the encoder is
-            ``LaserEncoder``, ``DINEncoder`` or ``TWINEncoder``.
+        return_gates: Boolean. Whether to return what weighted the events as well, if the encoder
+            has gates or weights per event (all of this package but ``PoolingEncoder`` and
+            ``CombinedEncoder`` do).
 
     Returns:
         Tensor [B, N] ([B] with a target [B, e_t]), float32 even under a half-precision policy.

@@ -7,7 +7,15 @@ import laser_reference as reference
 import numpy as np
 import pytest
 from encoder_tools import HISTORY, MASK, RNG, TARGET, L, N, heads_of, target_attention
-from layer_tools import BACKEND, assert_close, built, float64_enabled, run, to_numpy, weights_by_name
+from layer_tools import (
+    BACKEND,
+    assert_close,
+    built,
+    float64_enabled,
+    run,
+    to_numpy,
+    weights_by_name,
+)
 
 from laser_keras import PoolingEncoder, TransformerEncoder
 

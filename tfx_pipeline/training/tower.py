@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from laser_features import FeatureSpec
 from laser_keras import CombinedEncoder
-from laser_keras.encoders.extras import extras_for
+from laser_keras.encoders.extras import extras_for, gives_gates
 from laser_keras.models.comparison import comparison_encoder, encoder_options
 from laser_keras.models.sequence_ranker import SequenceRanker
 from tfx_pipeline.errors import SettingsError
