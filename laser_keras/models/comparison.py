@@ -16,6 +16,7 @@ from laser_keras.encoders.sim_encoder import SIMEncoder
 from laser_keras.encoders.stca_encoder import STCAEncoder
 from laser_keras.encoders.transformer_encoder import TransformerEncoder
 from laser_keras.encoders.twin_encoder import TWINEncoder
+from laser_keras.layers.kernel_layer import KernelLayer
 from laser_keras.models.sequence_ranker import SequenceRanker
 
 # The encoder of each system and the arguments that make it that system.
@@ -36,8 +37,8 @@ _ENCODERS: dict[str, tuple[type[keras.layers.Layer], dict[str, Any]]] = {
     "transformer": (TransformerEncoder, {}),
     "twin": (TWINEncoder, {}),
 }
-# What names the system itself, and so is no option of it.
-_FIXED = ("unit", "search")
+# What names the system itself, and what belongs to a trained model: no options of a system.
+_FIXED = ("unit", "search", "lora_rank")
 
 SYSTEMS = tuple(sorted(_ENCODERS))
 """Names that ``comparison_ranker`` and ``comparison_encoder`` know."""
@@ -51,13 +52,19 @@ def encoder_options(system: str) -> dict[str, Any]:
 
     >>> encoder_options("base")["recent_events"]
     100
+    >>> encoder_options("din")["bias_initializer"]  # of every encoder, as of keras.layers.Dense
+    'zeros'
     """
     if system not in _ENCODERS:
         near = difflib.get_close_matches(str(system), SYSTEMS, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"`system` must be one of {list(SYSTEMS)}. Received: {system!r}{hint}")
     encoder, preset = _ENCODERS[system]
-    parameters = inspect.signature(encoder.__init__).parameters.values()
+    parameters = [
+        parameter
+        for layer in (KernelLayer, encoder)
+        for parameter in inspect.signature(layer.__init__).parameters.values()
+    ]
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}
     return {name: value for name, value in {**defaults, **preset}.items() if name not in _FIXED}
 

@@ -36,7 +36,9 @@ class ModelSettings:
     encoder: Options = Field(
         default_factory=dict,
         description="options of that encoder by name, for instance "
-        "`{segment_size: 10, num_recent_segments: 5}` of `laser`",
+        "`{segment_size: 10, num_recent_segments: 5}` of `laser`; of every encoder "
+        "`kernel_initializer`, `bias_initializer` and the `..._regularizer`s as of "
+        "`keras.layers.Dense`",
     )
     beside: str | None = Field(
         default=None,

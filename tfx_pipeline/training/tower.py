@@ -123,11 +123,19 @@ class Tower:
         with keras.StatelessScope(state_mapping=values, collect_losses=training) as scope:
             answer = self.model.call(inputs, training=training)
             auxiliary = self.model.auxiliary_logits(inputs) if training else []
-        penalty = tf.add_n([tf.zeros([]), *(scope.losses if training else [])])
+        penalty = tf.add_n([tf.zeros([]), *(self._penalties(scope, weights) if training else [])])
         new = [scope.get_current_value(variable) for variable in variables]
         changed = [old if value is None else value for value, old in zip(new, carried, strict=True)]
         heads = [answer] if self.model.num_outputs == 1 else tf.unstack(answer, axis=-1)
         return TowerOutput(heads[0], heads, auxiliary, penalty, changed)
+
+    def _penalties(
+        self, scope: keras.StatelessScope, weights: Sequence[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """What layers add to the loss, and what their regularisers say of these weights."""
+        pairs = zip(self.model.trainable_variables, weights, strict=True)
+        of_weights = [v.regularizer(value) for v, value in pairs if v.regularizer is not None]
+        return [*scope.losses, *of_weights]
 
     @property
     def has_gates(self) -> bool:
@@ -182,6 +190,9 @@ def _encoder(settings: ModelSettings, implementation: str, policy: str) -> keras
     return CombinedEncoder(parts, recent_events=limits, name="encoders", dtype=policy)
 
 
+_CONSTRAINTS = {"kernel_constraint", "bias_constraint"}
+
+
 def _one_encoder(
     system: str,
     options: Mapping[str, Any],
@@ -195,6 +206,11 @@ def _one_encoder(
         raise SettingsError(
             f"section model, {name}: order is {options['order']!r}, and the pipeline's histories "
             "are newest first, which it would read the wrong way round; leave it out"
+        )
+    for constraint in _CONSTRAINTS & set(options):
+        raise SettingsError(
+            f"section model, {name}: holds {constraint!r}, which the pipeline's optimisers do not "
+            f"apply; use {constraint.replace('constraint', 'regularizer')!r}"
         )
     try:
         known = encoder_options(system)

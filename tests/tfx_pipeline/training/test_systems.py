@@ -16,7 +16,7 @@ from tfx_pipeline.settings.section import check
 from tfx_pipeline.training.parsing import parse_examples, without_padding
 from tfx_pipeline.training.row_lookup import RowLookup
 from tfx_pipeline.training.tower import Tower
-from tfx_pipeline.training.tower_inputs import tower_inputs
+from tfx_pipeline.training.tower_inputs import tower_inputs, tower_widths
 from tfx_pipeline.training.trainer import Trainer
 
 SIZES: dict[str, Any] = {"dim": 8, "num_tokens": 8, "mixer_dim": 16, "mixer_blocks": 1}
@@ -155,6 +155,25 @@ def test_moving_averages_and_the_penalty_of_experts_are_carried(
             assert not np.allclose(old, new), name
 
 
+def test_a_regulariser_of_the_encoder_is_a_penalty_in_training_alone(spec):
+    encoder = {
+        "kernel_initializer": {"class_name": "Constant", "config": {"value": 0.1}},
+        "kernel_regularizer": {"class_name": "L2", "config": {"l2": 3.0}},
+    }
+    model = ModelSettings(system="din", encoder=encoder, **SIZES)
+    tower = Tower(spec, model, seed=0)
+    widths = tower_widths(spec)
+    leading = {"history": (2, 9), "context": (2,)}
+    inputs = {name: tf.ones((*leading.get(name, (2, 3)), w)) for name, w in widths.items()}
+    inputs |= {"history_mask": tf.ones((2, 9), bool), "history_age": tf.ones((2, 9), tf.int32)}
+    weights = [variable.value + 1.0 for variable in tower.model.trainable_variables]
+    carried = [variable.value for variable in tower.carried_variables]
+    penalty = tower(weights, carried, inputs, step=tf.constant(1)).penalty
+    # Three kernels [d, d] of 0.1, as the optimiser has changed them to 1.1.
+    np.testing.assert_allclose(penalty, 3.0 * 3 * model.dim**2 * 1.1**2, rtol=1e-5)
+    assert float(tower(weights, carried, inputs).penalty) == 0
+
+
 def test_a_search_beside_another_system_with_an_mlp(spec, settings, content, examples, tmp_path):
     model = settings_of(
         "base",
@@ -227,6 +246,8 @@ def test_interactions_are_what_they_say():
             "beside_encoder: order is 'oldest_first'",
         ),
         ({"system": "twin", "encoder": {"topk": 3}}, "did you mean 'top_k'"),
+        ({"encoder": {"kernel_constraint": "non_neg"}}, "use 'kernel_regularizer'"),
+        ({"encoder": {"kernel_initializer": "glorott"}}, "glorott"),
         ({"system": "twin", "encoder": {"num_heads": 3}}, "num_heads"),
         ({"system": "sim_hard"}, "needs a category"),
         ({"interactions": ["similarity"]}, "declares none: add"),
