@@ -91,7 +91,9 @@ class STCAEncoder(SequenceEncoder):
         ]
         self._query_norms, self._history_norms = (
             [
-                keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name=f"{side}_norm_{i}")
+                keras.layers.LayerNormalization(
+                    epsilon=1e-6, dtype=self.float_policy, name=f"{side}_norm_{i}"
+                )
                 for i in layers
                 if side == "history" or i == 0 or norm_fused
             ]
@@ -131,6 +133,7 @@ class STCAEncoder(SequenceEncoder):
             self.fusion_kernels.append(
                 self.add_kernel(f"fusion_kernel_{i}", ((i + 2) * width, width))
             )
+        self.finish_build()
 
     def encode(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
@@ -144,8 +147,9 @@ class STCAEncoder(SequenceEncoder):
                 query = self._query_norms[i](query)
             encoded = self._history_norms[i](self._history_ffns[i](history))
             output = self._attentions[i](query, encoded, mask=mask)
-            outputs.append(linear(output, self.output_kernels[i]))
-            fused = linear(ops.concatenate([*outputs, target], axis=-1), self.fusion_kernels[i])
+            outputs.append(linear(output, self.effective(self.output_kernels[i])))
+            every = ops.concatenate([*outputs, target], axis=-1)
+            fused = linear(every, self.effective(self.fusion_kernels[i]))
         return ops.expand_dims(self._output_ffn(fused), 2)
 
     def get_config(self) -> dict[str, Any]:

@@ -113,7 +113,7 @@ class TransformerEncoder(SequenceEncoder):
         ]
         self._norms = [
             keras.layers.LayerNormalization(
-                epsilon=1e-6, dtype=self.dtype_policy, name=f"{place}_norm_{i}"
+                epsilon=1e-6, dtype=self.float_policy, name=f"{place}_norm_{i}"
             )
             for i in range(num_layers if ffn_expansion else 0)
             for place in ("attention", "ffn")
@@ -131,7 +131,7 @@ class TransformerEncoder(SequenceEncoder):
         """Create the weights for inputs of these shapes."""
         width = self._check_target_and_history(target_shape, history_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
-        self._kernels = [
+        self._layer_kernels = [
             [
                 self.add_kernel(f"{kind}_kernel_{i}", (width, width))
                 for kind in ("query", "key", "value", "output")
@@ -142,6 +142,7 @@ class TransformerEncoder(SequenceEncoder):
         for sublayer in (*self._ffns, *self._norms):
             sublayer.build(sequence_shape)
         self._read_out.build((None, None, width), sequence_shape)
+        self.finish_build()
 
     def encode(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
@@ -162,7 +163,8 @@ class TransformerEncoder(SequenceEncoder):
             mask = ops.concatenate([ops.ones((batch, 1), dtype="bool"), mask], axis=1)
             mask = ops.repeat(mask, candidates, axis=0)
             query = ops.reshape(target, (batch * candidates, 1, width))
-        for i, kernels in enumerate(self._kernels):
+        for i, of_layer in enumerate(self._layer_kernels):
+            kernels = map(self.effective, of_layer)
             if self._ffns:
                 history = history + self._attend(self._norms[2 * i](history), mask, *kernels)
                 inputs = self._norms[2 * i + 1](history)
