@@ -163,6 +163,9 @@ class CombinedEncoder(SequenceLayer):
             return inputs
         return newest_events(inputs, limit, getattr(encoder, "order", "newest_first"))
 
+    def _saved_apart(self) -> list[keras.layers.Layer]:
+        return self.encoders
+
     @property
     def has_auxiliary_loss(self) -> bool:
         """Whether ``auxiliary_logits`` need a loss on the labels as well."""

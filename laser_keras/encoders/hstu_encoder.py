@@ -120,14 +120,14 @@ class HSTUEncoder(WeighingEncoder):
         )
         self.max_distance = check_int(self.name, "max_distance", max_distance, 1)
         self.dropout = check_rate(self.name, "dropout", dropout)
-        self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
+        self._dropout = keras.layers.Dropout(dropout, dtype=self.float_policy) if dropout else None
         affine = dialect == "dlrm_v3"
         self._norms = [
             keras.layers.LayerNormalization(
                 epsilon=_EPSILON,
                 center=affine,
                 scale=affine,
-                dtype=self.dtype_policy,
+                dtype=self.float_policy,
                 name=f"{place}_norm_{i}",
             )
             for i in range(num_layers)
@@ -187,6 +187,7 @@ class HSTUEncoder(WeighingEncoder):
             norm.build((None, None, width))
         if self._attention is not None:
             self._attention.build((None, None, width), (None, None, width))
+        self.finish_build()
 
     def _table(self, name: str, rows: int, width: int) -> Any:
         limit = 1.0 / math.sqrt(rows)
@@ -267,11 +268,14 @@ class HSTUEncoder(WeighingEncoder):
         for i, weights in enumerate(self._layers_weights):
             bias = self._score_bias(distance, buckets, weights)
             input_norm, output_norm = self._norms[2 * i : 2 * i + 2]
-            mixed = linear(input_norm(sequence), weights["input_kernel"], weights.get("input_bias"))
+            input_kernel, output_kernel = (
+                self.effective(weights[name]) for name in ("input_kernel", "output_kernel")
+            )
+            mixed = linear(input_norm(sequence), input_kernel, weights.get("input_bias"))
             gated = self._attend(mixed, visible, bias, counts, output_norm)
             if self._dropout is not None:
                 gated = self._dropout(gated, training=training)
-            output = linear(gated, weights["output_kernel"], weights.get("output_bias"))
+            output = linear(gated, output_kernel, weights.get("output_bias"))
             sequence = sequence + output
         if self._attention is not None:
             read, read_weights = self._attention(target, sequence, mask=mask, return_weights=True)

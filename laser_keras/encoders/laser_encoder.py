@@ -155,7 +155,7 @@ class LaserEncoder(SequenceLayer):
             name="stacked_attention",
         )
         self.fusion = MultiResolutionFusion(
-            num_recent_segments, salient_token, dtype=self.dtype_policy, name="fusion"
+            num_recent_segments, salient_token, dtype=self.float_policy, name="fusion"
         )
 
     @classmethod

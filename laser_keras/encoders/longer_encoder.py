@@ -146,7 +146,7 @@ class LONGEREncoder(WeighingEncoder):
         self._attention_norms, self._ffn_norms = (
             {
                 name: keras.layers.LayerNormalization(
-                    epsilon=1e-6, dtype=policy, name=f"{place}_norm_{name}"
+                    epsilon=1e-6, dtype=self.float_policy, name=f"{place}_norm_{name}"
                 )
                 for name in self._block_names
             }
@@ -192,6 +192,7 @@ class LONGEREncoder(WeighingEncoder):
             block_width = self._block_width(name, width, wide)
             for sublayers in (self._ffns, self._attention_norms, self._ffn_norms):
                 sublayers[name].build((None, None, block_width))
+        self.finish_build()
 
     def _build_global_features(self, shape: Shape, wide: int) -> None:
         check_rank(self.name, "global_features", shape, (3,), "[B, U, u]")
@@ -287,7 +288,7 @@ class LONGEREncoder(WeighingEncoder):
     def _read_with_weights(self, target: Tensor, state: UserState) -> tuple[Tensor, Tensor]:
         """The tokens, and what the first block's user tokens weigh, [B, N, heads, S]."""
         target = ops.convert_to_tensor(target, dtype=self.compute_dtype)
-        targets = linear(target, self.target_kernel)
+        targets = linear(target, self.effective(self.target_kernel))
         names = self._block_names[self.inner_layers :]
         of_blocks: list[Tensor] = []
         for name, *cached in zip(names, state.keys, state.values, state.masks, strict=True):
@@ -299,7 +300,8 @@ class LONGEREncoder(WeighingEncoder):
             of_user.append(ops.sum(state.globals / state.globals.shape[1], axis=1))
         shape = ops.shape(targets)
         views = [ops.broadcast_to(ops.expand_dims(view, 1), shape) for view in of_user]
-        return linear(ops.stack([targets, *views], axis=2), self.output_kernel), of_blocks[0]
+        outputs = linear(ops.stack([targets, *views], axis=2), self.effective(self.output_kernel))
+        return outputs, of_blocks[0]
 
     def _merge(self, history: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Canonical events [B, L, d] to tokens [B, ceil(L / K), K d] and their mask."""
@@ -329,19 +331,24 @@ class LONGEREncoder(WeighingEncoder):
         tokens = ops.broadcast_to(learned, (batch, self.num_learned_tokens, wide))
         if global_features is None:
             return tokens
-        return ops.concatenate([tokens, linear(global_features, self.global_kernel)], axis=1)
+        of_features = linear(global_features, self.effective(self.global_kernel))
+        return ops.concatenate([tokens, of_features], axis=1)
+
+    def _project(self, name: str, kind: str, inputs: Tensor) -> Tensor:
+        kernel, bias = self._projections[name][kind]
+        return linear(inputs, self.effective(kernel), bias)
 
     def _keys_and_values(self, name: str, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        normed, projections = self._attention_norms[name](tokens), self._projections[name]
-        keys, values = (linear(normed, *projections[kind]) for kind in ("key", "value"))
+        normed = self._attention_norms[name](tokens)
+        keys, values = (self._project(name, kind, normed) for kind in ("key", "value"))
         return split_heads(keys, self.num_heads), split_heads(values, self.num_heads)
 
     def _block(
         self, name: str, queries: Tensor, keys: Tensor, values: Tensor, visible: Tensor
     ) -> Tensor:
         """One pre-norm block; ``visible`` is broadcastable to [B, queries, keys]."""
-        normed, projections = self._attention_norms[name](queries), self._projections[name]
-        heads = split_heads(linear(normed, *projections["query"]), self.num_heads)
+        normed = self._attention_norms[name](queries)
+        heads = split_heads(self._project(name, "query", normed), self.num_heads)
         weights = masked_softmax(self._scores("bihe,bjhe->bhij", heads, keys), visible[:, None])
         read = ops.einsum("bhij,bjhe->bihe", ops.cast(weights, self.compute_dtype), values)
         return self._finish_block(name, queries, read)
@@ -350,8 +357,8 @@ class LONGEREncoder(WeighingEncoder):
         self, name: str, targets: Tensor, keys: Tensor, values: Tensor, mask: Tensor
     ) -> tuple[Tensor, Tensor]:
         """The block for targets, each of which sees the user's tokens and itself; its weights."""
-        normed, projections = self._attention_norms[name](targets), self._projections[name]
-        heads = split_heads(linear(normed, *projections["query"]), self.num_heads)
+        normed = self._attention_norms[name](targets)
+        heads = split_heads(self._project(name, "query", normed), self.num_heads)
         own_keys, own_values = self._keys_and_values(name, targets)
         own = ops.expand_dims(self._scores("bihe,bihe->bhi", heads, own_keys), -1)
         scores = self._scores("bihe,bjhe->bhij", heads, keys)
@@ -364,7 +371,7 @@ class LONGEREncoder(WeighingEncoder):
         return self._finish_block(name, targets, read), of_user
 
     def _finish_block(self, name: str, tokens: Tensor, read: Tensor) -> Tensor:
-        tokens = tokens + linear(merge_heads(read), *self._projections[name]["output"])
+        tokens = tokens + self._project(name, "output", merge_heads(read))
         return tokens + self._ffns[name](self._ffn_norms[name](tokens))
 
     def _scores(self, equation: str, queries: Tensor, keys: Tensor) -> Tensor:

@@ -92,7 +92,7 @@ class SIMEncoder(WeighingEncoder):
                 top_k, **self.kernel_options(), dtype=self.dtype_policy, name="search"
             )
         else:
-            self.search_layer = HardSearch(top_k, dtype=self.dtype_policy, name="search")
+            self.search_layer = HardSearch(top_k, dtype=self.float_policy, name="search")
         self._short_term = TargetAttention(
             num_heads, **self.kernel_options(), dtype=self.dtype_policy, name="short_term"
         )

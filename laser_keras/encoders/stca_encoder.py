@@ -94,7 +94,9 @@ class STCAEncoder(WeighingEncoder):
         ]
         self._query_norms, self._history_norms = (
             [
-                keras.layers.LayerNormalization(epsilon=1e-6, dtype=policy, name=f"{side}_norm_{i}")
+                keras.layers.LayerNormalization(
+                    epsilon=1e-6, dtype=self.float_policy, name=f"{side}_norm_{i}"
+                )
                 for i in layers
                 if side == "history" or i == 0 or norm_fused
             ]
@@ -134,6 +136,7 @@ class STCAEncoder(WeighingEncoder):
             self.fusion_kernels.append(
                 self.add_kernel(f"fusion_kernel_{i}", ((i + 2) * width, width))
             )
+        self.finish_build()
 
     def encode_with_gates(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
@@ -149,8 +152,9 @@ class STCAEncoder(WeighingEncoder):
             encoded = self._history_norms[i](self._history_ffns[i](history))
             output, weights = self._attentions[i](query, encoded, mask=mask, return_weights=True)
             of_layers.append(weights)
-            outputs.append(linear(output, self.output_kernels[i]))
-            fused = linear(ops.concatenate([*outputs, target], axis=-1), self.fusion_kernels[i])
+            outputs.append(linear(output, self.effective(self.output_kernels[i])))
+            every = ops.concatenate([*outputs, target], axis=-1)
+            fused = linear(every, self.effective(self.fusion_kernels[i]))
         return ops.expand_dims(self._output_ffn(fused), 2), of_layers[0]
 
     def get_config(self) -> dict[str, Any]:

@@ -121,13 +121,20 @@ class TransformerEncoder(WeighingEncoder):
         ]
         self._norms = [
             keras.layers.LayerNormalization(
-                epsilon=1e-6, dtype=self.dtype_policy, name=f"{place}_norm_{i}"
+                epsilon=1e-6, dtype=self.float_policy, name=f"{place}_norm_{i}"
             )
             for i in range(num_layers if ffn_expansion else 0)
             for place in ("attention", "ffn")
         ]
+        # With the target in its sequence each candidate reads one of its own: keys and values would
+        # be projected for a single query.
+        own_sequence = append_target and mode == "serial"
         self._read_out = TargetAttention(
-            num_heads, **self.kernel_options(), dtype=self.dtype_policy, name="read_out"
+            num_heads,
+            implementation="absorb" if own_sequence else "auto",
+            **self.kernel_options(),
+            dtype=self.dtype_policy,
+            name="read_out",
         )
 
     @property
@@ -139,19 +146,18 @@ class TransformerEncoder(WeighingEncoder):
         """Create the weights for inputs of these shapes."""
         width = self._check_target_and_history(target_shape, history_shape)
         check_divides(self.name, "`num_heads`", self.num_heads, "the width d", width)
-        self._kernels = [
-            AttentionKernels(
-                **{
-                    kind: self.add_kernel(f"{kind}_kernel_{i}", (width, width))
-                    for kind in AttentionKernels._fields
-                }
-            )
+        self._layer_kernels = [
+            [
+                self.add_kernel(f"{kind}_kernel_{i}", (width, width))
+                for kind in AttentionKernels._fields
+            ]
             for i in range(self.num_layers)
         ]
         sequence_shape = (None, None, width)
         for sublayer in (*self._ffns, *self._norms):
             sublayer.build(sequence_shape)
         self._read_out.build((None, None, width), sequence_shape)
+        self.finish_build()
 
     def encode_with_gates(
         self, target: Tensor, history: Tensor, mask: Tensor, training: bool | None
@@ -169,7 +175,7 @@ class TransformerEncoder(WeighingEncoder):
             mask = ops.repeat(mask, candidates, axis=0)
             query = ops.reshape(target, (batch * candidates, 1, width))
         for i in range(int(self.append_target), self.num_layers):
-            read = self._attend(self._before_attention(i, history), mask, self._kernels[i])
+            read = self._attend(self._before_attention(i, history), mask, self._kernels_of(i))
             history = self._after_attention(i, history, read, training)
         if self.mode == "serial":
             output, weights = self._read_out(query, history, mask=mask, return_weights=True)
@@ -200,7 +206,7 @@ class TransformerEncoder(WeighingEncoder):
             self._before_attention(0, target),
             self._before_attention(0, history),
             mask,
-            self._kernels[0],
+            self._kernels_of(0),
             self.num_heads,
         )
         shape = (batch, candidates, length, width)
@@ -213,6 +219,9 @@ class TransformerEncoder(WeighingEncoder):
             for of_target, of_events in (inputs, read)
         )
         return self._after_attention(0, sequence, read_by_all, training)
+
+    def _kernels_of(self, layer: int) -> AttentionKernels:
+        return AttentionKernels(*map(self.effective, self._layer_kernels[layer]))
 
     def _before_attention(self, layer: int, sequence: Tensor) -> Tensor:
         return self._norms[2 * layer](sequence) if self._ffns else sequence

@@ -134,6 +134,7 @@ class TWINEncoder(WeighingEncoder):
         )
         self.value_kernel = self.add_kernel("value_kernel", (width + cross_width, width))
         self._short_term.build((None, None, width), (None, None, width))
+        self.finish_build()
 
     def call(
         self,
@@ -152,7 +153,8 @@ class TWINEncoder(WeighingEncoder):
         scores = self.search_scores(target, self.project_events(history), cross)
         index, valid = self.select(scores, mask)
         full = history if cross is None else ops.concatenate([history, merge_heads(cross)], axis=-1)
-        values = split_heads(linear(gather_events(full, index), self.value_kernel), self.num_heads)
+        values = linear(gather_events(full, index), self.effective(self.value_kernel))
+        values = split_heads(values, self.num_heads)
         by_head = ops.broadcast_to(
             ops.expand_dims(index, 2), (*ops.shape(scores)[:3], ops.shape(index)[-1])
         )
@@ -160,7 +162,7 @@ class TWINEncoder(WeighingEncoder):
         weights = masked_softmax(kept, ops.expand_dims(valid, 2))
         weights = ops.cast(weights, self.compute_dtype)
         interest = merge_heads(ops.einsum("bnhk,bnkhe->bnhe", weights, values))
-        long_term = linear(interest, self.output_kernel)
+        long_term = linear(interest, self.effective(self.output_kernel))
         newest, newest_mask = history[:, : self.recent_events], mask[:, : self.recent_events]
         short_term = self._short_term(target, newest, mask=newest_mask)
         tokens = ops.stack([long_term, short_term], axis=2)
@@ -195,7 +197,7 @@ class TWINEncoder(WeighingEncoder):
 
     def project_events(self, history: Tensor) -> Tensor:
         """``h_j Wh`` of events [..., d]: what a server keeps per item and looks up."""
-        return linear(history, self.key_kernel)
+        return linear(history, self.effective(self.key_kernel))
 
     def search_scores(self, target: Tensor, keys: Tensor, cross: Tensor | None = None) -> Tensor:
         """The one score of both stages: [B, N, heads, L].
@@ -205,7 +207,8 @@ class TWINEncoder(WeighingEncoder):
             keys: Float tensor [B, L, d], the result of ``project_events``.
             cross: Float tensor [B, L, J, k] or None.
         """
-        query = split_heads(linear(target, self.query_kernel), self.num_heads)
+        query = linear(target, self.effective(self.query_kernel))
+        query = split_heads(query, self.num_heads)
         scores = ops.einsum("bnhe,blhe->bnhl", query, split_heads(keys, self.num_heads))
         scores = ops.cast(scores, stable_dtype(self.compute_dtype))
         scores = scores / math.sqrt(target.shape[-1] // self.num_heads)

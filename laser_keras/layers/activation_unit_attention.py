@@ -81,9 +81,9 @@ class ActivationUnitAttention(SequenceLayer):
 
     def _make_activation(self, index: int) -> Any:
         if self.activation == "dice":
-            return Dice(dtype=self.dtype_policy, name=f"dice_{index}")
+            return Dice(dtype=self.float_policy, name=f"dice_{index}")
         return keras.layers.Activation(
-            self.activation, dtype=self.dtype_policy, name=f"activation_{index}"
+            self.activation, dtype=self.float_policy, name=f"activation_{index}"
         )
 
     def build(self, target_shape: Shape, history_shape: Shape) -> None:
@@ -98,6 +98,7 @@ class ActivationUnitAttention(SequenceLayer):
             self.biases.append(self.add_bias(f"bias_{i}", (outputs,)) if needed else None)
         for activation, units in zip(self._activations, self.hidden_units, strict=True):
             activation.build((None, None, None, units))
+        self.finish_build()
 
     def call(
         self,
@@ -119,8 +120,9 @@ class ActivationUnitAttention(SequenceLayer):
             pair_mask = ops.broadcast_to(
                 ops.expand_dims(mask, 1), (*ops.shape(target)[:2], ops.shape(mask)[1])
             )
+        first, *kernels = map(self.effective, self.kernels)
         of_target, of_event, of_difference, of_product = (
-            self.kernels[0][i * width : (i + 1) * width] for i in range(4)
+            first[i * width : (i + 1) * width] for i in range(4)
         )
         products = ops.expand_dims(target, 2) * ops.expand_dims(history, 1)  # [B, N, L, d]
         hidden = (
@@ -129,7 +131,7 @@ class ActivationUnitAttention(SequenceLayer):
             + ops.expand_dims(linear(history, of_event - of_difference), 1)
         )
         for activation, kernel, bias in zip(
-            self._activations, self.kernels[1:], self.biases[1:], strict=True
+            self._activations, kernels, self.biases[1:], strict=True
         ):
             if isinstance(activation, Dice):
                 hidden = activation(hidden, mask=pair_mask, training=training)

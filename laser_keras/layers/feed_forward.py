@@ -57,7 +57,7 @@ class FeedForward(KernelLayer):
         self.activation = get_activation(activation)
         self.dropout = check_rate(self.name, "dropout", dropout)
         self._dropout = (
-            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
+            keras.layers.Dropout(self.dropout, dtype=self.float_policy) if self.dropout else None
         )
 
     def build(self, input_shape: Shape) -> None:

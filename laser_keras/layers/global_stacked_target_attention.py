@@ -131,7 +131,7 @@ class GlobalStackedTargetAttention(SequenceLayer):
         """One normalisation for each layer of the stack."""
         return [
             keras.layers.LayerNormalization(
-                epsilon=self.epsilon, dtype=self.dtype_policy, name=f"{name}_{i}"
+                epsilon=self.epsilon, dtype=self.float_policy, name=f"{name}_{i}"
             )
             for i in range(self.num_layers)
         ]

@@ -1,4 +1,4 @@
-"""Base of the layers that own kernels and biases: how they start, what holds them, LoRA."""
+"""Base of the layers that own kernels and biases: how they start, what holds them, LoRA, int8."""
 
 from typing import Any
 
@@ -7,17 +7,20 @@ from keras import ops
 
 from laser_keras.checks import check_int, check_optional_int
 from laser_keras.portable_state import PortableState
+from laser_keras.quantizable import Quantizable, int8_kernel, replaced
+from laser_keras.sequence import stable_dtype
 from laser_keras.types import Tensor
 
+_OF_KERAS = ("_tracker", "_trainable_variables", "_non_trainable_variables")
 _KINDS = ("initializer", "regularizer", "constraint")
 
 
-class KernelLayer(PortableState, keras.layers.Layer):
+class KernelLayer(Quantizable, PortableState, keras.layers.Layer):
     """A layer whose kernels and biases take the options of ``keras.layers.Dense``.
 
     Subclasses create weights with ``add_kernel`` and ``add_bias``, multiply by
-    ``effective(kernel)``, end ``build`` with ``finish_build``, and hand ``kernel_options`` to the
-    layers inside them.
+    ``effective(kernel)``, end ``build`` with ``finish_build``, and hand ``kernel_options`` and
+    ``dtype_policy`` to the layers of this kind inside them, ``float_policy`` to all others.
 
     Args:
         kernel_initializer: Initialiser of the kernels, or None for the layer's own.
@@ -43,6 +46,11 @@ class KernelLayer(PortableState, keras.layers.Layer):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if self.quantization_mode not in (None, "int8"):
+            raise ValueError(
+                f"{self.name}: `dtype` must be float or a dtype policy of int8. "
+                f"Received: {self.dtype_policy.name}"
+            )
         self.kernel_initializer = keras.initializers.get(kernel_initializer)
         self.bias_initializer = keras.initializers.get(bias_initializer)
         self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
@@ -51,7 +59,8 @@ class KernelLayer(PortableState, keras.layers.Layer):
         self.bias_constraint = keras.constraints.get(bias_constraint)
         self.lora_rank = check_optional_int(self.name, "lora_rank", lora_rank, 1)
         self._kernels: list[Any] = []
-        self._takes_lora = False
+        self._kernel_scales: dict[str, Any] = {}
+        self._uses_effective = False
         self._lora_weights: dict[str, tuple[Any, Any]] = {}
 
     def initial(self, default: Any = None) -> Any:
@@ -62,7 +71,12 @@ class KernelLayer(PortableState, keras.layers.Layer):
         return default if self.kernel_initializer is None else _copy(self.kernel_initializer)
 
     def add_kernel(self, name: str, shape: tuple[Any, ...], initializer: Any = None) -> Any:
-        """Create a kernel; ``initializer`` is what ``initial`` gives, unless it is passed."""
+        """Create a kernel; ``initializer`` is what ``initial`` gives, unless it is passed.
+
+        Under a quantised policy it is of int8 and zero, for a saved file to fill.
+        """
+        if self.quantization_mode is not None:
+            return self._add_int8_kernel(name, shape)
         kernel = self.add_weight(
             shape=shape,
             initializer=self.initial() if initializer is None else initializer,
@@ -85,13 +99,21 @@ class KernelLayer(PortableState, keras.layers.Layer):
 
     def finish_build(self) -> None:
         """Say that all kernels exist and are multiplied by as ``effective`` gives them."""
-        self._takes_lora = True
+        self._uses_effective = True
         if self.lora_rank is not None and not self._lora_weights:
             self._add_lora(self.lora_rank)
 
     def effective(self, kernel: Any) -> Tensor:
-        """What a kernel multiplies by: itself (or None), with LoRA plus its factors' product."""
-        factors = None if kernel is None else self._lora_weights.get(kernel.name)
+        """What a kernel multiplies by: itself (or None), with LoRA plus its factors' product.
+
+        Of int8, its integers times their scales.
+        """
+        if kernel is None:
+            return None
+        scale, factors = self._kernel_scales.get(kernel.name), self._lora_weights.get(kernel.name)
+        if scale is not None:  # rounded once, to the compute dtype
+            product = ops.multiply(ops.cast(kernel, scale.dtype), scale)
+            kernel = ops.cast(product, self.compute_dtype)
         return kernel if factors is None else ops.add(kernel, ops.matmul(*factors))
 
     def enable_lora(self, rank: int) -> None:
@@ -110,7 +132,7 @@ class KernelLayer(PortableState, keras.layers.Layer):
                 f"Received: a layer {state}"
             )
         inside = [layer for layer in self._flatten_layers() if isinstance(layer, KernelLayer)]
-        if not any(layer._takes_lora for layer in inside):
+        if not any(layer._takes_lora() for layer in inside):
             raise ValueError(
                 f"{self.name}: `enable_lora` reaches no kernel of this layer. "
                 f"Received: a {type(self).__name__}"
@@ -118,8 +140,11 @@ class KernelLayer(PortableState, keras.layers.Layer):
         rank = check_int(self.name, "rank", rank, 1)
         for layer in inside:
             layer.lora_rank = rank
-            if layer._takes_lora:
+            if layer._takes_lora():
                 layer._add_lora(rank)
+
+    def _takes_lora(self) -> bool:
+        return self._uses_effective and any(len(kernel.shape) == 2 for kernel in self._kernels)
 
     def _add_lora(self, rank: int) -> None:
         self._tracker.unlock()
@@ -137,6 +162,52 @@ class KernelLayer(PortableState, keras.layers.Layer):
             )
             kernel.trainable = False
         self._tracker.lock()
+
+    def _own_kernels(self) -> list[Any]:
+        return self._kernels
+
+    def _check_kernels(self) -> None:
+        if self._kernels and not self._uses_effective:
+            raise ValueError(
+                f"{self.name}: a layer whose kernels `quantize` reaches must end `build` with "
+                f"`finish_build` and multiply by `effective(kernel)`. Received: a "
+                f"{type(self).__name__} that does not"
+            )
+
+    def _quantize_kernels(self) -> None:
+        self._tracker.unlock()
+        kernels, others = list(self._kernels), list(self._non_trainable_variables)
+        self._kernels = []
+        for old in kernels:
+            new = self._add_int8_kernel(old.name, tuple(old.shape))
+            integers, scales = int8_kernel(ops.convert_to_numpy(old))
+            new.assign(integers)
+            self._kernel_scales[new.name].assign(scales)
+            self._untrack_variable(old)
+            for name, value in list(vars(self).items()):
+                found = value if name in _OF_KERAS else replaced(value, old, new)
+                if found is not value:
+                    setattr(self, name, found)
+        # Kernels are created first: a layer that is made quantised has its weights in this order.
+        for variable in others:
+            self._untrack_variable(variable)
+            self._track_variable(variable)
+        self._tracker.lock()
+
+    def _add_int8_kernel(self, name: str, shape: tuple[Any, ...]) -> Any:
+        kernel = self.add_weight(
+            shape=shape, initializer="zeros", dtype="int8", trainable=False, name=name
+        )
+        self._kernel_scales[name] = self.add_weight(
+            shape=(*shape[:-2], 1, shape[-1]),
+            initializer="ones",
+            dtype=stable_dtype(self.variable_dtype),
+            trainable=False,
+            autocast=False,
+            name=f"{name}_scale",
+        )
+        self._kernels.append(kernel)
+        return kernel
 
     def kernel_options(self) -> dict[str, Any]:
         """The options for a layer inside this one, as its constructor takes them."""

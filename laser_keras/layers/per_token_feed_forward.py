@@ -73,7 +73,7 @@ class PerTokenFeedForward(KernelLayer):
         self.activation = get_activation(activation)
         self.dropout = check_rate(self.name, "dropout", dropout)
         self._dropout = (
-            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
+            keras.layers.Dropout(self.dropout, dtype=self.float_policy) if self.dropout else None
         )
 
     def build(self, input_shape: Shape) -> None:
@@ -90,15 +90,18 @@ class PerTokenFeedForward(KernelLayer):
         self.hidden_bias = self.add_bias("hidden_bias", (tokens, 1, hidden))
         self.output_kernel = per_token_kernel(self, (tokens,), hidden, width, "output_kernel")
         self.output_bias = self.add_bias("output_bias", (tokens, 1, width))
+        self.finish_build()
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
         check_inputs(self, inputs=inputs)
-        hidden = ops.einsum("tmd,tdf->tmf", inputs, self.hidden_kernel) + self.hidden_bias
+        hidden_kernel = self.effective(self.hidden_kernel)
+        hidden = ops.einsum("tmd,tdf->tmf", inputs, hidden_kernel) + self.hidden_bias
         hidden = activate(self.activation, hidden)
         if self._dropout is not None:
             hidden = self._dropout(hidden, training=training)
-        return ops.einsum("tmf,tfd->tmd", hidden, self.output_kernel) + self.output_bias
+        output_kernel = self.effective(self.output_kernel)
+        return ops.einsum("tmf,tfd->tmd", hidden, output_kernel) + self.output_bias
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """The output's shape for inputs of these shapes."""

@@ -95,7 +95,7 @@ class PerTokenMixtureOfExperts(KernelLayer):
         self.active_budget = active_budget
         self.penalty = check_number(self.name, "penalty", penalty, 0)
         self._dropout = (
-            keras.layers.Dropout(self.dropout, dtype=self.dtype_policy) if self.dropout else None
+            keras.layers.Dropout(self.dropout, dtype=self.float_policy) if self.dropout else None
         )
 
     def build(self, input_shape: Shape) -> None:
@@ -129,6 +129,7 @@ class PerTokenMixtureOfExperts(KernelLayer):
         self.active_ratio = self.add_weight(
             shape=(), initializer="ones", trainable=False, autocast=False, name="active_ratio"
         )
+        self.finish_build()
 
     def _zeros(self, name: str, shape: tuple[int, ...]) -> Any:
         return self.add_bias(name, shape)
@@ -137,21 +138,28 @@ class PerTokenMixtureOfExperts(KernelLayer):
         """Compute the output; the class docstring names shapes and dtypes."""
         check_inputs(self, inputs=inputs)
         gates = ops.relu(
-            ops.einsum("tmd,tde->tme", inputs, self.inference_kernel) + self.inference_bias
+            ops.einsum("tmd,tde->tme", inputs, self.effective(self.inference_kernel))
+            + self.inference_bias
         )
         if training:
             self._regularise(gates)
             train_gates = ops.relu(
-                ops.einsum("tmd,tde->tme", inputs, self.train_kernel) + self.train_bias
+                ops.einsum("tmd,tde->tme", inputs, self.effective(self.train_kernel))
+                + self.train_bias
             )
             gates = (gates + train_gates) / 2
-        hidden = ops.einsum("tmd,tedf->tmef", inputs, self.hidden_kernel) + self.hidden_bias
+        hidden = (
+            ops.einsum("tmd,tedf->tmef", inputs, self.effective(self.hidden_kernel))
+            + self.hidden_bias
+        )
         hidden = activate(self.activation, hidden)
         if self._dropout is not None:
             hidden = self._dropout(hidden, training=training)
         # Gating the hidden layer needs one product with all experts instead of one output each.
         outputs = ops.einsum(
-            "tmef,tefd->tmd", hidden * ops.expand_dims(gates, -1), self.output_kernel
+            "tmef,tefd->tmd",
+            hidden * ops.expand_dims(gates, -1),
+            self.effective(self.output_kernel),
         )
         return outputs + ops.einsum("tme,ted->tmd", gates, self.output_bias)
 

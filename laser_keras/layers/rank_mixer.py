@@ -147,7 +147,7 @@ class RankMixer(KernelLayer):
 
     def _layer_norm(self, name: str) -> keras.layers.Layer:
         return keras.layers.LayerNormalization(
-            epsilon=self.epsilon, dtype=self.dtype_policy, name=name
+            epsilon=self.epsilon, dtype=self.float_policy, name=name
         )
 
     def _per_token_network(self, name: str) -> keras.layers.Layer:
@@ -185,6 +185,7 @@ class RankMixer(KernelLayer):
         tokens_shape = (self.num_tokens, None, self.dim)
         for sublayer in (*self._mixing_norms, *self._ffns, *self._ffn_norms):
             sublayer.build(tokens_shape)
+        self.finish_build()
 
     def call(self, inputs: Any, training: bool | None = None) -> Tensor:
         """Compute the output; the class docstring names shapes and dtypes."""
@@ -214,7 +215,7 @@ class RankMixer(KernelLayer):
         if missing:
             features = ops.pad(features, ((0, 0), (0, missing)))
         slices = ops.transpose(ops.reshape(features, (-1, tokens, slice_width)), (1, 0, 2))
-        return ops.einsum("tmd,tdf->tmf", slices, kernel) + bias
+        return ops.einsum("tmd,tdf->tmf", slices, self.effective(kernel)) + bias
 
     def _each_group(self, inputs: Any) -> list[tuple[str | None, int, Any]]:
         """(name, tokens, tensor or shape) of each group, in the order of ``groups``."""

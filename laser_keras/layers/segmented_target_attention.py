@@ -183,7 +183,7 @@ class SegmentedTargetAttention(SequenceLayer):
         )
         self._layer_norm = (
             keras.layers.LayerNormalization(
-                epsilon=epsilon, dtype=self.dtype_policy, name="layer_norm"
+                epsilon=epsilon, dtype=self.float_policy, name="layer_norm"
             )
             if norm == "post" or (norm == "pre" and ffn_expansion)
             else None

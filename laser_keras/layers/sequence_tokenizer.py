@@ -114,13 +114,13 @@ class SequenceTokenizer(SequenceLayer):
         self.shared_width = check_int(self.name, "shared_width", shared_width, 0)
         self._recency_embedding = (
             RecencyEmbedding(
-                dim, dtype=self.dtype_policy, name="recency_embedding", **self.recency_options
+                dim, dtype=self.float_policy, name="recency_embedding", **self.recency_options
             )
             if recency != "none"
             else None
         )
         self._tables = {
-            name: keras.layers.Embedding(rows, width, dtype=self.dtype_policy, name=name)
+            name: keras.layers.Embedding(rows, width, dtype=self.float_policy, name=name)
             for name, (rows, width) in self.tables.items()
         }
 

@@ -84,6 +84,7 @@ class SoftSearch(SequenceLayer):
             shape = (sizes[i], outputs)
             self.click_kernels.append(self.add_kernel(f"click_kernel_{i}", shape))
             self.click_biases.append(self.add_bias(f"click_bias_{i}", (outputs,)))
+        self.finish_build()
 
     def call(
         self, target: Tensor, history: Tensor, mask: Tensor | None = None
@@ -96,7 +97,8 @@ class SoftSearch(SequenceLayer):
         if mask is None:
             mask = ops.ones(ops.shape(history)[:2], dtype="bool")
         history = zero_masked(history, mask)
-        queries, keys = linear(target, self.target_kernel), linear(history, self.event_kernel)
+        queries = linear(target, self.effective(self.target_kernel))
+        keys = linear(history, self.effective(self.event_kernel))
         scores = ops.einsum("bnd,bld->bnl", queries, keys)
         scores = ops.cast(scores, stable_dtype(self.compute_dtype))
         visible = ops.expand_dims(mask, 1)
@@ -109,7 +111,7 @@ class SoftSearch(SequenceLayer):
     def _click(self, inputs: Tensor) -> Tensor:
         last = len(self.click_kernels) - 1
         for i, (kernel, bias) in enumerate(zip(self.click_kernels, self.click_biases, strict=True)):
-            inputs = linear(inputs, kernel, bias)
+            inputs = linear(inputs, self.effective(kernel), bias)
             inputs = ops.relu(inputs) if i < last else inputs
         return ops.squeeze(inputs, -1)
 

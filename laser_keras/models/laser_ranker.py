@@ -118,6 +118,10 @@ class LaserRanker(SequenceRanker):
             **kwargs,
         )
 
+    def _saved_apart(self) -> list[keras.layers.Layer]:
+        # The encoder is made anew from the ranker's own arguments.
+        return [layer for layer in super()._saved_apart() if layer is not self.encoder]
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
         config = super().get_config()

@@ -28,11 +28,12 @@ from laser_keras.models.ranker_inputs import (
     weights_per_candidate,
 )
 from laser_keras.portable_state import PortableState
+from laser_keras.quantizable import Quantizable
 from laser_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class SequenceRanker(PortableState, keras.Model):
+class SequenceRanker(Quantizable, PortableState, keras.Model):
     """Scores the candidates of a request: tokenizer, sequence encoder, RankMixer, click head.
 
     Use it to compare encoders with everything else equal, or to train an encoder of your own. For
@@ -156,10 +157,10 @@ class SequenceRanker(PortableState, keras.Model):
             name="tokenizer",
         )
         self.mixer = self._rank_mixer() if mixer == "rankmixer" else self._mlp()
-        self._dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy) if dropout else None
+        self._dropout = keras.layers.Dropout(dropout, dtype=self.float_policy) if dropout else None
         self._called_with: dict[str, Any] | None = None  # name -> [shape, dtype]
         self.num_outputs = check_int(self.name, "num_outputs", num_outputs, 1)
-        self.head = keras.layers.Dense(num_outputs, dtype=self.dtype_policy, name="head")
+        self.head = keras.layers.Dense(num_outputs, dtype=self.float_policy, name="head")
 
     def _rank_mixer(self) -> keras.layers.Layer:
         sequence_tokens = self.encoder.num_output_tokens
@@ -383,13 +384,12 @@ class SequenceRanker(PortableState, keras.Model):
             input_signature = [serving_signature(self._called_with, self.embedding)]
         super().export(filepath, format, verbose, input_signature, **kwargs)
 
-    def quantize(self, mode: Any, *args: Any, **kwargs: Any) -> None:
-        """Not supported: Keras would quantise the head only, and the saved model would not load."""
-        raise ValueError(
-            f"{self.name}: `quantize` reaches only a small part of a ranker, which could not be "
-            "loaded again. Use a half-precision policy (dtype='mixed_bfloat16'), or quantise the "
-            f"exported model with the serving runtime's tools. Received: mode {mode!r}"
-        )
+    def _quantize_kernels(self) -> None:
+        # Those of the layers inside; what Keras compiled for them still holds the float ones.
+        self.train_function = self.test_function = self.predict_function = None
+
+    def _saved_apart(self) -> list[keras.layers.Layer]:
+        return [layer for layer in (self.encoder, self.embedding) if layer is not None]
 
     @property
     def _default_save_signature(self) -> None:

@@ -112,14 +112,24 @@ def test_a_ranker_with_lora_is_saved_and_loaded(tmp_path: Path) -> None:
     ]
 
 
-def test_lora_and_quantisation_that_reach_nothing_are_refused() -> None:
-    mixer = RankMixer(4, 8)
+def test_lora_that_reaches_nothing_is_refused() -> None:
+    mixer = RankMixer(4, 8)  # its kernels are of a token each
     mixer.build((2, 9))
     with pytest.raises(ValueError, match="`enable_lora` reaches no kernel"):
         mixer.enable_lora(2)
-    ranker = LaserRanker(
-        8, segment_size=4, num_recent_segments=2, num_tokens=8, mixer_dim=16, recency="none"
-    )
-    ranker({**INPUTS, "history_mask": np.ones((2, 12), bool)})
-    with pytest.raises(ValueError, match=r"`quantize` .* Received: mode 'int8'"):
-        ranker.quantize("int8")
+
+
+@pytest.mark.parametrize("name", [name for name in TAKES if "Encoder" in name])
+def test_lora_reaches_every_kernel_of_an_encoder(name: str) -> None:
+    case = layer_cases.CASES[name]
+    layer = built(case.make(), **case.inputs)
+    before = to_numpy(run(layer, **case.inputs))
+    layer.enable_lora(2)
+    assert_close(run(layer, **case.inputs), before)
+    kernels = {w.path for w in layer.weights if "kernel" in w.name and "lora" not in w.name}
+    factors = {w.path.removesuffix("_lora_a") for w in layer.weights if "lora_a" in w.name}
+    assert {path for path in kernels if "cross_kernel" not in path} == factors
+    revived = type(layer).from_config(layer.get_config())
+    run(revived, **case.inputs)
+    revived.set_weights(layer.get_weights())
+    assert_close(run(revived, **case.inputs), before)
