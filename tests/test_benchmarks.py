@@ -16,3 +16,11 @@ MODULES = sorted(
 def test_a_benchmark_finds_all_that_it_imports(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
     importlib.import_module(name)
+
+
+def test_the_table_beside_fuxictr_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT))
+    from benchmarks.fuxictr.table import README, rendered
+
+    text = README.read_text(encoding="utf-8")
+    assert rendered(text) == text, "run: python -m benchmarks.fuxictr.table"

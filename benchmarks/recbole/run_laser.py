@@ -50,22 +50,35 @@ def part(arrays: Any, name: str) -> tuple[dict[str, NDArray], NDArray]:
     return inputs, arrays[f"{name}_label"].astype(np.float32)[:, None]
 
 
-def train(system: str, seed: int, parts: dict[str, Any], rows: dict[str, int]) -> dict[str, Any]:
-    """One run: fit until the validation AUC stops rising."""
-    keras.utils.set_random_seed(seed)
-    began = time.monotonic()
-    if system == "din_without_user":
-        parts = {name: (_without_user(inputs), labels) for name, (inputs, labels) in parts.items()}
-    ranker = SequenceRanker(
-        SYSTEMS[system](),
+def ranker_of(encoder: keras.layers.Layer, rows: dict[str, int], dropout: float) -> SequenceRanker:
+    """A small ranker around an encoder, for tables of so many rows."""
+    return SequenceRanker(
+        encoder,
         dim=32,
         recency="none",
         num_tokens=8,
         mixer_dim=32,
         mixer_blocks=1,
-        dropout=0.2,
+        dropout=dropout,
         embedding=FeatureEmbedding(rows, dim=16),
     )
+
+
+def table_rows(parts: dict[str, Any]) -> dict[str, int]:
+    """Rows of the tables of items and users."""
+    return {
+        name: 1 + max(int(inputs[key].max()) for inputs, _ in parts.values())
+        for name, key in (("item_id", "candidate_item_id"), ("user_id", "user_id"))
+    }
+
+
+def train(system: str, seed: int, parts: dict[str, Any], rows: dict[str, int]) -> dict[str, Any]:
+    """One run: fit until the validation AUC stops rising."""
+    keras.utils.set_random_seed(seed)
+    began = time.monotonic()
+    if system == "din_without_user":
+        parts = {name: (without_user(inputs), labels) for name, (inputs, labels) in parts.items()}
+    ranker = ranker_of(SYSTEMS[system](), rows, dropout=0.2)
     ranker.compile(keras.optimizers.Adam(RATE), "binary_crossentropy", jit_compile=False)
     best, weights, waited, epochs = -1.0, None, 0, 0
     for _ in range(EPOCHS):
@@ -91,7 +104,8 @@ def train(system: str, seed: int, parts: dict[str, Any], rows: dict[str, int]) -
     }
 
 
-def _without_user(inputs: dict[str, NDArray]) -> dict[str, NDArray]:
+def without_user(inputs: dict[str, NDArray]) -> dict[str, NDArray]:
+    """Inputs that do not tell whose they are."""
     return {name: values for name, values in inputs.items() if name != "user_id"}
 
 
@@ -110,10 +124,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arrays = np.load(arguments.split)
     parts = {name: part(arrays, name) for name in ("train", "valid", "test")}
-    rows = {
-        name: 1 + max(int(parts[each][0][key].max()) for each in parts)
-        for name, key in (("item_id", "candidate_item_id"), ("user_id", "user_id"))
-    }
+    rows = table_rows(parts)
     runs: list[dict[str, Any]] = []
     if arguments.output.exists():
         runs = json.loads(arguments.output.read_text(encoding="utf-8"))["runs"]

@@ -1,9 +1,11 @@
 """Train RecBole's DIN on its bundled ml-100k, and keep the split that it made.
 
 Runs in an environment of its own, with
-``pip install recbole==1.2.0 "numpy<2" "pandas<2.2" "scipy<1.13"``:
+``pip install recbole==1.2.0 kmeans-pytorch "numpy<2" "pandas<2.2" "scipy<1.13"``:
 
     python run_recbole.py --split SPLIT.npz --output results/recbole.json --seeds 1 2 3
+
+Without ``--output`` it keeps the split and trains nothing.
 """
 
 import argparse
@@ -54,7 +56,7 @@ def main() -> None:
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--split", required=True)
-    parser.add_argument("--output", required=True)
+    parser.add_argument("--output")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     arguments = parser.parse_args()
     runs = []
@@ -71,6 +73,8 @@ def main() -> None:
                 for field in FIELDS
             }
             np.savez_compressed(arguments.split, **arrays)
+        if arguments.output is None:
+            return
         model = get_model("DIN")(config, parts[0].dataset)
         trainer = get_trainer(config["MODEL_TYPE"], "DIN")(config, model)
         valid, _ = trainer.fit(parts[0], parts[1], saved=True, show_progress=False)
