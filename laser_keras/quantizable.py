@@ -60,23 +60,24 @@ class Quantizable:
         >>> layer.hidden_kernel.dtype, layer.dtype_policy.name
         ('int8', 'int8_from_float32')
         """
-        name = self.name  # type: ignore[attr-defined]
+        owner = self.name  # type: ignore[attr-defined]
         if getattr(config, "weight_quantizer", None) is not None:
             raise ValueError(
-                f"{name}: `config` must not have a `weight_quantizer`: kernels are rounded in one "
+                f"{owner}: `config` must not have a `weight_quantizer`: kernels are rounded in one "
                 f"way. Received: {config.weight_quantizer!r}"
             )
         if not _has_kernels(self):
             raise NotImplementedError(
-                f"{name}: `quantize` reaches no kernel of this layer. "
+                f"{owner}: `quantize` reaches no kernel of this layer. "
                 f"Received: a {type(self).__name__}"
             )
         reached = [layer for layer in _reached(self) if _has_kernels(layer)]
         for layer in reached:  # all of them before the first is changed
             layer._check_kernels()
             if layer.compute_dtype == "float16":
+                owner = layer.name
                 raise ValueError(
-                    f"{layer.name}: `quantize` needs a policy that computes in float32 or "
+                    f"{owner}: `quantize` needs a policy that computes in float32 or "
                     f"bfloat16. Received: {layer.dtype_policy.name}"
                 )
         for layer in reached:
@@ -92,12 +93,13 @@ class Quantizable:
     def _check_quantize_args(self, mode: Any, compute_dtype: str) -> None:
         # Keras calls this before every `quantize`.
         layer: Any = self
+        owner = layer.name
         if mode != "int8":
-            raise ValueError(f"{layer.name}: `mode` must be 'int8'. Received: {mode!r}")
+            raise ValueError(f"{owner}: `mode` must be 'int8'. Received: {mode!r}")
         if not layer.built or layer.quantization_mode is not None:
             state = "of int8 already" if layer.built else "not built"
             raise ValueError(
-                f"{layer.name}: `quantize` must be called once, after the layer is built. "
+                f"{owner}: `quantize` must be called once, after the layer is built. "
                 f"Received: a layer {state}"
             )
 
@@ -121,10 +123,11 @@ class Quantizable:
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
         whole: Any = self
+        owner = whole.name
         for layer in _reached(self, apart=False):
             if layer.quantization_mode is not None and whole.quantization_mode is None:
                 raise ValueError(
-                    f"{whole.name}: the configuration cannot say that only a part is quantised. "
+                    f"{owner}: the configuration cannot say that only a part is quantised. "
                     f"Call `quantize` of the whole layer. Received: int8 in {layer.name}"
                 )
         return super().get_config()  # type: ignore[misc, no-any-return]

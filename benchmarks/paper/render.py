@@ -70,7 +70,7 @@ TITLES = {
     "kuairand_tries": "KuaiRand-Pure: more tries",
     "table2": "Table 2: systems with a search over the life cycle beside them",
     "table2_small": "Table 2 without searches",
-    "table2_costly": "Table 2 without searches: LONGER, the Transformer, and what TWIN and SIM look at",
+    "table2_costly": "Table 2 without searches: LONGER, the Transformer, and the search of TWIN and SIM",
     "table2_rate": "Table 2 without searches, at a fifth of the rate",
     "demo_small": "The systems on the demo's log",
     "demo_costly": "LONGER and the Transformer on the demo's log",
