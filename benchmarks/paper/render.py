@@ -155,8 +155,9 @@ neither costs nor gains beyond the interval, nor does training in bfloat16. `las
 which has no network on the segments at all, is cheaper still and better on this log, so it is what
 `make demo` trains, and `ffn_expansion: 2` is for logs that need the network.""",
     "fast_small": """\
-Three seeds. The preset takes 37% of the encoder's multiply-accumulates away and costs nothing within
-the interval: it is ahead by 0.0005 in AUC and by 0.0019 in gAUC, and both intervals hold zero.""",
+Three seeds. The preset takes 37% of the encoder's multiply-accumulates away and costs nothing
+within the interval: it is ahead by 0.0005 in AUC and by 0.0019 in gAUC, and both intervals hold
+zero.""",
     "kuairand_tries": """\
 One seed, with which LASER as printed reaches 0.7598 above. More dropout (`printed_drop3`), DIN's
 summary beside LASER's (`printed_din`) and no network on the segments (`printed_lean`) end at or
