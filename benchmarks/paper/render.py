@@ -117,7 +117,7 @@ alike with every seed (0.549 to 0.706). What the systems look at: LASER's gates 
 moved the click best (0.969), TWIN's weights (0.904) and those by which the candidate reads the
 Transformer's output (0.881) find them too, and LONGER's weights are those of four events each. SIM
 finds them with two of the seeds (0.963) and with three keeps the newest events alone (0.329): its
-search follows a click task of its own and no longer learns from the ranking.""",
+search learns from a click task of its own, not from the ranking.""",
     "demo_small": """\
 The log of `make demo` with 8,000 requests (`prepare --preset demo --requests 8000`), the sizes and
 systems of the table before. LASER at DIN's cost is ahead of every other system in AUC and gAUC,
