@@ -9,7 +9,6 @@ RESULTS = HERE / "results" / "tensorflow_cpu.json"
 OUTPUT = HERE.parents[1] / "docs" / "layers" / "lengths.svg"
 CANDIDATES = 10
 SYSTEMS = {
-    "transformer": ("Transformer", "#b45309"),
     "hstu": ("HSTU", "#7c3aed"),
     "paper_form": ("LASER, order of the paper", "#64748b"),
     "laser": ("LASER, as here", "#2563a8"),
