@@ -1,3 +1,4 @@
+# Over 400 lines: what a user token sees and what a target sees are rules of one layer.
 """LONGER: merged history tokens, read by a few queries."""
 
 import math
