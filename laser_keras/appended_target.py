@@ -73,8 +73,9 @@ def attend_with_appended_target(
     # the gradient of a sum that is one.)
     no_event = ops.logical_not(ops.any(visible, axis=-1))
     total = ops.sum(powers, axis=-1) + ops.cast(no_event, precise)
-    read = ops.einsum("bhij,bjhe->bihe", ops.cast(powers, dtype), value)
-    read = read / ops.cast(ops.expand_dims(ops.swapaxes(total, 1, 2), -1), dtype)
+    # Divided before the sum over events, which float16 might not hold.
+    weights = ops.cast(powers / ops.expand_dims(total, -1), dtype)
+    read = ops.einsum("bhij,bjhe->bihe", weights, value)
     to_target = scores("bihe,bnhe->bnih", query, own_key)
     log_total = ops.swapaxes(highest + ops.log(total), 1, 2)  # [B, L, heads]
     share = ops.sigmoid(to_target - ops.expand_dims(log_total, 1))
