@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.between_marks import between_marks
+
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 START, END = "<!-- results: python -m benchmarks.readme_table -->\n", "<!-- end of results -->"
@@ -97,9 +99,7 @@ def read(path: str) -> Any:
 
 def rendered(text: str) -> str:
     """The README with its table as the results say now."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return before + START + table() + END + after
+    return between_marks(text, START, END, table())
 
 
 if __name__ == "__main__":

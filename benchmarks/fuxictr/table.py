@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.between_marks import between_marks
+
 HERE = Path(__file__).resolve().parent
 README = HERE / "README.md"
 START, END = "<!-- table: python -m benchmarks.fuxictr.table -->\n", "<!-- end of table -->"
@@ -65,9 +67,7 @@ def spread(values: Iterable[float], sign: str = "") -> str:
 
 def rendered(text: str) -> str:
     """The README with its table as the results say now."""
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    return before + START + table() + END + after
+    return between_marks(text, START, END, table())
 
 
 if __name__ == "__main__":

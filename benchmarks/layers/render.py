@@ -7,6 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.between_marks import between_marks
+
 FOLDER = Path(__file__).parent
 README = FOLDER / "README.md"
 START, END = "<!-- rendered from results/ -->", "<!-- end -->"
@@ -164,8 +166,7 @@ def load(folder: Path = FOLDER / "results") -> dict[str, Report]:
 
 def replace_rendered(page: str, rendered: str) -> str:
     """The page with everything between the marks replaced."""
-    before, rest = page.split(START)
-    return f"{before}{START}\n\n{rendered}\n\n{END}{rest.split(END)[1]}"
+    return between_marks(page, START, END, f"\n\n{rendered}\n\n")
 
 
 def main() -> None:
