@@ -108,7 +108,7 @@ def test_the_first_layer_shared_by_the_targets_equals_one_sequence_per_target(ff
     steps = np.linspace(-1, 1, N)[:, None]
 
     def shared(target: Any, history: Any) -> Any:
-        return ops.sum(encoder(target, history, mask=MASK)[:, :, 0] * steps)
+        return ops.sum(ops.multiply(encoder(target, history, mask=MASK)[:, :, 0], steps))
 
     def one_by_one(target: Any, history: Any) -> Any:
         # The target is one more event there, and sees and is seen as such.
@@ -116,7 +116,7 @@ def test_the_first_layer_shared_by_the_targets_equals_one_sequence_per_target(ff
         for n in range(N):
             own = target[:, n : n + 1]
             found.append(plain(own, ops.concatenate([own, history], axis=1), mask=mask)[:, 0, 0])
-        return ops.sum(ops.stack(found, axis=1) * steps)
+        return ops.sum(ops.multiply(ops.stack(found, axis=1), steps))
 
     with float64_enabled():
         encoder = TransformerEncoder(ffn_expansion=ffn, dtype="float64")
@@ -130,10 +130,11 @@ def test_the_first_layer_shared_by_the_targets_equals_one_sequence_per_target(ff
             + gradients(layer, function, [target, history])
             for function, layer in ((shared, encoder), (one_by_one, plain))
         ]
-    exact = 1e-7 if ffn else 1e-9  # GELU, see above
+    # Newer versions of Keras normalise in float32 for float64 inputs. Some gradients are zero: what
+    # an attention adds to all of its keys has no effect.
+    relative, absolute = (1e-6, 1e-6) if ffn else (1e-9, 1e-12)
     for found, expected in zip(*results, strict=True):
-        # Some gradients are zero: what an attention adds to all of its keys has no effect.
-        np.testing.assert_allclose(found, expected, rtol=exact, atol=1e-12)
+        np.testing.assert_allclose(found, expected, rtol=relative, atol=absolute)
 
 
 def test_half_precision_holds_the_sum_of_many_events() -> None:
