@@ -60,9 +60,10 @@ def encoder_options(system: str) -> dict[str, Any]:
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"`system` must be one of {list(SYSTEMS)}. Received: {system!r}{hint}")
     encoder, preset = _ENCODERS[system]
+    with_kernels = () if encoder is PoolingEncoder else (KernelLayer,)
     parameters = [
         parameter
-        for layer in (KernelLayer, encoder)
+        for layer in (*with_kernels, encoder)
         for parameter in inspect.signature(layer.__init__).parameters.values()
     ]
     defaults = {each.name: each.default for each in parameters if each.default is not each.empty}

@@ -1,4 +1,3 @@
-# Over 400 lines: the inputs of every ranker are documented, checked and put together in one place.
 """A click model around any sequence encoder."""
 
 from collections.abc import Mapping
@@ -18,22 +17,21 @@ from laser_keras.encoders.extras import extras_for
 from laser_keras.layers.feature_mlp import FeatureMLP
 from laser_keras.layers.rank_mixer import RankMixer
 from laser_keras.layers.sequence_tokenizer import SequenceTokenizer
+from laser_keras.models.candidate_trainer import CandidateTrainer
 from laser_keras.models.ranker_inputs import (
     check_features,
     check_gates,
     check_names,
     encoder_extras,
-    input_specs,
-    serving_signature,
-    weights_per_candidate,
 )
+from laser_keras.models.saved_by_inputs import SavedByInputs
 from laser_keras.portable_state import PortableState
 from laser_keras.quantizable import Quantizable
 from laser_keras.types import Shape, Tensor
 
 
 @keras.saving.register_keras_serializable(package="laser_keras")
-class SequenceRanker(Quantizable, PortableState, keras.Model):
+class SequenceRanker(Quantizable, PortableState, CandidateTrainer, SavedByInputs):
     """Scores the candidates of a request: tokenizer, sequence encoder, RankMixer, click head.
 
     Use it to compare encoders with everything else equal, or to train an encoder of your own. For
@@ -158,7 +156,6 @@ class SequenceRanker(Quantizable, PortableState, keras.Model):
         )
         self.mixer = self._rank_mixer() if mixer == "rankmixer" else self._mlp()
         self._dropout = keras.layers.Dropout(dropout, dtype=self.float_policy) if dropout else None
-        self._called_with: dict[str, Any] | None = None  # name -> [shape, dtype]
         self.num_outputs = check_int(self.name, "num_outputs", num_outputs, 1)
         self.head = keras.layers.Dense(num_outputs, dtype=self.float_policy, name="head")
 
@@ -231,8 +228,7 @@ class SequenceRanker(Quantizable, PortableState, keras.Model):
         """Compute the output; the class docstring names shapes and dtypes."""
         given = inputs
         inputs, tokens = self._tokens(inputs)
-        if self._called_with is None:  # not before they are checked
-            self._called_with = input_specs(given)
+        self._remember(given)  # not before they are checked
         mask, target = inputs["history_mask"], inputs["target"]
         extras = extras_for(self.encoder, encoder_extras(inputs))
         found: dict[str, Tensor] = {}
@@ -286,7 +282,7 @@ class SequenceRanker(Quantizable, PortableState, keras.Model):
         check_features(self.name, inputs)
         if not self.head.built:  # a plug-in embedding's output is known only now, see `build`
             self._build_tower({name: tuple(value.shape) for name, value in inputs.items()})
-        self._called_with = self._called_with or input_specs(given)
+        self._remember(given)
         outputs = () if self.num_outputs == 1 else (self.num_outputs,)
         scores = keras.KerasTensor((*inputs["target"].shape[:-1], *outputs), self._output_dtype)
         if not return_gates:
@@ -312,18 +308,6 @@ class SequenceRanker(Quantizable, PortableState, keras.Model):
         mask, age = inputs["history_mask"], inputs.get("history_age")
         return inputs, self.tokenizer(inputs["history"], inputs["target"], age=age, mask=mask)
 
-    def _maybe_symbolic_build(self, iterator: Any = None, data_batch: Any = None) -> None:
-        # Keras' TensorFlow trainer calls this under a distribution strategy, and would average the
-        # batch over the replicas: an average of masks and ages is no longer of their dtypes, and
-        # Booleans have none. One replica's share has the shapes and dtypes that the build needs.
-        if iterator is not None and self._distribute_strategy is not None:
-            shares = self.distribute_strategy.experimental_local_results
-            for *_, batches in iterator:
-                data_batch = keras.tree.map_structure(lambda v: shares(v)[0], next(batches))
-                break
-            iterator = None
-        super()._maybe_symbolic_build(iterator=iterator, data_batch=data_batch)
-
     def auxiliary_logits(self, inputs: Mapping[str, Tensor]) -> list[Tensor]:
         """Click logits [B, N] that the encoder wants trained on the labels as well.
 
@@ -336,84 +320,12 @@ class SequenceRanker(Quantizable, PortableState, keras.Model):
         mask = inputs["history_mask"]
         return list(self.encoder.auxiliary_logits(tokens["target"], tokens["history"], mask))
 
-    def compute_loss(
-        self,
-        x: Any = None,
-        y: Any = None,
-        y_pred: Any = None,
-        sample_weight: Any = None,
-        training: bool = True,
-    ) -> Tensor:
-        """The compiled loss, plus the cross entropy of the encoder's auxiliary logits."""
-        loss = super().compute_loss(
-            x, *weights_per_candidate(self.name, self.loss, y, y_pred, sample_weight), training
-        )
-        if not training or x is None or y is None:
-            return loss
-        entropy = keras.losses.BinaryCrossentropy(from_logits=True)
-        y = y if self.num_outputs == 1 else y[..., 0]
-        for logits in self.auxiliary_logits(x):
-            # The last axis is averaged before weights apply: one label each.
-            labels, logits = ops.expand_dims(y, -1), ops.expand_dims(logits, -1)
-            loss = loss + entropy(labels, logits, sample_weight=sample_weight)
-        return loss
-
-    def compute_metrics(
-        self, x: Any, y: Any, y_pred: Any, sample_weight: Any = None
-    ) -> dict[str, Any]:
-        """The compiled metrics; those in ``weighted_metrics`` take weights per candidate too."""
-        return super().compute_metrics(
-            x, *weights_per_candidate(self.name, self.loss, y, y_pred, sample_weight)
-        )
-
-    def export(
-        self,
-        filepath: Any,
-        format: str = "tf_saved_model",
-        verbose: bool | None = None,
-        input_signature: Any = None,
-        **kwargs: Any,
-    ) -> None:
-        """Write the model for serving, see ``keras.Model.export``.
-
-        Without ``input_signature`` the inputs are those of the first call, with any batch size
-        and any number of candidates. The inputs of an ``embedding`` have names of its own: those
-        that have an axis of candidates are found by what it makes of them.
-        """
-        if input_signature is None and self._called_with is not None:
-            input_signature = [serving_signature(self._called_with, self.embedding)]
-        super().export(filepath, format, verbose, input_signature, **kwargs)
-
     def _quantize_kernels(self) -> None:
         # Those of the layers inside; what Keras compiled for them still holds the float ones.
         self.train_function = self.test_function = self.predict_function = None
 
     def _saved_apart(self) -> list[keras.layers.Layer]:
         return [layer for layer in (self.encoder, self.embedding) if layer is not None]
-
-    @property
-    def _default_save_signature(self) -> None:
-        # Keras would trace the model with every input as a float, the mask too.
-        return None
-
-    def get_build_config(self) -> dict[str, Any] | None:
-        """What ``build_from_config`` needs to create the weights again."""
-        if self._called_with is None:
-            return super().get_build_config()
-        return {"raw_inputs": {name: list(spec) for name, spec in self._called_with.items()}}
-
-    def build_from_config(self, config: dict[str, Any]) -> None:
-        """Create the weights when a saved model is loaded."""
-        inputs = self._called_with = config.get("raw_inputs")
-        if inputs is None:
-            self.build(config["input_shape"])
-        elif self.embedding is None:
-            self.build({name: shape for name, (shape, _) in inputs.items()})
-        else:  # a symbolic run builds the embedding and all that follows
-            self.compute_output_spec(
-                {name: keras.KerasTensor(shape, dtype) for name, (shape, dtype) in inputs.items()}
-            )
-            self.built = True
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, for serialisation."""
