@@ -43,6 +43,9 @@ test-hostile: env  ## 100,000 hostile requests: peak memory within 1.2 of ordina
 
 # python:keras backend; together every supported Python and every backend.
 LAYERS_MATRIX ?= 3.10:tensorflow 3.11:torch 3.12:jax 3.13:tensorflow
+# For instance -m 'not long'. JAX compiles whatever is not under `jit` one operation at a time, so that
+# the pages and the tutorials, which are not, count as long there.
+LAYERS_FLAGS ?=
 STORE_MATRIX ?= 3.10 3.11 3.12 3.13
 SERVING_MATRIX ?= 3.10 3.11 3.12 3.13
 
@@ -51,8 +54,8 @@ test-layers:  ## laser_keras alone: keras, numpy and one backend, Python 3.10 to
 	  package=$$backend; if [ $$backend = torch ]; then package='torch==2.13.0'; fi; \
 	  echo "== laser_keras on Python $$python with $$backend"; \
 	  tools/setup_env.sh light layers-$$python $$python . $$package pytest pytest-timeout pytest-xdist; \
-	  KERAS_BACKEND=$$backend .venv-layers-$$python/bin/python $(PYTEST) tests/laser_keras \
-	    tests/examples/test_layers.py; done
+	  KERAS_BACKEND=$$backend .venv-layers-$$python/bin/python $(PYTEST) $(LAYERS_FLAGS) \
+	    tests/examples/test_layers.py tests/laser_keras; done
 
 test-store:  ## seqvault alone, Python 3.10 to 3.13
 	@set -e; for python in $(STORE_MATRIX); do echo "== seqvault on Python $$python"; \

@@ -44,7 +44,8 @@ def test_empty_axes_give_empty_outputs_of_the_right_shape(name: str, sizes: tupl
     target = np.ones((batch, candidates, 8), "float32")
     history = np.ones((batch, length, 8), "float32")
     encoder = ENCODERS[name]()
-    outputs = encoder(target, history, mask=np.ones((batch, length), bool))
+    mask = np.ones((batch, length), bool)
+    outputs = run(encoder, target=target, history=history, mask=mask)
     assert tuple(outputs.shape) == (batch, candidates, encoder.num_output_tokens, 8)
     assert np.isfinite(to_numpy(outputs)).all()
     if name == "laser" and not length:  # a user without history
@@ -126,7 +127,7 @@ def test_an_int8_mask_is_a_mask() -> None:
     target, history = rng.normal(size=(2, 3, 8)), rng.normal(size=(2, 12, 8))
     mask = np.arange(12) < np.array([[12], [5]])
     encoder = LaserEncoder(segment_size=4, num_recent_segments=2)
-    expected = to_numpy(encoder(target, history, mask=mask))
+    expected = to_numpy(run(encoder, target=target, history=history, mask=mask))
     assert_close(encoder(target, history, mask=mask.astype("int8")), expected)
     with pytest.raises(ValueError, match=r"must be boolean .* or int8. Received dtype: int32"):
         encoder(target, history, mask=mask.astype("int32"))
@@ -185,12 +186,13 @@ def test_a_short_history_scores_as_it_does_alone() -> None:
     mask = np.arange(18) < np.array([[18], [3]])
     for name, make in ENCODERS.items():
         encoder = make()
-        together = to_numpy(encoder(target, history, mask=mask))
-        alone = encoder(target[1:], history[1:, :18], mask=mask[1:])
+        together = to_numpy(run(encoder, target=target, history=history, mask=mask))
+        alone = run(encoder, target=target[1:], history=history[1:], mask=mask[1:])
         assert_close(alone[0], together[1])
         # LASER needs R segments; HSTU divides by the padded length, unless told otherwise.
         if name not in ("laser", "hstu_target_position"):
-            assert_close(encoder(target[1:], history[1:, :3])[0], together[1], 1e-4)
+            short = run(encoder, target=target[1:], history=history[1:, :3])
+            assert_close(short[0], together[1], 1e-4)
 
 
 @pytest.mark.skipif(BACKEND != "jax", reason="jax.export is JAX's")

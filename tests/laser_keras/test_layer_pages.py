@@ -4,13 +4,18 @@ import re
 from pathlib import Path
 
 import pytest
+from layer_tools import BACKEND
 
 import laser_keras
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "layers").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+# Pages call layers as users do, and JAX compiles each operation of such a call by itself.
+SLOW = [pytest.mark.long] if BACKEND == "jax" else []
+
+
+@pytest.mark.parametrize("page", [pytest.param(page, marks=SLOW, id=page.name) for page in PAGES])
 def test_blocks_run(page: Path) -> None:
     namespace: dict[str, object] = {"__name__": "page"}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):

@@ -140,7 +140,17 @@ def placeholders(case: layer_cases.Case, inputs: Mapping[str, Any], prefix: str 
     }
 
 
-@pytest.mark.parametrize("name", CASES)
+# Of each kind of layer one: kernels of its own, of layers inside, and per token.
+SAVED_EACH_TIME = ("SegmentedTargetAttention", "LaserEncoder", "RankMixer")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in SAVED_EACH_TIME else pytest.param(name, marks=pytest.mark.long)
+        for name in CASES
+    ],
+)
 def test_a_model_of_a_quantised_layer_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
     case = layer_cases.CASES[name]
     inputs = placeholders(case, case.inputs)

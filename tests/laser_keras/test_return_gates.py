@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from layer_tools import BACKEND, assert_close, built, randomise, to_numpy, weights_by_name
+from layer_tools import BACKEND, assert_close, built, randomise, run, to_numpy, weights_by_name
 
 from laser_keras import (
     DINEncoder,
@@ -36,8 +36,8 @@ SIZES = {"key_dim": 3, "segment_size": 4}
 def test_gates_equal_numpy_and_change_nothing_else(order: str, gate: str) -> None:
     layer = SegmentedTargetAttention(2, implementation=order, gate=gate, **SIZES)
     built(layer, target=TARGET, history=HISTORY, mask=MASK)
-    segments, gates = layer(TARGET, HISTORY, mask=MASK, return_gates=True)
-    assert_close(segments, layer(TARGET, HISTORY, mask=MASK))
+    segments, gates = run(layer, target=TARGET, history=HISTORY, mask=MASK, return_gates=True)
+    assert_close(segments, run(layer, target=TARGET, history=HISTORY, mask=MASK))
     w = weights_by_name(layer)
     q = (TARGET @ w["query_kernel"]).reshape(3, 2, 2, 3)
     k = (HISTORY @ w["key_kernel"]).reshape(3, 11, 2, 3)
@@ -53,8 +53,8 @@ def test_gates_equal_numpy_and_change_nothing_else(order: str, gate: str) -> Non
 
 def test_gates_of_a_single_target_and_of_symbols() -> None:
     layer = built(SegmentedTargetAttention(2, **SIZES), target=TARGET, history=HISTORY, mask=MASK)
-    _, gates = layer(TARGET, HISTORY, mask=MASK, return_gates=True)
-    _, single = layer(TARGET[:, 1], HISTORY, mask=MASK, return_gates=True)
+    _, gates = run(layer, target=TARGET, history=HISTORY, mask=MASK, return_gates=True)
+    _, single = run(layer, target=TARGET[:, 1], history=HISTORY, mask=MASK, return_gates=True)
     assert_close(single, gates[:, 1])
     inputs = keras.Input((None, 8)), keras.Input((11, 8))
     segments, promised = layer(*inputs, return_gates=True)
@@ -86,8 +86,8 @@ def test_gates_stand_with_their_events_in_either_order(side: str) -> None:
 def test_weights_of_target_attention_equal_numpy(implementation: str, score: str) -> None:
     layer = TargetAttention(2, key_dim=3, score=score, implementation=implementation)
     built(layer, target=TARGET, history=HISTORY, mask=MASK)
-    outputs, weights = layer(TARGET, HISTORY, mask=MASK, return_weights=True)
-    assert_close(outputs, layer(TARGET, HISTORY, mask=MASK))
+    outputs, weights = run(layer, target=TARGET, history=HISTORY, mask=MASK, return_weights=True)
+    assert_close(outputs, run(layer, target=TARGET, history=HISTORY, mask=MASK))
     kernels = weights_by_name(layer)
     query = (TARGET @ kernels["query_kernel"]).reshape(3, 2, 2, 3)
     keys = (HISTORY @ kernels["key_kernel"]).reshape(3, 11, 2, 3)
@@ -98,18 +98,18 @@ def test_weights_of_target_attention_equal_numpy(implementation: str, score: str
     if score == "softmax":
         expected = expected / np.maximum(expected.sum(-1, keepdims=True), 1e-9)
     assert_close(weights, expected)
-    _, single = layer(TARGET[:, 1], HISTORY, mask=MASK, return_weights=True)
+    _, single = run(layer, target=TARGET[:, 1], history=HISTORY, mask=MASK, return_weights=True)
     assert_close(single, weights[:, 1])
 
 
 @pytest.mark.parametrize("order", ["newest_first", "oldest_first"])
 def test_din_returns_the_weights_of_its_attention(order: str) -> None:
     encoder = built(DINEncoder(order=order), target=TARGET, history=HISTORY, mask=MASK)
-    tokens, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
-    assert_close(tokens, encoder(TARGET, HISTORY, mask=MASK))
+    tokens, found = run(encoder, target=TARGET, history=HISTORY, mask=MASK, return_gates=True)
+    assert_close(tokens, run(encoder, target=TARGET, history=HISTORY, mask=MASK))
     _, expected = encoder._attention(TARGET, HISTORY, mask=MASK, return_weights=True)
     assert_close(found["gates"], expected)
-    single, _ = encoder(TARGET[:, 0], HISTORY, mask=MASK, return_gates=True)
+    single, _ = run(encoder, target=TARGET[:, 0], history=HISTORY, mask=MASK, return_gates=True)
     assert_close(single, tokens[:, 0])
     symbols = keras.Input((None, 8)), keras.Input((11, 8))
     promised, events = encoder(*symbols, return_gates=True)
@@ -124,8 +124,8 @@ def test_din_returns_the_weights_of_its_attention(order: str) -> None:
 @pytest.mark.parametrize("top_k", [4, 50])
 def test_twin_returns_the_weights_of_the_events_it_kept(order: str, top_k: int) -> None:
     encoder = built(TWINEncoder(top_k, 2, 3, order=order), target=TARGET, history=HISTORY)
-    tokens, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
-    assert_close(tokens, encoder(TARGET, HISTORY, mask=MASK))
+    tokens, found = run(encoder, target=TARGET, history=HISTORY, mask=MASK, return_gates=True)
+    assert_close(tokens, run(encoder, target=TARGET, history=HISTORY, mask=MASK))
     gates = to_numpy(found["gates"])
     # What the weights sum up to is the long-term interest.
     w = weights_by_name(encoder)
@@ -135,7 +135,9 @@ def test_twin_returns_the_weights_of_the_events_it_kept(order: str, top_k: int) 
     assert not gates[~np.broadcast_to(MASK[:, None, None], gates.shape)].any()
     kept = (gates > 0).any(axis=2).sum(axis=-1)
     assert (kept == np.minimum(MASK.sum(axis=1), top_k)[:, None]).all()
-    single, of_one = encoder(TARGET[:, 0], HISTORY, mask=MASK, return_gates=True)
+    single, of_one = run(
+        encoder, target=TARGET[:, 0], history=HISTORY, mask=MASK, return_gates=True
+    )
     assert_close(single, tokens[:, 0])
     assert_close(of_one["gates"], gates[:, 0])
     symbols = keras.Input((None, 8)), keras.Input((11, 8))
@@ -161,14 +163,16 @@ WEIGHING = {
 @pytest.mark.parametrize("name", sorted(WEIGHING))
 def test_weights_of_every_encoder(name: str) -> None:
     encoder = built(WEIGHING[name](), target=TARGET, history=HISTORY, mask=MASK)
-    tokens, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
-    assert_close(tokens, encoder(TARGET, HISTORY, mask=MASK))
+    tokens, found = run(encoder, target=TARGET, history=HISTORY, mask=MASK, return_gates=True)
+    assert_close(tokens, run(encoder, target=TARGET, history=HISTORY, mask=MASK))
     gates = to_numpy(found["gates"])
     assert gates.shape == (3, 2, 2, 11)
     assert not gates[~np.broadcast_to(MASK[:, None, None], gates.shape)].any()
     assert (gates >= 0).all()
     assert gates[0].any()
-    single, of_one = encoder(TARGET[:, 0], HISTORY, mask=MASK, return_gates=True)
+    single, of_one = run(
+        encoder, target=TARGET[:, 0], history=HISTORY, mask=MASK, return_gates=True
+    )
     assert_close(single, tokens[:, 0])
     assert_close(of_one["gates"], gates[:, 0])
     symbols = keras.Input((None, 8)), keras.Input((11, 8))
@@ -192,7 +196,7 @@ def test_weights_come_in_the_order_of_the_events(name: str) -> None:
 
 def test_sim_weighs_the_events_it_found() -> None:
     encoder = built(SIMEncoder("soft", 4, 2, 3), target=TARGET, history=HISTORY, mask=MASK)
-    _, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
+    _, found = run(encoder, target=TARGET, history=HISTORY, mask=MASK, return_gates=True)
     gates = to_numpy(found["gates"])
     kept = to_numpy(encoder.search_layer(TARGET, HISTORY, mask=MASK)[0])
     for n in range(2):
@@ -202,7 +206,7 @@ def test_sim_weighs_the_events_it_found() -> None:
 
 def test_longer_gives_the_events_of_a_merged_token_its_weight() -> None:
     encoder = built(LONGEREncoder(4, 2, 1, 2), target=TARGET, history=HISTORY, mask=MASK)
-    _, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
+    _, found = run(encoder, target=TARGET, history=HISTORY, mask=MASK, return_gates=True)
     gates = to_numpy(found["gates"])
     for first in (0, 4, 8):
         of_token = gates[0, ..., first : first + 4]
@@ -215,14 +219,14 @@ def test_longer_gives_the_events_of_a_merged_token_its_weight() -> None:
 def test_hstu_that_appends_the_target_has_no_weights() -> None:
     encoder = HSTUEncoder(read_out="target_position")
     with pytest.raises(ValueError, match="needs read_out='target_attention'"):
-        encoder(TARGET, HISTORY, return_gates=True)
+        run(encoder, target=TARGET, history=HISTORY, return_gates=True)
 
 
 def test_weights_of_segments_sum_to_one_where_there_are_any() -> None:
     encoder = LaserEncoder(num_layers=3, num_recent_segments=2, **SIZES)
     built(encoder, target=TARGET, history=HISTORY, mask=MASK)
-    tokens, found = encoder(TARGET, HISTORY, mask=MASK, return_gates=True)
-    assert_close(tokens, encoder(TARGET, HISTORY, mask=MASK))
+    tokens, found = run(encoder, target=TARGET, history=HISTORY, mask=MASK, return_gates=True)
+    assert_close(tokens, run(encoder, target=TARGET, history=HISTORY, mask=MASK))
     weights = to_numpy(found["segment_weights"])
     assert weights.shape == (3, 2, 3, 2, 3)
     expected = np.broadcast_to([[[[1.0]]], [[[1.0]]], [[[0.0]]]], (3, 2, 3, 2))

@@ -248,6 +248,10 @@ def test_interactions_are_what_they_say():
         ({"system": "twin", "encoder": {"topk": 3}}, "did you mean 'top_k'"),
         ({"encoder": {"kernel_constraint": "non_neg"}}, "use 'kernel_regularizer'"),
         ({"encoder": {"kernel_initializer": "glorott"}}, "glorott"),
+        (
+            {"system": "mean", "encoder": {"kernel_initializer": "zeros"}},  # it has no kernels
+            "must be of .'order', 'recent_events'.*Received: 'kernel_initializer'",
+        ),
         ({"system": "twin", "encoder": {"num_heads": 3}}, "num_heads"),
         ({"system": "sim_hard"}, "needs a category"),
         ({"interactions": ["similarity"]}, "declares none: add"),
