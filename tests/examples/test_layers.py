@@ -10,8 +10,8 @@ import pytest
 
 Load = Callable[[str], dict[str, Any]]
 
-# JAX compiles each operation of a call that is not under `jit` by itself.
-slow_on_jax = pytest.mark.long if keras.backend.backend() == "jax" else lambda test: test
+# The short check runs these where Keras is fastest, `make test-layers` on every backend.
+short_on_torch = pytest.mark.long if keras.backend.backend() != "torch" else lambda test: test
 
 
 def test_a_history_is_what_came_strictly_before(load: Load) -> None:
@@ -52,7 +52,7 @@ def test_raw_ids_to_a_trained_ranker(load: Load, capsys: pytest.CaptureFixture[s
     assert "AUC on the newest fifth" in capsys.readouterr().out
 
 
-@slow_on_jax
+@short_on_torch
 def test_encoders_are_swapped_by_one_line(load: Load) -> None:
     movie_log, main = load("movie_log"), load("compare_encoders")["main"]
     log = movie_log["read_log"]()
@@ -68,7 +68,7 @@ def test_encoders_are_swapped_by_one_line(load: Load) -> None:
     assert all(0 < auc < 1 for auc in found.values())
 
 
-@slow_on_jax
+@short_on_torch
 def test_gates_open_for_the_planted_causes(load: Load, tmp_path: Path) -> None:
     picture = tmp_path / "gates.svg"
     of_causes, of_others = load("gates")["main"](str(picture))

@@ -10,6 +10,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pytest
 
 BACKEND = keras.backend.backend()
 
@@ -40,14 +41,9 @@ def run(layer: keras.layers.Layer, **inputs: Any) -> Any:
         return layer(**inputs)
     import jax
 
-    leaves = {name: value for name, value in inputs.items() if not is_static(value)}
-    static = {name: value for name, value in inputs.items() if name not in leaves}
     if not layer.built:
-        symbolic = keras.tree.map_structure(
-            lambda v: keras.KerasTensor(v.shape, dtype=keras.backend.standardize_dtype(v.dtype)),
-            leaves,
-        )
-        layer(**symbolic, **static)
+        build_symbolically(layer, inputs)
+    leaves, static = tensors_and_static(inputs)
     config = {name: value for name, value in layer.get_config().items() if name != "name"}
     key = repr((type(layer), config, len(layer.variables), sorted(static.items())))
     if key not in _COMPILED:
@@ -67,6 +63,21 @@ def run(layer: keras.layers.Layer, **inputs: Any) -> Any:
     return outputs
 
 
+def build_symbolically(layer: keras.layers.Layer, inputs: dict[str, Any]) -> None:
+    """Create the weights without computing, so that JAX has nothing to compile."""
+    leaves, static = tensors_and_static(inputs)
+    symbolic = keras.tree.map_structure(
+        lambda v: keras.KerasTensor(v.shape, dtype=keras.backend.standardize_dtype(v.dtype)), leaves
+    )
+    layer(**symbolic, **static)
+
+
+def tensors_and_static(inputs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The arguments of a call that are tensors (or hold them), and the others."""
+    leaves = {name: value for name, value in inputs.items() if not is_static(value)}
+    return leaves, {name: value for name, value in inputs.items() if name not in leaves}
+
+
 def is_static(value: Any) -> bool:
     """Whether an argument of a call is none of its tensors."""
     return value is None or isinstance(value, (bool, int, float, str))
@@ -84,6 +95,12 @@ def float64_enabled() -> Iterator[None]:
         yield
 
 
+def long_on_jax(*values: Any) -> list[Any]:
+    """Parameters that JAX leaves to `make test-layers`, which runs all: it compiles each anew."""
+    marks = [pytest.mark.long] if BACKEND == "jax" else []
+    return [pytest.param(value, marks=marks) for value in values]
+
+
 def randomise(layer: keras.layers.Layer, seed: int = 0, scale: float = 0.3) -> None:
     """Give every weight (biases and normalisation included) a random value."""
     rng = np.random.default_rng(seed)
@@ -93,7 +110,10 @@ def randomise(layer: keras.layers.Layer, seed: int = 0, scale: float = 0.3) -> N
 
 def built(layer: keras.layers.Layer, **inputs: Any) -> keras.layers.Layer:
     """The layer with random weights, built for these inputs."""
-    run(layer, **inputs)
+    if BACKEND == "jax":
+        build_symbolically(layer, inputs)
+    else:
+        run(layer, **inputs)
     randomise(layer)
     return layer
 

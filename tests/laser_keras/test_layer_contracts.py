@@ -17,6 +17,7 @@ from layer_tools import (
     float64_enabled,
     gradient_function,
     gradients,
+    long_on_jax,
     randomise,
     run,
     to_numpy,
@@ -127,7 +128,9 @@ def test_save_and_load(case: layer_cases.Case, tmp_path: Path) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16", "float64"])
+@pytest.mark.parametrize(
+    "policy", ["mixed_bfloat16", "float64", *long_on_jax("mixed_float16", "bfloat16")]
+)
 def test_dtype_policy_reaches_every_part(case: layer_cases.Case, policy: str) -> None:
     with float64_enabled() if policy == "float64" else contextlib.nullcontext():
         layer = case.make(dtype=policy)
@@ -228,8 +231,10 @@ def test_compiles_and_takes_any_batch(case: layer_cases.Case) -> None:
         pytest.skip("the first axis is not a batch")
     layer = case.make()
     model = functional_model(layer, case)
-    # torch.compile needs a C++ compiler (inductor): PyTorch runs its eager mode.
-    model.compile(jit_compile=BACKEND != "torch")
+    # XLA compiles what is trained below, forwards as well. torch.compile needs a C++ compiler
+    # (inductor): PyTorch runs its eager mode.
+    xla = BACKEND == "jax" or (BACKEND == "tensorflow" and not case.trains)
+    model.compile(jit_compile=xla)
     expected = flat(run(layer, **case.inputs))
     # One graph takes batches of 2 and of 1. (JAX has no such graph: it compiles each shape.)
     size = 3 if BACKEND == "jax" else 2

@@ -4,18 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from layer_tools import BACKEND
+from layer_tools import long_on_jax
 
 import laser_keras
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "layers").glob("*.md"))
 
 
-# Pages call layers as users do, and JAX compiles each operation of such a call by itself.
-SLOW = [pytest.mark.long] if BACKEND == "jax" else []
-
-
-@pytest.mark.parametrize("page", [pytest.param(page, marks=SLOW, id=page.name) for page in PAGES])
+@pytest.mark.parametrize("page", long_on_jax(*PAGES), ids=lambda page: page.name)
 def test_blocks_run(page: Path) -> None:
     namespace: dict[str, object] = {"__name__": "page"}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):

@@ -33,6 +33,12 @@ CASES = [
     for name, case in layer_cases.CASES.items()
     if isinstance(case.make(), Quantizable) and name not in WITHOUT_KERNELS
 ]
+# Of each kind of layer one: kernels of its own, of layers inside, and per token.
+SHORT = ("SegmentedTargetAttention", "LaserEncoder", "RankMixer")
+EACH_LAYER = pytest.mark.parametrize(
+    "name",
+    [*SHORT, *(pytest.param(each, marks=pytest.mark.long) for each in CASES if each not in SHORT)],
+)
 
 
 def test_a_kernel_by_hand() -> None:
@@ -99,7 +105,7 @@ def original_of(layer: keras.layers.Layer) -> list[tuple[str, np.ndarray]]:
     return [(weight.path, to_numpy(weight)) for weight in layer.weights]
 
 
-@pytest.mark.parametrize("name", CASES)
+@EACH_LAYER
 def test_a_quantised_layer_is_the_layer_of_the_rounded_kernels(name: str) -> None:
     case = layer_cases.CASES[name]
     layer = built(case.make(), **case.inputs)
@@ -140,17 +146,7 @@ def placeholders(case: layer_cases.Case, inputs: Mapping[str, Any], prefix: str 
     }
 
 
-# Of each kind of layer one: kernels of its own, of layers inside, and per token.
-SAVED_EACH_TIME = ("SegmentedTargetAttention", "LaserEncoder", "RankMixer")
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in SAVED_EACH_TIME else pytest.param(name, marks=pytest.mark.long)
-        for name in CASES
-    ],
-)
+@EACH_LAYER
 def test_a_model_of_a_quantised_layer_is_saved_and_loaded(name: str, tmp_path: Path) -> None:
     case = layer_cases.CASES[name]
     inputs = placeholders(case, case.inputs)
