@@ -43,8 +43,7 @@ test-hostile: env  ## 100,000 hostile requests: peak memory within 1.2 of ordina
 
 # python:keras backend; together every supported Python and every backend.
 LAYERS_MATRIX ?= 3.10:tensorflow 3.11:torch 3.12:jax 3.13:tensorflow
-# For instance -m 'not long'. JAX compiles whatever is not under `jit` one operation at a time, so that
-# the pages and the tutorials, which are not, count as long there.
+# For instance -m 'not long', which leaves out what costs much on one backend and runs on another.
 LAYERS_FLAGS ?=
 STORE_MATRIX ?= 3.10 3.11 3.12 3.13
 SERVING_MATRIX ?= 3.10 3.11 3.12 3.13

@@ -5,7 +5,7 @@ takes most of a test's time. ``run`` and ``gradients`` compile a whole call at o
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import keras
@@ -95,9 +95,12 @@ def float64_enabled() -> Iterator[None]:
         yield
 
 
-def long_on_jax(*values: Any) -> list[Any]:
-    """Parameters that JAX leaves to `make test-layers`, which runs all: it compiles each anew."""
-    marks = [pytest.mark.long] if BACKEND == "jax" else []
+def long_on(backends: tuple[str, ...], values: Iterable[Any]) -> list[Any]:
+    """Parameters that count as long on these backends, where they cost most.
+
+    `.ci/run` tries them on the others, `make test-layers` on all.
+    """
+    marks = [pytest.mark.long] if BACKEND in backends else []
     return [pytest.param(value, marks=marks) for value in values]
 
 

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from encoder_tools import AGE, HISTORY, MASK, TARGET, D, L, N
-from layer_tools import assert_close, built, long_on_jax, run, to_numpy
+from layer_tools import assert_close, built, long_on, run, to_numpy
 
 from laser_keras import (
     CombinedEncoder,
@@ -145,7 +145,7 @@ def test_extra_padding_changes_nothing_even_nan(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
-    "policy", ["float32", "float16", *long_on_jax("mixed_float16", "mixed_bfloat16")]
+    "policy", ["float32", "float16", *long_on(("jax",), ["mixed_float16", "mixed_bfloat16"])]
 )
 def test_an_empty_history_is_finite(name: str, policy: str) -> None:
     encoder, inputs = make(name, dtype=policy)

@@ -17,7 +17,7 @@ from layer_tools import (
     float64_enabled,
     gradient_function,
     gradients,
-    long_on_jax,
+    long_on,
     randomise,
     run,
     to_numpy,
@@ -129,7 +129,7 @@ def test_save_and_load(case: layer_cases.Case, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "policy", ["mixed_bfloat16", "float64", *long_on_jax("mixed_float16", "bfloat16")]
+    "policy", ["mixed_bfloat16", "float64", *long_on(("jax",), ["mixed_float16", "bfloat16"])]
 )
 def test_dtype_policy_reaches_every_part(case: layer_cases.Case, policy: str) -> None:
     with float64_enabled() if policy == "float64" else contextlib.nullcontext():

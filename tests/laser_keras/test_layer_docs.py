@@ -9,7 +9,7 @@ import re
 
 import keras
 import pytest
-from layer_tools import long_on_jax
+from layer_tools import long_on
 
 import laser_keras
 
@@ -21,7 +21,7 @@ CLASSES = sorted(
 )
 
 
-@pytest.mark.parametrize("module", long_on_jax(*MODULES))
+@pytest.mark.parametrize("module", long_on(("jax",), MODULES))
 def test_examples_run(module: str) -> None:
     results = doctest.testmod(
         importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE
@@ -130,7 +130,7 @@ def raised_messages(module: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("module", long_on_jax(*MODULES))
+@pytest.mark.parametrize("module", long_on(("jax",), MODULES))
 def test_errors_name_the_layer_and_the_argument_and_say_what_came(module: str) -> None:
     for message in raised_messages(module):
         assert "{self.name}" in message or "{owner}" in message or "`system`" in message, message

@@ -4,14 +4,14 @@ import re
 from pathlib import Path
 
 import pytest
-from layer_tools import long_on_jax
+from layer_tools import long_on
 
 import laser_keras
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "layers").glob("*.md"))
 
 
-@pytest.mark.parametrize("page", long_on_jax(*PAGES), ids=lambda page: page.name)
+@pytest.mark.parametrize("page", long_on(("jax",), PAGES), ids=lambda page: page.name)
 def test_blocks_run(page: Path) -> None:
     namespace: dict[str, object] = {"__name__": "page"}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE):

@@ -11,7 +11,7 @@ import layer_cases
 import numpy as np
 import pytest
 from keras import ops, tree
-from layer_tools import assert_close, built, randomise, run, to_numpy
+from layer_tools import assert_close, built, long_on, randomise, run, to_numpy
 
 import laser_keras
 from laser_keras import (
@@ -37,7 +37,7 @@ CASES = [
 SHORT = ("SegmentedTargetAttention", "LaserEncoder", "RankMixer")
 EACH_LAYER = pytest.mark.parametrize(
     "name",
-    [*SHORT, *(pytest.param(each, marks=pytest.mark.long) for each in CASES if each not in SHORT)],
+    [*SHORT, *long_on(("jax", "tensorflow"), [each for each in CASES if each not in SHORT])],
 )
 
 
